@@ -1,0 +1,129 @@
+/** The environment, read once into one frozen object that the server and the command line share; every problem is listed at once. */
+
+import { statSync } from 'node:fs';
+import { dirname } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { Keyring } from './crypto/keyring.ts';
+import { parseMasterKey } from './crypto/master-key.ts';
+import { type Environment, SettingsReader } from './settings.ts';
+import type { DatabaseLocation } from './store/database.ts';
+import { readTokens, type Token } from './tokens.ts';
+
+export const masterKeyVariables = ['PROVARA_MASTER_KEY', 'PROVARA_MASTER_KEY_NEW', 'PROVARA_MASTER_KEY_OLD'] as const;
+export const defaultDatabaseUrl = 'file:./data/vault.db';
+const logLevels = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const;
+const identifier = /^[A-Za-z_][A-Za-z0-9_]*$/;
+const databaseSchemes = ['file:', 'libsql:', 'http:', 'https:', 'ws:', 'wss:'];
+
+/** What every process needs that works on the database. */
+export interface CoreConfig {
+  readonly database: DatabaseLocation;
+  readonly keyring: Keyring;
+  readonly coverage: { readonly encryptedTables: readonly string[]; readonly exemptTables: readonly string[] };
+  readonly atomicRows: number;
+  readonly rotationDueDays: number;
+  readonly logLevel: (typeof logLevels)[number];
+}
+
+export interface ServerConfig extends CoreConfig {
+  readonly isProduction: boolean;
+  readonly host: string;
+  readonly port: number;
+  readonly tokens: readonly Token[];
+}
+
+export function isProduction(environment: Environment): boolean {
+  return environment.NODE_ENV === 'production';
+}
+
+/** Throws SettingsError with everything that is missing or malformed. */
+export function readServerConfig(environment: Environment): ServerConfig {
+  const reader = new SettingsReader(environment);
+  const production = isProduction(environment);
+  const core = readCore(reader, production);
+  if (core.keyring.entries.every(({ sources }) => !sources.includes('PROVARA_MASTER_KEY'))) {
+    reader.problem('PROVARA_MASTER_KEY is required for API key encryption');
+  }
+  const config: ServerConfig = {
+    ...core,
+    isProduction: production,
+    host: reader.text('HOST') ?? (production ? '::' : '127.0.0.1'),
+    port: reader.integer('PORT', 4100, { min: 0, max: 65_535 }),
+    tokens: readTokens(reader),
+  };
+  reader.assertNone();
+  return Object.freeze(config);
+}
+
+/** As {@link readServerConfig}, without what only the server needs. The keyring may be empty. */
+export function readCliConfig(environment: Environment): CoreConfig {
+  const reader = new SettingsReader(environment);
+  const config = readCore(reader, isProduction(environment));
+  reader.assertNone();
+  return Object.freeze(config);
+}
+
+function readCore(reader: SettingsReader, production: boolean): CoreConfig {
+  const encryptedTables = readTables(reader, 'VAULT_ENCRYPTED_TABLES') ?? ['api_keys'];
+  if (!encryptedTables.includes('api_keys')) reader.problem('VAULT_ENCRYPTED_TABLES must include api_keys.');
+  return {
+    database: readDatabase(reader, production),
+    keyring: readKeyring(reader),
+    coverage: { encryptedTables, exemptTables: readTables(reader, 'VAULT_EXEMPT_TABLES') ?? [] },
+    atomicRows: reader.integer('VAULT_ROTATION_ATOMIC_ROWS', 10_000, { min: 0, max: 1_000_000 }),
+    rotationDueDays: reader.integer('VAULT_ROTATION_DUE_DAYS', 365, { min: 1, max: 36_500 }),
+    logLevel: reader.oneOf('LOG_LEVEL', logLevels, 'info'),
+  };
+}
+
+function readDatabase(reader: SettingsReader, production: boolean): DatabaseLocation {
+  const given = reader.text('DATABASE_URL');
+  if (given === undefined && production) {
+    reader.problem('DATABASE_URL is required in production: a container’s own disk does not survive a deployment.');
+  }
+  const url = given ?? defaultDatabaseUrl;
+  const problem = databaseUrlProblem(url);
+  if (problem !== null) reader.problem(`DATABASE_URL ${problem}`);
+  return { url, authToken: reader.text('DATABASE_AUTH_TOKEN') };
+}
+
+/** What is wrong with a database URL, as the end of a sentence that begins with its variable, or null. */
+export function databaseUrlProblem(url: string): string | null {
+  const scheme = databaseSchemes.find((candidate) => url.startsWith(candidate));
+  if (scheme === undefined) return `must begin with one of ${databaseSchemes.join(', ')}.`;
+  if (scheme !== 'file:') return URL.canParse(url) ? null : 'is not a valid URL.';
+  if (/^file:(\/\/\/?)?(:memory:|$|\?)/.test(url)) return 'must name a file: a database in memory would lose every key.';
+  try {
+    return databaseFileProblem(databaseFilePath(url));
+  } catch {
+    return 'is not a valid URL of a file that can be reached.';
+  }
+}
+
+function databaseFileProblem(path: string): string | null {
+  if (statSync(path, { throwIfNoEntry: false })?.isDirectory()) return 'names a directory, not a database file.';
+  if (!statSync(dirname(path), { throwIfNoEntry: false })?.isDirectory())
+    return 'names a file in a directory that does not exist.';
+  return null;
+}
+
+/** The path that a `file:` URL names. Throws where it is malformed. */
+export function databaseFilePath(url: string): string {
+  const [withoutQuery = ''] = url.split('?');
+  if (!withoutQuery.startsWith('file://')) return decodeURIComponent(withoutQuery.slice('file:'.length));
+  return fileURLToPath(withoutQuery.replace('file://localhost', 'file://'));
+}
+
+function readKeyring(reader: SettingsReader): Keyring {
+  const given = masterKeyVariables.flatMap((source) => {
+    const text = reader.textOrFile(source);
+    return text === undefined ? [] : [{ source, key: parseMasterKey(text) }];
+  });
+  return new Keyring(given);
+}
+
+function readTables(reader: SettingsReader, name: string): readonly string[] | undefined {
+  const tables = reader.list(name);
+  if (tables?.some((table) => !identifier.test(table))) reader.problem(`${name} must be table names, comma-separated.`);
+  return tables;
+}

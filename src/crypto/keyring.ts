@@ -1,0 +1,50 @@
+/** The master keys of the environment: all of them open; which one seals is the database's to say. */
+
+import type { MasterKey } from './master-key.ts';
+import { openRow, type RowBinding, type RowCiphertext } from './row.ts';
+
+/** A master key and the settings that hold it, such as `PROVARA_MASTER_KEY_NEW`. */
+export interface KeyringEntry {
+  readonly sources: readonly string[];
+  readonly key: MasterKey;
+}
+
+export interface OpenedRow {
+  readonly key: MasterKey;
+  readonly plaintext: Buffer;
+}
+
+export class Keyring {
+  /** In the order given; a key that stands under two settings is one entry. */
+  readonly entries: readonly KeyringEntry[];
+  readonly #keys: ReadonlyMap<string, MasterKey>;
+
+  constructor(keys: readonly { readonly source: string; readonly key: MasterKey }[]) {
+    const byId = new Map<string, KeyringEntry>();
+    for (const { source, key } of keys) {
+      const known = byId.get(key.id);
+      byId.set(key.id, { key: known?.key ?? key, sources: [...(known?.sources ?? []), source] });
+    }
+    this.entries = [...byId.values()];
+    this.#keys = new Map(this.entries.map(({ key }) => [key.id, key]));
+  }
+
+  get(keyId: string): MasterKey | undefined {
+    return this.#keys.get(keyId);
+  }
+
+  /** Tries the hinted key first and then every other; null where none opens the row. */
+  openRow(binding: RowBinding | null, row: RowCiphertext, keyIdHint: string | null): OpenedRow | null {
+    const hinted = keyIdHint === null ? undefined : this.#keys.get(keyIdHint);
+    if (hinted !== undefined) {
+      const plaintext = openRow(hinted, binding, row);
+      if (plaintext !== null) return { key: hinted, plaintext };
+    }
+    for (const { key } of this.entries) {
+      if (key === hinted) continue;
+      const plaintext = openRow(key, binding, row);
+      if (plaintext !== null) return { key, plaintext };
+    }
+    return null;
+  }
+}

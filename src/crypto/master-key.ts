@@ -1,0 +1,33 @@
+/** A master key never leaves this object in readable form: others name it by its key id and derive or encrypt through its KeyObject. */
+
+import { createHash, createHmac, createSecretKey, type KeyObject, randomBytes } from 'node:crypto';
+
+const hexKey = /^[0-9a-fA-F]{64}$/;
+const keyIdLabel = 'provara-vault key id';
+const keyIdLength = 16;
+
+export interface MasterKey {
+  /** 16 lowercase hex characters, as {@link keyIdOf} derives them. */
+  readonly id: string;
+  readonly secret: KeyObject;
+  /** True where the key was given as other text than 64 hex characters: its id then helps guessing it. */
+  readonly isPassphrase: boolean;
+}
+
+/** Reads a master key as the gateway does: 64 hex characters are the 32 bytes, any other text is hashed to them with SHA-256. */
+export function parseMasterKey(text: string): MasterKey {
+  const isPassphrase = !hexKey.test(text);
+  const bytes = isPassphrase ? createHash('sha256').update(text, 'utf8').digest() : Buffer.from(text, 'hex');
+  const key = { id: keyIdOf(bytes), secret: createSecretKey(bytes), isPassphrase };
+  bytes.fill(0);
+  return key;
+}
+
+/** A fresh master key as 64 lowercase hex characters. */
+export function generateMasterKeyText(): string {
+  return randomBytes(32).toString('hex');
+}
+
+function keyIdOf(bytes: Buffer): string {
+  return createHmac('sha256', bytes).update(keyIdLabel).digest('hex').slice(0, keyIdLength);
+}

@@ -1,0 +1,42 @@
+/** The text form `pv1.<key id>.<base64url(iv‖ciphertext‖tag)>` of a ciphertext that the caller keeps: it can never pass for a row. */
+
+import { randomBytes } from 'node:crypto';
+import { open, seal, tagLength } from './aead.ts';
+import { associatedData } from './associated-data.ts';
+import type { MasterKey } from './master-key.ts';
+
+const label = 'provara-vault/pv1';
+const ivLength = 12;
+const textForm = /^pv1\.([0-9a-f]{16})\.([A-Za-z0-9_-]+)$/;
+
+export interface TextCiphertext {
+  readonly keyId: string;
+  /** iv‖ciphertext‖tag */
+  readonly payload: Buffer;
+}
+
+/** Parses strictly: null for anything that {@link sealText} could not have written, other base64url spellings included. */
+export function parseText(text: string): TextCiphertext | null {
+  const [, keyId, encoded] = textForm.exec(text) ?? [];
+  if (keyId === undefined || encoded === undefined) return null;
+  const payload = Buffer.from(encoded, 'base64url');
+  if (payload.length < ivLength + tagLength || payload.toString('base64url') !== encoded) return null;
+  return { keyId, payload };
+}
+
+/** Seals under a fresh IV. `context` must be given again to open; null and the empty string differ. */
+export function sealText(key: MasterKey, plaintext: Buffer, context: string | null): string {
+  const sealed = seal(key.secret, randomBytes(ivLength), plaintext, associatedData(label, [context]));
+  const payload = Buffer.concat([sealed.iv, sealed.ciphertext, sealed.tag]);
+  return `pv1.${key.id}.${payload.toString('base64url')}`;
+}
+
+/** The plaintext, or null. The caller chooses the key by `keyId`. */
+export function openText(key: MasterKey, { payload }: TextCiphertext, context: string | null): Buffer | null {
+  const sealed = {
+    iv: payload.subarray(0, ivLength),
+    ciphertext: payload.subarray(ivLength, -tagLength),
+    tag: payload.subarray(-tagLength),
+  };
+  return open(key.secret, sealed, associatedData(label, [context]));
+}

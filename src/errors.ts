@@ -1,0 +1,93 @@
+/** Every error that a caller of the vault can meet, each with a stable code and a message fit for that caller. */
+
+export type ErrorCode =
+  | 'validation_error'
+  | 'auth_error'
+  | 'forbidden'
+  | 'not_found'
+  | 'rotation_in_progress'
+  | 'replica_missing_key'
+  | 'payload_too_large'
+  | 'unsupported_media_type'
+  | 'rate_limited'
+  | 'decrypt_failed'
+  | 'decrypt_gate_failed'
+  | 'uncovered_table'
+  | 'invalid_snapshot'
+  | 'configuration_error'
+  | 'storage_unavailable'
+  | 'internal_error';
+
+export type ErrorDetails = Readonly<Record<string, unknown>>;
+
+/** The base of the family. Neither `message` nor `details` ever holds a secret: both are sent to callers. */
+export abstract class VaultError extends Error {
+  abstract readonly code: ErrorCode;
+  readonly details: ErrorDetails | undefined;
+
+  constructor(message: string, details?: ErrorDetails) {
+    super(message);
+    this.name = new.target.name;
+    this.details = details;
+  }
+}
+
+/** The request cannot be meant: nothing was read or changed. */
+export class ValidationError extends VaultError {
+  readonly code = 'validation_error';
+}
+
+/** No token, or one that is not configured. */
+export class AuthError extends VaultError {
+  readonly code = 'auth_error';
+}
+
+/** A known token whose role does not allow this. */
+export class ForbiddenError extends VaultError {
+  readonly code = 'forbidden';
+}
+
+/** No such thing, or one that belongs to another tenant: the two look the same. */
+export class NotFoundError extends VaultError {
+  readonly code = 'not_found';
+}
+
+/** Another rotation holds the lease, or an unfinished one was begun with other keys. */
+export class RotationInProgressError extends VaultError {
+  readonly code = 'rotation_in_progress';
+}
+
+/** A live replica lacks a key that the rotation needs: it could not read what the rotation writes. */
+export class ReplicaMissingKeyError extends VaultError {
+  readonly code = 'replica_missing_key';
+}
+
+/** A ciphertext did not open. One message whatever the cause, so that it tells an attacker nothing. */
+export class DecryptFailedError extends VaultError {
+  readonly code = 'decrypt_failed';
+
+  constructor() {
+    super('The ciphertext could not be decrypted.');
+  }
+}
+
+/** At least one row opens with neither key of a rotation. `details.failures` names the rows; nothing was written. */
+export class DecryptGateFailedError extends VaultError {
+  readonly code = 'decrypt_gate_failed';
+}
+
+/** A table holds rows of the encrypted shape that the rotation would leave behind. */
+export class UncoveredTableError extends VaultError {
+  readonly code = 'uncovered_table';
+}
+
+/** The environment and the database do not fit: a key that is needed is not in the keyring, or a table is missing. */
+export class ConfigurationError extends VaultError {
+  readonly code = 'configuration_error';
+}
+
+/** The database did not answer, or could not take the write. Safe to try again after `retryAfterSeconds`. */
+export class StorageUnavailableError extends VaultError {
+  readonly code = 'storage_unavailable';
+  readonly retryAfterSeconds = 1;
+}

@@ -1,0 +1,117 @@
+/** The HTTP side of the vault: who may call what, in which shape, and one line of log for each request. */
+
+import { randomUUID } from 'node:crypto';
+import type { IncomingMessage } from 'node:http';
+import { fastifyAuth } from '@fastify/auth';
+import { fastifySwagger } from '@fastify/swagger';
+import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
+import {
+  type FastifyBaseLogger,
+  type FastifyInstance,
+  type FastifyReply,
+  type FastifyRequest,
+  fastify,
+  LogController,
+} from 'fastify';
+import type { ReadinessCheck } from '../keys/readiness.ts';
+import type { RotationEngine } from '../rotation/engine.ts';
+import type { RotationStore } from '../store/rotations.ts';
+import type { Role, Token } from '../tokens.ts';
+import type { ApiKeys } from '../vault/api-keys.ts';
+import type { StatelessCipher } from '../vault/stateless.ts';
+import { requireRole } from './auth.ts';
+import { addErrorHandling } from './errors.ts';
+import { openApiInfo } from './openapi.ts';
+import { apiKeyRoutes } from './routes/api-keys.ts';
+import { machineRoutes } from './routes/machines.ts';
+import { type MasterKeyRoutesOptions, masterKeyRoutes } from './routes/master-keys.ts';
+import { rotateRoutes } from './routes/rotate.ts';
+import { statelessRoutes } from './routes/stateless.ts';
+import { addValidation } from './validation.ts';
+
+const maxBodyBytes = 8 * 1024 * 1024;
+const givenRequestId = /^[\x21-\x7e]{1,128}$/;
+
+export interface AppOptions extends MasterKeyRoutesOptions {
+  readonly apiKeys: ApiKeys;
+  readonly stateless: StatelessCipher;
+  readonly engine: RotationEngine;
+  readonly rotations: RotationStore;
+  readonly readiness: ReadinessCheck;
+  readonly encryptedTables: readonly string[];
+  readonly tokens: readonly Token[];
+  readonly logger: FastifyBaseLogger;
+}
+
+/** The app with every route, neither listening nor started. */
+export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
+  const app = fastify({
+    loggerInstance: options.logger,
+    logController: new LogController({ disableRequestLogging: true, requestIdLogLabel: 'request_id' }),
+    genReqId: requestId,
+    bodyLimit: maxBodyBytes,
+    requestTimeout: 60_000,
+    return503OnClosing: false,
+    routerOptions: { maxParamLength: 1_024 },
+  });
+  app.decorateRequest('caller', null);
+  addRequestHooks(app);
+  addValidation(app);
+  addErrorHandling(app);
+  addJsonParser(app);
+  await app.register(fastifyAuth);
+  await app.register(fastifySwagger, openApiInfo);
+  await app.register(machineRoutes(options.readiness));
+  await app.register(forRole(options.tokens, 'gateway', [apiKeyRoutes(options.apiKeys), statelessRoutes(options.stateless)]), {
+    prefix: '/v1',
+  });
+  await app.register(forRole(options.tokens, 'admin', [rotateRoutes(options), masterKeyRoutes(options)]), { prefix: '/admin' });
+  return app;
+}
+
+/** Encapsulates routes behind tokens of one role: a route inside cannot be reached without. */
+function forRole(tokens: readonly Token[], role: Role, routes: readonly FastifyPluginAsyncTypebox[]) {
+  return async (app: FastifyInstance): Promise<void> => {
+    app.addHook('onRequest', app.auth([requireRole(tokens, role)]));
+    for (const plugin of routes) await app.register(plugin);
+  };
+}
+
+/** An id that the caller gave follows the call through the vault, where it is short and printable. */
+function requestId({ headers }: IncomingMessage): string {
+  const given = headers['x-request-id'];
+  return typeof given === 'string' && givenRequestId.test(given) ? given : randomUUID();
+}
+
+function addRequestHooks(app: FastifyInstance): void {
+  app.addHook('onRequest', async (request, reply) => {
+    reply.headers({ 'Cache-Control': 'no-store', 'X-Request-Id': request.id, 'X-Content-Type-Options': 'nosniff' });
+  });
+  app.addHook('onResponse', async (request, reply) => logRequest(request, reply));
+}
+
+/** The route's pattern, not the URL: ids and tenants are the callers' business. */
+function logRequest(request: FastifyRequest, reply: FastifyReply): void {
+  request.log.info(
+    {
+      method: request.method,
+      route: request.routeOptions.url ?? null,
+      status: reply.statusCode,
+      token: request.caller?.name ?? null,
+      duration_ms: Math.round(reply.elapsedTime * 10) / 10,
+    },
+    'request',
+  );
+}
+
+/** As Fastify's own, but a body that is empty counts as `{}`: an operator's `curl -X POST` sends none. */
+function addJsonParser(app: FastifyInstance): void {
+  const parse = app.getDefaultJsonParser('error', 'error');
+  app.addContentTypeParser('application/json', { parseAs: 'string' }, (request, body, done) => {
+    if (body === '') done(null, {});
+    else void parse(request, body as string, done);
+  });
+  app.addHook('preValidation', async (request) => {
+    if (request.method === 'POST') request.body ??= {};
+  });
+}

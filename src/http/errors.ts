@@ -1,0 +1,77 @@
+/** The one table from an error's code to its HTTP status, and the one shape that every error is answered in. */
+
+import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import { type ErrorCode, type ErrorDetails, StorageUnavailableError, VaultError } from '../errors.ts';
+
+const statusByCode: Readonly<Record<ErrorCode, number>> = {
+  validation_error: 400,
+  auth_error: 401,
+  forbidden: 403,
+  not_found: 404,
+  rotation_in_progress: 409,
+  replica_missing_key: 409,
+  payload_too_large: 413,
+  unsupported_media_type: 415,
+  rate_limited: 429,
+  decrypt_failed: 422,
+  decrypt_gate_failed: 422,
+  uncovered_table: 422,
+  invalid_snapshot: 422,
+  internal_error: 500,
+  configuration_error: 503,
+  storage_unavailable: 503,
+};
+
+/** What Fastify itself refuses, by status; anything else below 500 is a validation error. */
+const codeByFrameworkStatus: Readonly<Record<number, { code: ErrorCode; message: string }>> = {
+  413: { code: 'payload_too_large', message: 'The body is larger than 8 MiB.' },
+  415: { code: 'unsupported_media_type', message: 'Send the body as Content-Type: application/json.' },
+};
+
+export interface ErrorAnswer {
+  readonly type: ErrorCode;
+  readonly message: string;
+  readonly details?: ErrorDetails;
+}
+
+/** What a caller may know of an error. */
+export function toErrorAnswer(error: unknown): ErrorAnswer {
+  if (error instanceof VaultError) {
+    return { type: error.code, message: error.message, ...(error.details && { details: error.details }) };
+  }
+  const { statusCode, validation, message } = error as Partial<FastifyError>;
+  if (validation !== undefined) return { type: 'validation_error', message: describeValidation(error as FastifyError) };
+  const known = statusCode === undefined ? undefined : codeByFrameworkStatus[statusCode];
+  if (known !== undefined) return { type: known.code, message: known.message };
+  if (statusCode !== undefined && statusCode >= 400 && statusCode < 500) {
+    return { type: 'validation_error', message: message ?? 'The request is malformed.' };
+  }
+  return { type: 'internal_error', message: 'The vault failed to answer; its log says why under this request id.' };
+}
+
+export function addErrorHandling(app: FastifyInstance): void {
+  app.setErrorHandler((error, request, reply) => sendError(error, request, reply));
+  app.setNotFoundHandler((request, reply) => {
+    const message = 'There is no such route: see /openapi.json.';
+    return reply.code(404).send({ error: { type: 'not_found', message, request_id: request.id } });
+  });
+}
+
+function sendError(error: unknown, request: FastifyRequest, reply: FastifyReply): FastifyReply {
+  const answer = toErrorAnswer(error);
+  const status = statusByCode[answer.type];
+  if (status === 500) request.log.error({ err: error }, 'request failed');
+  if (error instanceof StorageUnavailableError) reply.header('Retry-After', error.retryAfterSeconds);
+  if (status === 401) reply.header('WWW-Authenticate', 'Bearer');
+  return reply.code(status).send({ error: { ...answer, request_id: request.id } });
+}
+
+/** Names the place and what is wrong with it, never the value. */
+function describeValidation({ validation, validationContext }: FastifyError): string {
+  const [first] = validation ?? [];
+  const path = (first?.instancePath ?? '').slice(1).replaceAll('/', '.');
+  const place = path === '' ? (validationContext ?? 'request') : `${validationContext}.${path}`;
+  const unknown = first?.params?.additionalProperty;
+  const detail = unknown === undefined ? (first?.message ?? 'is malformed') : `has an unknown field ${JSON.stringify(unknown)}`;
+  return `${place} ${detail}.`;
+}

@@ -1,0 +1,29 @@
+/** What openapi.yaml says beside the routes themselves. */
+
+import type { FastifyDynamicSwaggerOptions } from '@fastify/swagger';
+
+export const openApiInfo: FastifyDynamicSwaggerOptions = {
+  openapi: {
+    openapi: '3.1.0',
+    info: {
+      title: 'Provara Vault',
+      version: '1.0.0',
+      description: 'Owns a gateway’s encrypted provider keys, and rotates the master key online.',
+      license: { name: 'Apache-2.0', identifier: 'Apache-2.0' },
+    },
+    servers: [{ url: 'http://127.0.0.1:4100', description: 'A vault started with npm start' }],
+    tags: [
+      { name: 'Provider keys', description: 'For gateway tokens.' },
+      { name: 'Text that the caller keeps', description: 'For gateway tokens; nothing is stored.' },
+      { name: 'Rotation', description: 'For admin tokens.' },
+      { name: 'Master keys', description: 'For admin tokens.' },
+      { name: 'Machines', description: 'Without a token.' },
+    ],
+    components: {
+      securitySchemes: {
+        bearer: { type: 'http', scheme: 'bearer', description: 'A token of the role that the route is for.' },
+      },
+    },
+    security: [{ bearer: [] }],
+  },
+};

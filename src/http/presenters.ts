@@ -1,0 +1,101 @@
+/** Turns what the services answer into what the contract says: snake_case names and RFC 3339 times. */
+
+import type { MasterKeyReport } from '../keys/report.ts';
+import type { Survey } from '../keys/survey.ts';
+import type { DryRun } from '../rotation/engine.ts';
+import { dryRunMessage, rotationMessage, rotationWarnings } from '../rotation/messages.ts';
+import type { ProgressReport } from '../rotation/progress.ts';
+import type { RotationRecord } from '../store/rotations.ts';
+import type { ListedApiKey } from '../vault/api-keys.ts';
+import type { ApiKeyAnswer, RotationAnswer } from './schemas.ts';
+
+export function toTime(unixSeconds: number): string {
+  return new Date(unixSeconds * 1000).toISOString();
+}
+
+export function toTimeOrNull(unixSeconds: number | null): string | null {
+  return unixSeconds === null ? null : toTime(unixSeconds);
+}
+
+export function presentApiKey(key: ListedApiKey): ApiKeyAnswer {
+  return {
+    id: key.id,
+    tenant_id: key.tenantId,
+    name: key.name,
+    provider: key.provider,
+    masked_value: key.maskedValue,
+    key_id: key.keyId,
+    created_at: toTime(key.createdAt),
+    updated_at: toTime(key.updatedAt),
+    last_used_at: toTimeOrNull(key.lastUsedAt),
+  };
+}
+
+export function presentDryRun(dryRun: DryRun) {
+  return {
+    dry_run: true as const,
+    rows_scanned: dryRun.rowsScanned,
+    rows_old: dryRun.rowsOld,
+    rows_new: dryRun.rowsNew,
+    rows_failed: dryRun.rowsFailed,
+    rows_skipped: dryRun.rowsSkipped,
+    from_key_id: dryRun.fromKeyId,
+    to_key_id: dryRun.toKeyId,
+    tables: [...dryRun.tables],
+    warnings: rotationWarnings(dryRun),
+    message: dryRunMessage(dryRun.rowsScanned),
+  };
+}
+
+/** `progress` is null where another process runs the rotation, or none does. */
+export function presentRotation(
+  rotation: RotationRecord,
+  tables: readonly string[],
+  progress: ProgressReport | null,
+): RotationAnswer {
+  return {
+    id: rotation.id,
+    state: rotation.state,
+    rows_scanned: rotation.rowsScanned,
+    rows_rotated: rotation.rowsRotated,
+    rows_already_rotated: rotation.rowsAlreadyRotated,
+    rows_skipped: rotation.rowsSkipped,
+    rows_verified: rotation.rowsVerified,
+    from_key_id: rotation.fromKeyId,
+    to_key_id: rotation.toKeyId,
+    upgrade_format: rotation.upgradeFormat,
+    started_at: toTime(rotation.startedAt),
+    finished_at: toTimeOrNull(rotation.finishedAt),
+    progress: progress && {
+      rows_done: progress.rowsDone,
+      rows_total: progress.rowsTotal,
+      rows_per_second: progress.rowsPerSecond,
+      seconds_left: progress.secondsLeft,
+    },
+    error: rotation.error,
+    warnings: rotationWarnings({ ...rotation, tables: tables.map((table) => ({ table })) }),
+    message: rotationMessage(rotation),
+  };
+}
+
+export function presentSurvey(survey: Survey) {
+  return {
+    rows_scanned: survey.rowsScanned,
+    rows_by_key_id: Object.fromEntries(survey.rowsByKeyId),
+    rows_failed: survey.rowsFailed,
+    failures: survey.failures.map(({ table, id, reason }) => ({ table, id, reason })),
+  };
+}
+
+export function presentMasterKey(key: MasterKeyReport) {
+  return {
+    key_id: key.keyId,
+    source: key.source,
+    state: key.state,
+    rows: key.rows,
+    age_days: key.ageDays,
+    rotation_due: key.rotationDue,
+    safe_to_retire: key.safeToRetire,
+    stateless_last_used_at: toTimeOrNull(key.statelessLastUsedAt),
+  };
+}

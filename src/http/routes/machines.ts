@@ -1,0 +1,44 @@
+/** `/health`, `/ready` and `/openapi.json`: what a platform and a developer ask without a token. */
+
+import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
+import type { ReadinessCheck } from '../../keys/readiness.ts';
+import * as schemas from '../schemas.ts';
+
+const tags = ['Machines'];
+
+export function machineRoutes(readiness: ReadinessCheck): FastifyPluginAsyncTypebox {
+  return async (app) => {
+    app.get('/health', {
+      schema: {
+        operationId: 'getHealth',
+        summary: 'The process lives',
+        tags,
+        security: [],
+        response: { 200: schemas.HealthAnswer, ...schemas.errorAnswers },
+      },
+      handler: async () => ({ status: 'ok' as const }),
+    });
+
+    app.get('/ready', {
+      schema: {
+        operationId: 'getReadiness',
+        summary: 'The database answers and the keyring holds the keys that it needs',
+        tags,
+        security: [],
+        response: { 200: schemas.ReadyAnswer, 503: schemas.ErrorBody },
+      },
+      handler: async () => ({ status: 'ready' as const, warnings: await readiness.assertReady() }),
+    });
+
+    app.get('/openapi.json', {
+      schema: {
+        operationId: 'getOpenApi',
+        summary: 'This description',
+        tags,
+        security: [],
+        response: { 200: schemas.OpenApiAnswer },
+      },
+      handler: async () => app.swagger() as unknown as Record<string, unknown>,
+    });
+  };
+}

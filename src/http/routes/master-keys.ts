@@ -1,0 +1,45 @@
+/** `/admin/verify` and `/admin/master-keys`: which key opens what, found out by opening it. */
+
+import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
+import type { MasterKeyReport } from '../../keys/report.ts';
+import type { Survey } from '../../keys/survey.ts';
+import type { ReplicaStore } from '../../store/replicas.ts';
+import { presentMasterKey, presentSurvey } from '../presenters.ts';
+import * as schemas from '../schemas.ts';
+
+const tags = ['Master keys'];
+
+export interface MasterKeyRoutesOptions {
+  readonly verify: () => Promise<Survey>;
+  readonly replicas: ReplicaStore;
+  readonly reportMasterKeys: () => Promise<{ activeKeyId: string | null; keys: MasterKeyReport[] }>;
+}
+
+export function masterKeyRoutes({ verify, reportMasterKeys, replicas }: MasterKeyRoutesOptions): FastifyPluginAsyncTypebox {
+  return async (app) => {
+    app.post('/verify', {
+      schema: {
+        operationId: 'verifyRows',
+        summary: 'Open every row and say which key opens how many',
+        tags,
+        body: schemas.EmptyBody,
+        response: { 200: schemas.VerifyAnswer, ...schemas.errorAnswers },
+      },
+      handler: async () => presentSurvey(await verify()),
+    });
+
+    app.get('/master-keys', {
+      schema: {
+        operationId: 'listMasterKeys',
+        summary: 'Every master key that the database knows: its state, its rows, and whether it may be retired',
+        tags,
+        response: { 200: schemas.MasterKeysAnswer, ...schemas.errorAnswers },
+      },
+      handler: async () => {
+        const { activeKeyId, keys } = await reportMasterKeys();
+        const live = (await replicas.live()).map(({ id, host, keyIds }) => ({ id, host, key_ids: [...keyIds] }));
+        return { active_key_id: activeKeyId, keys: keys.map(presentMasterKey), replicas: live };
+      },
+    });
+  };
+}

@@ -1,0 +1,104 @@
+/** `/admin/rotate`: the operator's way to try, run and watch a rotation. */
+
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
+import { NotFoundError } from '../../errors.ts';
+import type { RotationEngine, RunningRotation } from '../../rotation/engine.ts';
+import type { RotationRequest } from '../../rotation/plan.ts';
+import type { RotationRecord, RotationStore } from '../../store/rotations.ts';
+import { presentDryRun, presentRotation } from '../presenters.ts';
+import * as schemas from '../schemas.ts';
+
+const tags = ['Rotation'];
+
+export interface RotateRoutesOptions {
+  readonly engine: RotationEngine;
+  readonly rotations: RotationStore;
+  readonly encryptedTables: readonly string[];
+}
+
+export function rotateRoutes({ engine, rotations, encryptedTables }: RotateRoutesOptions): FastifyPluginAsyncTypebox {
+  const present = (rotation: RotationRecord): schemas.RotationAnswer => {
+    const progress = engine.running?.id === rotation.id ? engine.running.progress() : null;
+    return presentRotation(rotation, encryptedTables, progress);
+  };
+  const find = async (id: string): Promise<RotationRecord> => {
+    const rotation = await rotations.find(id);
+    if (rotation === null) throw new NotFoundError('There is no such rotation.');
+    return rotation;
+  };
+
+  return async (app) => {
+    app.post('/rotate/dry-run', {
+      schema: {
+        operationId: 'dryRunRotation',
+        summary: 'Open every row with the old key or the new one, and change nothing',
+        tags,
+        body: schemas.DryRunBody,
+        response: { 200: schemas.DryRunAnswer, ...schemas.errorAnswers },
+      },
+      handler: async ({ body }) => presentDryRun(await engine.dryRun(toRequest(body))),
+    });
+
+    app.post('/rotate/execute', {
+      schema: {
+        operationId: 'executeRotation',
+        summary: 'Rotate the master key, or finish a rotation that was interrupted',
+        tags,
+        querystring: schemas.ExecuteQuery,
+        body: schemas.ExecuteBody,
+        response: { 200: schemas.RotationEnvelope, 202: schemas.RotationEnvelope, ...schemas.errorAnswers },
+      },
+      handler: async ({ body, query }, reply) => {
+        const running = await engine.start(toRequest(body));
+        const finished = await waitFor(running, query.wait * 1000);
+        if (finished !== null) return { rotation: present(finished) };
+        reply.code(202).header('Location', `/admin/rotate/${running.id}`);
+        return { rotation: present(await find(running.id)) };
+      },
+    });
+
+    app.get('/rotate', {
+      schema: {
+        operationId: 'listRotations',
+        summary: 'The rotation that is unfinished, and the last one that ended',
+        tags,
+        response: { 200: schemas.RotationsAnswer, ...schemas.errorAnswers },
+      },
+      handler: async () => {
+        const [unfinished, last] = [await rotations.findUnfinished(), await rotations.findLastFinished()];
+        return { running: unfinished && present(unfinished), last: last && present(last) };
+      },
+    });
+
+    app.get('/rotate/:id', {
+      schema: {
+        operationId: 'getRotation',
+        summary: 'One rotation, with its progress',
+        tags,
+        params: schemas.IdParams,
+        response: { 200: schemas.RotationEnvelope, ...schemas.errorAnswers },
+      },
+      handler: async ({ params }) => ({ rotation: present(await find(params.id)) }),
+    });
+  };
+}
+
+function toRequest(body: {
+  old_key_id?: string;
+  new_key_id?: string;
+  skip_ids?: string[];
+  upgrade_format?: boolean;
+}): RotationRequest {
+  return { oldKeyId: body.old_key_id, newKeyId: body.new_key_id, skipIds: body.skip_ids, upgradeFormat: body.upgrade_format };
+}
+
+/** Null where it has not ended within the time. */
+async function waitFor({ done }: RunningRotation, waitMs: number): Promise<RotationRecord | null> {
+  const patience = new AbortController();
+  try {
+    return await Promise.race([done, sleep(waitMs, null, { signal: patience.signal })]);
+  } finally {
+    patience.abort();
+  }
+}

@@ -1,0 +1,291 @@
+/** The shapes of requests and answers: what validates, what serializes, and what openapi.yaml says, from one source. */
+
+import { type Static, type TSchema, Type } from 'typebox';
+import { maxPlaintextBytes } from '../vault/values.ts';
+
+/** The format of {@link Label}, which JSON Schema itself cannot express: it counts characters, not bytes. */
+export const labelFormat = 'label';
+const labelMaxBytes = 255;
+// biome-ignore lint/suspicious/noControlCharactersInRegex: what it is there to refuse
+const controlCharacter = /[\u0000-\u001f\u007f-\u009f]/;
+
+export function isLabel(text: string): boolean {
+  const bytes = Buffer.byteLength(text, 'utf8');
+  return bytes >= 1 && bytes <= labelMaxBytes && text.isWellFormed() && !controlCharacter.test(text);
+}
+
+export const maxItems = 1_000;
+const strict = { additionalProperties: false } as const;
+
+export const Label = Type.String({
+  format: labelFormat,
+  minLength: 1,
+  maxLength: labelMaxBytes,
+  description: 'Text of 1 to 255 bytes in UTF-8, without control characters.',
+});
+const TenantId = Type.Union([Label, Type.Null()], {
+  description: 'Left out or null: the rows whose tenant is null, never all rows.',
+});
+const KeyId = Type.String({
+  pattern: '^[0-9a-f]{16}$',
+  description: 'The key id of a master key.',
+  examples: ['77a1e1a4f0c2b9d3'],
+});
+const Time = Type.String({ format: 'date-time' });
+const Cursor = Type.String({ minLength: 1, maxLength: 2_048, description: 'The next_cursor of the page before.' });
+const NextCursor = Type.Union([Type.String(), Type.Null()], { description: 'Null after the last page.' });
+const Limit = Type.Integer({ minimum: 1, maximum: maxItems, default: 100 });
+const Count = Type.Integer({ minimum: 0 });
+const nullable = <Schema extends TSchema>(
+  schema: Schema,
+): ReturnType<typeof Type.Union<[Schema, ReturnType<typeof Type.Null>]>> => Type.Union([schema, Type.Null()]);
+
+export const ErrorItem = Type.Object(
+  { type: Type.String(), message: Type.String(), details: Type.Optional(Type.Record(Type.String(), Type.Unknown())) },
+  strict,
+);
+export const ErrorBody = Type.Object(
+  {
+    error: Type.Object(
+      {
+        type: Type.String(),
+        message: Type.String(),
+        request_id: Type.String(),
+        details: Type.Optional(Type.Record(Type.String(), Type.Unknown())),
+      },
+      strict,
+    ),
+  },
+  { ...strict, description: 'What happened, to what, and what to do next.' },
+);
+
+/** What every route may answer beside its own. */
+export const errorAnswers = { '4xx': ErrorBody, '5xx': ErrorBody } as const;
+
+// ── api keys ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+export const ApiKey = Type.Object(
+  {
+    id: Type.String(),
+    tenant_id: nullable(Type.String()),
+    name: Type.String(),
+    provider: Type.String(),
+    masked_value: Type.String({ examples: ['••••••••abcd'] }),
+    key_id: nullable(Type.String()),
+    created_at: Time,
+    updated_at: Time,
+    last_used_at: nullable(Time),
+  },
+  strict,
+);
+export type ApiKeyAnswer = Static<typeof ApiKey>;
+
+export const StoreBody = Type.Object(
+  {
+    tenant_id: Type.Optional(TenantId),
+    name: Label,
+    provider: Label,
+    value: Type.String({
+      description: `At most ${maxPlaintextBytes} bytes. Trimmed; printable ASCII, or a JSON object, which is kept byte for byte.`,
+      examples: ['sample-provider-key-0001'],
+    }),
+  },
+  strict,
+);
+export const StoreAnswer = Type.Object({ key: ApiKey, updated: Type.Boolean() }, strict);
+export const ListQuery = Type.Object(
+  {
+    tenant_id: Type.Optional(Label),
+    provider: Type.Optional(Label),
+    limit: Type.Optional(Limit),
+    cursor: Type.Optional(Cursor),
+  },
+  strict,
+);
+export const ListAnswer = Type.Object({ keys: Type.Array(ApiKey), next_cursor: NextCursor }, strict);
+export const TenantQuery = Type.Object({ tenant_id: Type.Optional(Label) }, strict);
+export const IdParams = Type.Object({ id: Type.String({ minLength: 1 }) }, strict);
+export const GetAnswer = Type.Object({ key: ApiKey }, strict);
+export const DeleteAnswer = Type.Object({ deleted: Type.Literal(true) }, strict);
+export const StatusAnswer = Type.Object({ configured: Type.Boolean() }, strict);
+
+export const DecryptKeyBody = Type.Object({ tenant_id: Type.Optional(TenantId), name: Label }, strict);
+export const DecryptKeyAnswer = Type.Object(
+  {
+    key: Type.Object(
+      {
+        id: Type.String(),
+        tenant_id: nullable(Type.String()),
+        name: Type.String(),
+        provider: Type.String(),
+        value: Type.String(),
+      },
+      strict,
+    ),
+  },
+  strict,
+);
+export const DecryptAllBody = Type.Object({ tenant_id: Type.Optional(TenantId), cursor: Type.Optional(Cursor) }, strict);
+export const DecryptAllAnswer = Type.Object(
+  {
+    keys: Type.Array(
+      Type.Object(
+        {
+          id: Type.String(),
+          name: Type.String(),
+          provider: Type.String(),
+          value: Type.Optional(Type.String()),
+          error: Type.Optional(ErrorItem),
+        },
+        { ...strict, description: 'Either value or error.' },
+      ),
+    ),
+    next_cursor: NextCursor,
+  },
+  strict,
+);
+export const TenantsQuery = Type.Object({ limit: Type.Optional(Limit), cursor: Type.Optional(Cursor) }, strict);
+export const TenantsAnswer = Type.Object(
+  {
+    tenants: Type.Array(Type.Object({ tenant_id: nullable(Type.String()), keys: Count }, strict)),
+    next_cursor: NextCursor,
+  },
+  strict,
+);
+
+// ── stateless calls ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+const Context = Type.String({
+  maxLength: maxPlaintextBytes,
+  description: 'Bound to the ciphertext: it opens only with the same context. Left out and empty differ.',
+});
+const HexColumn = Type.String({ pattern: '^(?:[0-9a-fA-F]{2})*$', maxLength: 16_777_216 });
+
+export const EncryptItem = Type.Object({ plaintext: Type.String(), context: Type.Optional(Context) }, strict);
+export const TextCiphertext = Type.Object({ ciphertext: Type.String(), context: Type.Optional(Context) }, strict);
+export const RowCiphertext = Type.Object(
+  { encrypted_value: HexColumn, iv: HexColumn, auth_tag: HexColumn },
+  { ...strict, description: 'The three columns of a row in format 1.' },
+);
+export const CiphertextItem = Type.Union([TextCiphertext, RowCiphertext]);
+export type CiphertextItem = Static<typeof CiphertextItem>;
+
+const batchOf = <Item extends TSchema>(item: Item) => Type.Object({ items: Type.Array(item, { maxItems }) }, strict);
+export const EncryptBody = Type.Union([EncryptItem, batchOf(EncryptItem)]);
+export const CiphertextBody = Type.Union([TextCiphertext, RowCiphertext, batchOf(CiphertextItem)]);
+
+export const EncryptResult = Type.Object(
+  { ciphertext: Type.String({ examples: ['pv1.77a1e1a4f0c2b9d3.AAAA'] }), key_id: KeyId },
+  strict,
+);
+export const DecryptResult = Type.Object({ plaintext: Type.String(), key_id: KeyId }, strict);
+const ItemError = Type.Object({ error: ErrorItem }, strict);
+const itemsOf = <Result extends TSchema>(result: Result) =>
+  Type.Object({ items: Type.Array(Type.Union([result, ItemError])), failed: Count }, strict);
+export const EncryptAnswer = Type.Union([EncryptResult, itemsOf(EncryptResult)]);
+export const DecryptAnswer = Type.Union([DecryptResult, itemsOf(DecryptResult)]);
+
+// ── rotation ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+const SkipIds = Type.Array(Type.String({ minLength: 1 }), {
+  maxItems: 10_000,
+  description: 'Rows to leave out: id, or table:id.',
+});
+const keyChoice = { old_key_id: Type.Optional(KeyId), new_key_id: Type.Optional(KeyId), skip_ids: Type.Optional(SkipIds) };
+export const DryRunBody = Type.Object(keyChoice, strict);
+export const ExecuteBody = Type.Object({ ...keyChoice, upgrade_format: Type.Optional(Type.Boolean()) }, strict);
+export const ExecuteQuery = Type.Object({ wait: Type.Integer({ minimum: 0, maximum: 600, default: 25 }) }, strict);
+
+export const DryRunAnswer = Type.Object(
+  {
+    dry_run: Type.Literal(true),
+    rows_scanned: Count,
+    rows_old: Count,
+    rows_new: Count,
+    rows_failed: Count,
+    rows_skipped: Count,
+    from_key_id: KeyId,
+    to_key_id: KeyId,
+    tables: Type.Array(Type.Object({ table: Type.String(), rows: Count }, strict)),
+    warnings: Type.Array(Type.String()),
+    message: Type.String(),
+  },
+  strict,
+);
+export const Rotation = Type.Object(
+  {
+    id: Type.String(),
+    state: Type.Enum(['gating', 'writing', 'verifying', 'completed', 'cancelled', 'failed', 'interrupted', 'verify_failed']),
+    rows_scanned: Count,
+    rows_rotated: Count,
+    rows_already_rotated: Count,
+    rows_skipped: Count,
+    rows_verified: Count,
+    from_key_id: KeyId,
+    to_key_id: KeyId,
+    upgrade_format: Type.Boolean(),
+    started_at: Time,
+    finished_at: nullable(Time),
+    progress: nullable(
+      Type.Object(
+        {
+          rows_done: Count,
+          rows_total: Count,
+          rows_per_second: Type.Number({ minimum: 0 }),
+          seconds_left: nullable(Count),
+        },
+        { ...strict, description: 'Of the present phase, where the answering process runs the rotation.' },
+      ),
+    ),
+    error: nullable(Type.String()),
+    warnings: Type.Array(Type.String()),
+    message: Type.String(),
+  },
+  strict,
+);
+export type RotationAnswer = Static<typeof Rotation>;
+export const RotationEnvelope = Type.Object({ rotation: Rotation }, strict);
+export const RotationsAnswer = Type.Object({ running: nullable(Rotation), last: nullable(Rotation) }, strict);
+
+export const EmptyBody = Type.Object({}, strict);
+export const VerifyAnswer = Type.Object(
+  {
+    rows_scanned: Count,
+    rows_by_key_id: Type.Record(Type.String(), Count),
+    rows_failed: Count,
+    failures: Type.Array(
+      Type.Object({ table: Type.String(), id: Type.String(), reason: Type.String(), key_id: Type.Optional(KeyId) }, strict),
+    ),
+  },
+  strict,
+);
+export const MasterKeysAnswer = Type.Object(
+  {
+    active_key_id: nullable(KeyId),
+    keys: Type.Array(
+      Type.Object(
+        {
+          key_id: KeyId,
+          source: nullable(Type.String({ examples: ['PROVARA_MASTER_KEY'] })),
+          state: Type.Enum(['active', 'staged', 'retired']),
+          rows: nullable(Count),
+          age_days: Count,
+          rotation_due: Type.Boolean(),
+          safe_to_retire: Type.Boolean(),
+          stateless_last_used_at: nullable(Time),
+        },
+        strict,
+      ),
+    ),
+    replicas: Type.Array(Type.Object({ id: Type.String(), host: Type.String(), key_ids: Type.Array(KeyId) }, strict), {
+      description: 'The service processes that live, with the keys that each holds.',
+    }),
+  },
+  strict,
+);
+
+// ── machines ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+export const OpenApiAnswer = Type.Record(Type.String(), Type.Unknown());
+export const HealthAnswer = Type.Object({ status: Type.Literal('ok') }, strict);
+export const ReadyAnswer = Type.Object({ status: Type.Literal('ready'), warnings: Type.Array(Type.String()) }, strict);

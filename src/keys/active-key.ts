@@ -1,0 +1,59 @@
+/** The key that seals: named by the database, held by the keyring. */
+
+import type { Keyring } from '../crypto/keyring.ts';
+import type { MasterKey } from '../crypto/master-key.ts';
+import { ConfigurationError } from '../errors.ts';
+import type { MasterKeyStore } from '../store/master-keys.ts';
+
+/** For so long a remembered key id is used to seal. A store is conditional on it, so that age costs a retry, never a wrong row. */
+const maxAgeMs = 100;
+
+export class ActiveKey {
+  readonly #store: MasterKeyStore;
+  readonly #keyring: Keyring;
+  #remembered: { readonly keyId: string | null; readonly readAt: number } | null = null;
+
+  constructor(store: MasterKeyStore, keyring: Keyring) {
+    this.#store = store;
+    this.#keyring = keyring;
+  }
+
+  /** Null on a table for which none has been found. */
+  async id(): Promise<string | null> {
+    if (this.#remembered === null || Date.now() - this.#remembered.readAt > maxAgeMs) {
+      this.#remembered = { keyId: await this.#store.activeKeyId(), readAt: Date.now() };
+    }
+    return this.#remembered.keyId;
+  }
+
+  /** Throws ConfigurationError where the keyring does not hold the active key. */
+  async sealingKey(): Promise<MasterKey> {
+    const keyId = await this.id();
+    if (keyId === null) throw new ConfigurationError('No key of the keyring opens a row: check PROVARA_MASTER_KEY.');
+    const key = this.#keyring.get(keyId);
+    if (key === undefined) throw missingKeyError(keyId);
+    return key;
+  }
+
+  /** Forgets what was read, so that the next use asks the database. */
+  forget(): void {
+    this.#remembered = null;
+  }
+
+  /**
+   * Throws ConfigurationError where a ciphertext may be fine and only its key missing: a key that this database knows,
+   * named by the ciphertext, or the active key where it names none. Returns otherwise.
+   */
+  async assertKeyPresent(namedKeyId: string | null): Promise<void> {
+    const keyId = namedKeyId ?? (await this.id());
+    if (keyId === null || this.#keyring.get(keyId) !== undefined) return;
+    const known = await this.#store.all();
+    if (known.some((record) => record.keyId === keyId)) throw missingKeyError(keyId);
+  }
+}
+
+function missingKeyError(keyId: string): ConfigurationError {
+  return new ConfigurationError(
+    `The master key ${keyId} is not in the keyring. Add it as PROVARA_MASTER_KEY, PROVARA_MASTER_KEY_NEW or PROVARA_MASTER_KEY_OLD.`,
+  );
+}

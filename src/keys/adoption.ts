@@ -1,0 +1,66 @@
+/** Decides, once for every database, which key of the keyring its rows are encrypted under. */
+
+import type { Keyring, KeyringEntry } from '../crypto/keyring.ts';
+import type { MasterKey } from '../crypto/master-key.ts';
+import { ConfigurationError } from '../errors.ts';
+import type { EncryptedTables } from '../store/encrypted-tables.ts';
+import type { MasterKeyName, MasterKeyStore } from '../store/master-keys.ts';
+import { type CoverageSettings, inspectCoverage } from './coverage.ts';
+import { coveredPages, openCoveredRow } from './covered-rows.ts';
+
+const primarySource = 'PROVARA_MASTER_KEY';
+
+export interface AdoptionContext {
+  readonly tables: EncryptedTables;
+  readonly coverage: CoverageSettings;
+  readonly masterKeys: MasterKeyStore;
+  readonly keyring: Keyring;
+}
+
+/**
+ * Records the keyring's keys, and makes one active where the database names none yet: `PROVARA_MASTER_KEY` if it opens a
+ * row or there is none, else the key that opens most. Adopts nothing where no key opens any row. Throws
+ * ConfigurationError where the first key of an empty table is a passphrase.
+ */
+export async function adoptActiveKey(context: AdoptionContext): Promise<void> {
+  const { masterKeys, keyring } = context;
+  if ((await masterKeys.activeKeyId()) === null) {
+    const key = await findKeyInUse(context);
+    if (key !== null) await masterKeys.adopt(nameOf(key));
+  }
+  await masterKeys.register(keyring.entries.map(({ key }) => nameOf(key)));
+}
+
+export function nameOf(key: MasterKey): MasterKeyName {
+  return { keyId: key.id, isPassphrase: key.isPassphrase };
+}
+
+async function findKeyInUse({ tables, coverage, keyring }: AdoptionContext): Promise<MasterKey | null> {
+  const primary = keyring.entries.find(({ sources }) => sources.includes(primarySource));
+  const rowsByKey = new Map<MasterKey, number>();
+  let isEmpty = true;
+  const { covered } = await inspectCoverage(tables, coverage);
+  for await (const { table, rows } of coveredPages(tables, covered)) {
+    isEmpty = false;
+    for (const row of rows) {
+      const opened = openCoveredRow(keyring, table, row);
+      if (opened === null) continue;
+      opened.plaintext.fill(0);
+      if (opened.key === primary?.key) return opened.key;
+      rowsByKey.set(opened.key, (rowsByKey.get(opened.key) ?? 0) + 1);
+    }
+  }
+  if (isEmpty) return firstKeyOfEmptyTable(primary);
+  const [most] = [...rowsByKey].sort(([, left], [, right]) => right - left);
+  return most?.[0] ?? null;
+}
+
+function firstKeyOfEmptyTable(primary: KeyringEntry | undefined): MasterKey | null {
+  if (primary?.key.isPassphrase) {
+    throw new ConfigurationError(
+      'PROVARA_MASTER_KEY must be 64 hexadecimal characters: a passphrase is accepted only for rows that were written with it. ' +
+        'Make a key with `npm run key:generate`.',
+    );
+  }
+  return primary?.key ?? null;
+}

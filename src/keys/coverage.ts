@@ -1,0 +1,40 @@
+/** Tells which tables a rotation covers, and which it would leave behind under the old key. */
+
+import { UncoveredTableError } from '../errors.ts';
+import type { EncryptedTables, TableCount } from '../store/encrypted-tables.ts';
+
+export interface CoverageSettings {
+  /** The tables whose rows are under the master key. */
+  readonly encryptedTables: readonly string[];
+  /** Tables of the same shape that are knowingly left alone, such as a backup copy. */
+  readonly exemptTables: readonly string[];
+}
+
+export interface Coverage {
+  readonly covered: readonly TableCount[];
+  /** Named in the settings, but not in the database with the three columns. */
+  readonly missing: readonly string[];
+  /** Of the encrypted shape, with rows, and in neither setting. */
+  readonly uncovered: readonly TableCount[];
+}
+
+export async function inspectCoverage(tables: EncryptedTables, settings: CoverageSettings): Promise<Coverage> {
+  const { encryptedTables, exemptTables } = settings;
+  const found = await tables.discover();
+  const names = new Set(found.map(({ table }) => table));
+  return {
+    covered: found.filter(({ table }) => encryptedTables.includes(table)),
+    missing: encryptedTables.filter((table) => !names.has(table)),
+    uncovered: found.filter(({ table, rows }) => rows > 0 && !encryptedTables.includes(table) && !exemptTables.includes(table)),
+  };
+}
+
+export function assertNothingUncovered({ uncovered }: Coverage): void {
+  if (uncovered.length === 0) return;
+  const names = uncovered.map(({ table }) => table).join(', ');
+  throw new UncoveredTableError(
+    `These tables hold encrypted rows that the rotation would leave behind: ${names}. Name each in VAULT_ENCRYPTED_TABLES ` +
+      'if the gateway uses it, or in VAULT_EXEMPT_TABLES if it is a copy; nothing was written.',
+    { tables: uncovered },
+  );
+}

@@ -1,0 +1,62 @@
+/** Walks the rows of the covered tables in bounded memory, leaving the event loop free between pages, and opens them. */
+
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import type { Keyring, OpenedRow } from '../crypto/keyring.ts';
+import type { MasterKey } from '../crypto/master-key.ts';
+import { openRow, type RowBinding, type RowCiphertext, rowFormatOf } from '../crypto/row.ts';
+import { apiKeysTable, type EncryptedRow, type EncryptedTables, type TableCount } from '../store/encrypted-tables.ts';
+
+export type FailureReason = 'other_key' | 'unknown_key_or_corrupt' | 'malformed';
+
+/** A row that does not open as it should. */
+export interface RowFailure {
+  readonly table: string;
+  readonly id: string;
+  readonly reason: FailureReason;
+  /** The key of the keyring that does open it, with `other_key`. */
+  readonly keyId?: string;
+}
+
+/** How many failures are listed one by one; all are counted. */
+export const maxListedFailures = 1_000;
+
+/** Yields every page of every table, in turn. */
+export async function* coveredPages(
+  tables: EncryptedTables,
+  covered: readonly Pick<TableCount, 'table'>[],
+): AsyncGenerator<{ table: string; rows: EncryptedRow[] }> {
+  for (const { table } of covered) {
+    for await (const rows of tables.pages(table)) {
+      yield { table, rows };
+      await nextTurn();
+    }
+  }
+}
+
+/** The ciphertext of a row that could be one, or null where it is malformed: no hex, a wrong length, no text. */
+export function ciphertextOf({ encryptedValue, iv, authTag }: EncryptedRow): RowCiphertext | null {
+  if (encryptedValue === null || iv === null || authTag === null) return null;
+  const ciphertext = { encryptedValue, iv, authTag };
+  return rowFormatOf(ciphertext) === null ? null : ciphertext;
+}
+
+/** What a row of `api_keys` is bound to in format 2; null for other tables, whose rows are in format 1 only. */
+export function bindingOf(table: string, { tenantId, name, provider }: EncryptedRow): RowBinding | null {
+  if (table !== apiKeysTable || name === null || provider === null) return null;
+  return { table, tenantId, name, provider };
+}
+
+export function openCoveredRow(keyring: Keyring, table: string, row: EncryptedRow): OpenedRow | null {
+  const ciphertext = ciphertextOf(row);
+  return ciphertext === null ? null : keyring.openRow(bindingOf(table, row), ciphertext, null);
+}
+
+export function openCoveredRowWith(key: MasterKey, table: string, row: EncryptedRow): Buffer | null {
+  const ciphertext = ciphertextOf(row);
+  return ciphertext === null ? null : openRow(key, bindingOf(table, row), ciphertext);
+}
+
+/** Why a row that {@link openCoveredRow} does not open, does not. */
+export function reasonOf(row: EncryptedRow): FailureReason {
+  return ciphertextOf(row) === null ? 'malformed' : 'unknown_key_or_corrupt';
+}

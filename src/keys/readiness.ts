@@ -1,0 +1,106 @@
+/** Says whether this process can serve: the database answers, and the keyring holds the keys that it needs. Never names a passphrase. */
+
+import type { Keyring } from '../crypto/keyring.ts';
+import { ConfigurationError } from '../errors.ts';
+import type { EncryptedTables } from '../store/encrypted-tables.ts';
+import type { MasterKeyStore } from '../store/master-keys.ts';
+import type { RotationStore } from '../store/rotations.ts';
+import { type CoverageSettings, inspectCoverage } from './coverage.ts';
+import { type Survey, survey } from './survey.ts';
+
+/** A survey is repeated once it is older than this, and than so many times what it took: it then costs a hundredth of the time. */
+const surveyMinAgeMs = 5_000;
+const surveyAgeFactor = 100;
+/** How long an answer waits for a survey; a large table's comes with a later answer. */
+const surveyWaitMs = 250;
+
+export interface ReadinessContext {
+  readonly tables: EncryptedTables;
+  readonly coverage: CoverageSettings;
+  readonly masterKeys: MasterKeyStore;
+  readonly rotations: RotationStore;
+  readonly keyring: Keyring;
+}
+
+export class ReadinessCheck {
+  readonly #context: ReadinessContext;
+  #survey: Promise<Survey> | null = null;
+  #lastSurvey: Survey | null = null;
+  #surveyDueAt = 0;
+
+  constructor(context: ReadinessContext) {
+    this.#context = context;
+  }
+
+  /** Answers what an operator should look at. Throws StorageUnavailableError, or ConfigurationError with the reasons. */
+  async assertReady(): Promise<string[]> {
+    const reasons = await this.#missingKeys();
+    const warnings = await this.#warnings();
+    if (reasons.length > 0) throw new ConfigurationError(reasons.join(' '), { reasons, warnings });
+    return warnings;
+  }
+
+  async #missingKeys(): Promise<string[]> {
+    const { masterKeys, rotations, keyring } = this.#context;
+    const activeKeyId = await masterKeys.activeKeyId();
+    if (activeKeyId === null) {
+      return [`No key of the keyring opens a row of the database. It has ${this.#keyringNames()}: check PROVARA_MASTER_KEY.`];
+    }
+    const unfinished = await rotations.findUnfinished();
+    const needed = new Map([[activeKeyId, 'active']]);
+    if (unfinished !== null) {
+      for (const keyId of [unfinished.fromKeyId, unfinished.toKeyId]) if (!needed.has(keyId)) needed.set(keyId, 'being rotated');
+    }
+    const missing = [...needed].filter(([keyId]) => keyring.get(keyId) === undefined);
+    if (missing.length === 0) return [];
+    const passphrases = new Set((await masterKeys.all()).filter(({ isPassphrase }) => isPassphrase).map(({ keyId }) => keyId));
+    return missing.map(([keyId, role]) => {
+      const name = passphrases.has(keyId) ? 'passphrase' : keyId;
+      return `The master key ${name} (${role}) is not in the keyring, which has ${this.#keyringNames()}: check PROVARA_MASTER_KEY.`;
+    });
+  }
+
+  #keyringNames(): string {
+    const names = this.#context.keyring.entries.map(
+      ({ sources, key }) => `${key.isPassphrase ? 'passphrase' : key.id} (${sources.join(', ')})`,
+    );
+    return names.join(', ') || 'no key';
+  }
+
+  async #warnings(): Promise<string[]> {
+    const { missing, uncovered } = await inspectCoverage(this.#context.tables, this.#context.coverage);
+    const latest = await this.#latestSurvey();
+    const warnings = [
+      ...missing.map((table) => `The covered table ${table} does not exist, or lacks the encrypted columns.`),
+      ...uncovered.map(
+        ({ table, rows }) => `The table ${table} holds ${rows} encrypted row(s) and is not covered: no rotation can run.`,
+      ),
+    ];
+    if (latest !== null && latest.rowsFailed > 0) {
+      warnings.push(
+        `${latest.rowsFailed} of ${latest.rowsScanned} row(s) do not open with any key of the keyring: see POST /admin/verify.`,
+      );
+    }
+    return warnings;
+  }
+
+  async #latestSurvey(): Promise<Survey | null> {
+    if (this.#survey === null && Date.now() >= this.#surveyDueAt) this.#survey = this.#runSurvey();
+    if (this.#survey === null) return this.#lastSurvey;
+    const timeout = new Promise<Survey | null>((resolve) => setTimeout(() => resolve(this.#lastSurvey), surveyWaitMs).unref());
+    return Promise.race([this.#survey, timeout]);
+  }
+
+  async #runSurvey(): Promise<Survey> {
+    const startedAt = Date.now();
+    const { tables, coverage, keyring } = this.#context;
+    try {
+      this.#lastSurvey = await survey(tables, coverage, keyring);
+      return this.#lastSurvey;
+    } finally {
+      const tookMs = Date.now() - startedAt;
+      this.#surveyDueAt = Date.now() + Math.max(surveyMinAgeMs, tookMs * surveyAgeFactor);
+      this.#survey = null;
+    }
+  }
+}

@@ -1,0 +1,37 @@
+/** Opens every covered row with the keyring: the one truthful answer to which key holds how many rows. */
+
+import type { Keyring } from '../crypto/keyring.ts';
+import type { EncryptedTables } from '../store/encrypted-tables.ts';
+import { type CoverageSettings, inspectCoverage } from './coverage.ts';
+import { coveredPages, maxListedFailures, openCoveredRow, type RowFailure, reasonOf } from './covered-rows.ts';
+
+export interface Survey {
+  readonly rowsScanned: number;
+  readonly rowsByKeyId: ReadonlyMap<string, number>;
+  readonly rowsFailed: number;
+  /** The first {@link maxListedFailures}. */
+  readonly failures: readonly RowFailure[];
+}
+
+/** Surveys the covered tables that exist. */
+export async function survey(tables: EncryptedTables, settings: CoverageSettings, keyring: Keyring): Promise<Survey> {
+  let rowsScanned = 0;
+  let rowsFailed = 0;
+  const rowsByKeyId = new Map<string, number>();
+  const failures: RowFailure[] = [];
+  const { covered } = await inspectCoverage(tables, settings);
+  for await (const { table, rows } of coveredPages(tables, covered)) {
+    rowsScanned += rows.length;
+    for (const row of rows) {
+      const opened = openCoveredRow(keyring, table, row);
+      if (opened === null) {
+        rowsFailed += 1;
+        if (failures.length < maxListedFailures) failures.push({ table, id: row.id, reason: reasonOf(row) });
+      } else {
+        opened.plaintext.fill(0);
+        rowsByKeyId.set(opened.key.id, (rowsByKeyId.get(opened.key.id) ?? 0) + 1);
+      }
+    }
+  }
+  return { rowsScanned, rowsByKeyId, rowsFailed, failures };
+}

@@ -1,0 +1,73 @@
+/** Says of each row, by opening it, what a rotation has to do with it; and seals it anew. */
+
+import { timingSafeEqual } from 'node:crypto';
+import type { Keyring } from '../crypto/keyring.ts';
+import { openRow, rowFormatOf, sealRow } from '../crypto/row.ts';
+import { bindingOf, ciphertextOf, openCoveredRow, openCoveredRowWith, type RowFailure, reasonOf } from '../keys/covered-rows.ts';
+import { apiKeysTable, type EncryptedRow, type Replacement } from '../store/encrypted-tables.ts';
+import type { RotationPlan } from './plan.ts';
+
+export type RowClass =
+  | { readonly kind: 'skipped' }
+  /** Under the old key, or under the new one in a format that is to be upgraded. */
+  | { readonly kind: 'to_rotate'; readonly isUnderNewKey: boolean; readonly plaintext: Buffer }
+  | { readonly kind: 'rotated' }
+  | { readonly kind: 'failed'; readonly failure: RowFailure };
+
+export class RowClassifier {
+  readonly #plan: RotationPlan;
+  readonly #keyring: Keyring;
+  readonly #skipped: ReadonlySet<string>;
+
+  constructor(plan: RotationPlan, keyring: Keyring) {
+    this.#plan = plan;
+    this.#keyring = keyring;
+    this.#skipped = new Set(plan.skippedRows.map(({ table, id }) => skipKey(table, id)));
+  }
+
+  /** A row to rotate comes with its plaintext, which the caller wipes. */
+  classify(table: string, row: EncryptedRow): RowClass {
+    if (this.#skipped.has(skipKey(table, row.id))) return { kind: 'skipped' };
+    const { from, to } = this.#plan;
+    const underNew = openCoveredRowWith(to, table, row);
+    if (underNew !== null) {
+      if (this.#isUpgraded(table, row)) return { kind: 'to_rotate', isUnderNewKey: true, plaintext: underNew };
+      underNew.fill(0);
+      return { kind: 'rotated' };
+    }
+    const underOld = from === null ? null : openCoveredRowWith(from, table, row);
+    if (underOld !== null) return { kind: 'to_rotate', isUnderNewKey: false, plaintext: underOld };
+    return { kind: 'failed', failure: this.#failure(table, row) };
+  }
+
+  /** Seals a row's plaintext under the new key, opens it again to be sure, and wipes it. */
+  seal(table: string, row: EncryptedRow, plaintext: Buffer): Replacement {
+    const { to, upgradeFormat } = this.#plan;
+    const read = ciphertextOf(row);
+    if (read === null) throw new Error('A malformed row cannot have been opened.');
+    const binding = upgradeFormat || rowFormatOf(read) === 2 ? bindingOf(table, row) : null;
+    const sealed = sealRow(to, binding, plaintext);
+    const reopened = openRow(to, binding, sealed);
+    const isSame = reopened !== null && reopened.length === plaintext.length && timingSafeEqual(reopened, plaintext);
+    reopened?.fill(0);
+    plaintext.fill(0);
+    if (!isSame) throw new Error('A row that was sealed does not open again; nothing of it was written.');
+    return { rowId: row.rowId, read, sealed };
+  }
+
+  #isUpgraded(table: string, row: EncryptedRow): boolean {
+    const ciphertext = ciphertextOf(row);
+    return this.#plan.upgradeFormat && table === apiKeysTable && ciphertext !== null && rowFormatOf(ciphertext) === 1;
+  }
+
+  #failure(table: string, row: EncryptedRow): RowFailure {
+    const opened = openCoveredRow(this.#keyring, table, row);
+    if (opened === null) return { table, id: row.id, reason: reasonOf(row) };
+    opened.plaintext.fill(0);
+    return { table, id: row.id, reason: 'other_key', keyId: opened.key.id };
+  }
+}
+
+function skipKey(table: string, id: string): string {
+  return `${table}:${id}`;
+}

@@ -1,0 +1,37 @@
+/** Keeps a rotation's lease while it runs, and tells it to stop once the lease is lost or the process is to end. */
+
+import { StorageUnavailableError } from '../errors.ts';
+import { type Lease, leaseSeconds, type RotationStore } from '../store/rotations.ts';
+
+const renewalIntervalMs = (leaseSeconds * 1000) / 3;
+
+export class LeaseHolder {
+  readonly lease: Lease;
+  readonly #rotations: RotationStore;
+  readonly #stop: AbortSignal;
+  readonly #timer: NodeJS.Timeout;
+  #isLost = false;
+
+  constructor(rotations: RotationStore, lease: Lease, stop: AbortSignal) {
+    this.#rotations = rotations;
+    this.lease = lease;
+    this.#stop = stop;
+    this.#timer = setInterval(() => void this.#renew(), renewalIntervalMs).unref();
+  }
+
+  /** Throws StorageUnavailableError where the rotation must not go on in this process. */
+  assertHeld(): void {
+    if (this.#stop.aborted) throw new StorageUnavailableError('The vault is stopping: run the rotation again to finish it.');
+    if (this.#isLost) throw new StorageUnavailableError('Another process has taken the rotation over.');
+  }
+
+  stop(): void {
+    clearInterval(this.#timer);
+  }
+
+  /** A renewal that fails is tried again at the next interval; the fence decides whether anything may still be written. */
+  async #renew(): Promise<void> {
+    const isHeld = await this.#rotations.renew(this.lease).catch(() => true);
+    if (!isHeld) this.#isLost = true;
+  }
+}

@@ -1,0 +1,29 @@
+/** The sentences about a rotation that operators and their scripts read, the same over HTTP and on the command line. */
+
+import type { RotationRecord } from '../store/rotations.ts';
+
+export function dryRunMessage(rowsScanned: number, oldKeyName = 'old'): string {
+  return `DRY RUN — scanned ${rowsScanned} row(s). Every row decrypts cleanly with the ${oldKeyName} key.`;
+}
+
+export function rotationMessage({ rowsRotated, rowsScanned }: Pick<RotationRecord, 'rowsRotated' | 'rowsScanned'>): string {
+  return `rotated ${rowsRotated} of ${rowsScanned} row(s).`;
+}
+
+export interface WarningContext {
+  readonly toKeyId: string;
+  readonly rowsSkipped: number;
+  readonly tables: readonly { readonly table: string }[];
+}
+
+/** What stays for the operator to do. */
+export function rotationWarnings({ toKeyId, rowsSkipped, tables }: WarningContext): string[] {
+  const names = tables.map(({ table }) => table).join(', ');
+  const warnings = [
+    `Programs that open rows of ${names} themselves, without the vault, fail once the rows are under ${toKeyId} and until their own PROVARA_MASTER_KEY is that key.`,
+  ];
+  if (rowsSkipped > 0) {
+    warnings.push(`${rowsSkipped} skipped row(s) are still under another key: keep that key in the keyring.`);
+  }
+  return warnings;
+}

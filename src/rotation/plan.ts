@@ -1,0 +1,144 @@
+/** Settles, before anything is read, from which key to which a rotation goes, and which rows it leaves out. */
+
+import type { Keyring, KeyringEntry } from '../crypto/keyring.ts';
+import type { MasterKey } from '../crypto/master-key.ts';
+import { ConfigurationError, RotationInProgressError, ValidationError } from '../errors.ts';
+import type { EncryptedTables } from '../store/encrypted-tables.ts';
+import type { MasterKeyStore } from '../store/master-keys.ts';
+import type { RotationRecord, RotationStore, SkippedRow } from '../store/rotations.ts';
+
+export interface RotationRequest {
+  readonly oldKeyId?: string | undefined;
+  readonly newKeyId?: string | undefined;
+  /** `id` or `table:id`. */
+  readonly skipIds?: readonly string[] | undefined;
+  readonly upgradeFormat?: boolean | undefined;
+  /** Go on although a live replica lacks a key: it will fail to read what the rotation writes. */
+  readonly isForced?: boolean | undefined;
+}
+
+export interface RotationPlan {
+  readonly fromKeyId: string;
+  /** Null on the rerun of a finished rotation whose old key has left the keyring. */
+  readonly from: MasterKey | null;
+  readonly to: MasterKey;
+  readonly skippedRows: readonly SkippedRow[];
+  readonly upgradeFormat: boolean;
+  readonly isForced: boolean;
+  /** The rotation that this takes up again, or null. */
+  readonly unfinished: RotationRecord | null;
+  /** The key that is active while planning; null on a table that the vault has never served. */
+  readonly activeKeyId: string | null;
+}
+
+export interface PlanContext {
+  readonly tables: EncryptedTables;
+  readonly tableNames: readonly string[];
+  /** Null on a database without the vault's tables. */
+  readonly records: { readonly masterKeys: MasterKeyStore; readonly rotations: RotationStore } | null;
+  readonly keyring: Keyring;
+}
+
+/** Throws ValidationError, ConfigurationError, or RotationInProgressError where an unfinished rotation has other keys. */
+export async function planRotation(context: PlanContext, request: RotationRequest): Promise<RotationPlan> {
+  const { records, keyring } = context;
+  const activeKeyId = (await records?.masterKeys.activeKeyId()) ?? null;
+  const unfinished = (await records?.rotations.findUnfinished()) ?? null;
+  const { fromKeyId, toKeyId } =
+    unfinished === null ? await chooseKeys(context, request, activeKeyId) : keysOfUnfinished(unfinished, request);
+  if (fromKeyId === toKeyId) throw new ValidationError('The old and new keys are identical: nothing to rotate.');
+  const from = keyring.get(fromKeyId) ?? null;
+  if (from === null && toKeyId !== activeKeyId) {
+    throw new ConfigurationError(`The old master key ${fromKeyId} is not in the keyring: set it as PROVARA_MASTER_KEY_OLD.`);
+  }
+  return {
+    fromKeyId,
+    from,
+    to: await newKey(context, toKeyId),
+    skippedRows: request.skipIds === undefined ? (unfinished?.skippedRows ?? []) : await resolveSkips(context, request.skipIds),
+    upgradeFormat: request.upgradeFormat ?? unfinished?.upgradeFormat ?? false,
+    isForced: request.isForced ?? false,
+    unfinished,
+    activeKeyId,
+  };
+}
+
+interface KeyChoice {
+  readonly fromKeyId: string;
+  readonly toKeyId: string;
+}
+
+function keysOfUnfinished(unfinished: RotationRecord, { oldKeyId, newKeyId }: RotationRequest): KeyChoice {
+  const { id, fromKeyId, toKeyId } = unfinished;
+  if ((oldKeyId ?? fromKeyId) !== fromKeyId || (newKeyId ?? toKeyId) !== toKeyId) {
+    throw new RotationInProgressError(
+      `Rotation ${id} from ${fromKeyId} to ${toKeyId} is unfinished: finish it by running it again with the same keys.`,
+      { rotation_id: id, from_key_id: fromKeyId, to_key_id: toKeyId },
+    );
+  }
+  return { fromKeyId, toKeyId };
+}
+
+async function chooseKeys(context: PlanContext, request: RotationRequest, activeKeyId: string | null): Promise<KeyChoice> {
+  const { keyring, records } = context;
+  for (const [field, keyId] of Object.entries({ old_key_id: request.oldKeyId, new_key_id: request.newKeyId })) {
+    if (keyId !== undefined && keyring.get(keyId) === undefined) {
+      throw new ValidationError(`${field} ${keyId} is not in the keyring: see GET /admin/master-keys.`);
+    }
+  }
+  const toKeyId = request.newKeyId ?? (await stagedKeyId(context, activeKeyId));
+  if (request.oldKeyId !== undefined) return { fromKeyId: request.oldKeyId, toKeyId };
+  if (activeKeyId === null) throw new ConfigurationError('No key of the keyring opens a row: check PROVARA_MASTER_KEY.');
+  if (toKeyId !== activeKeyId) return { fromKeyId: activeKeyId, toKeyId };
+  const finished = await records?.rotations.findLastCompletedTo(toKeyId);
+  return { fromKeyId: finished?.fromKeyId ?? toKeyId, toKeyId };
+}
+
+/** The staged key, or the active one where that is `PROVARA_MASTER_KEY_NEW` and the call repeats a finished rotation. */
+async function stagedKeyId({ keyring, records }: PlanContext, activeKeyId: string | null): Promise<string> {
+  const known = (await records?.masterKeys.all()) ?? [];
+  const wasActive = new Set(known.filter(({ activatedAt }) => activatedAt !== null).map(({ keyId }) => keyId));
+  const isStaged = ({ key }: KeyringEntry): boolean => !wasActive.has(key.id);
+  const bySource = (name: string): KeyringEntry | undefined => keyring.entries.find(({ sources }) => sources.includes(name));
+  const next = bySource('PROVARA_MASTER_KEY_NEW');
+  const primary = bySource('PROVARA_MASTER_KEY');
+  const staged = [next, primary].find((entry) => entry !== undefined && isStaged(entry));
+  if (staged !== undefined) return staged.key.id;
+  if (next !== undefined && next.key.id === activeKeyId) return activeKeyId;
+  throw new ValidationError(
+    'No new key is staged: set PROVARA_MASTER_KEY_NEW to a fresh key (npm run key:generate) and restart.',
+  );
+}
+
+async function newKey({ keyring, records }: PlanContext, keyId: string): Promise<MasterKey> {
+  const key = keyring.get(keyId);
+  if (key === undefined) {
+    throw new ConfigurationError(`The new master key ${keyId} is not in the keyring: set it as PROVARA_MASTER_KEY_NEW.`);
+  }
+  const known = (await records?.masterKeys.all()) ?? [];
+  const wasActive = known.some((record) => record.keyId === keyId && record.activatedAt !== null);
+  if (key.isPassphrase && !wasActive) {
+    throw new ValidationError('The new master key must be 64 hexadecimal characters: make one with `npm run key:generate`.');
+  }
+  return key;
+}
+
+async function resolveSkips({ tables, tableNames }: PlanContext, skipIds: readonly string[]): Promise<SkippedRow[]> {
+  const resolved: SkippedRow[] = [];
+  for (const skipId of new Set(skipIds)) resolved.push(await resolveSkip(tables, tableNames, skipId));
+  return resolved;
+}
+
+async function resolveSkip(tables: EncryptedTables, tableNames: readonly string[], skipId: string): Promise<SkippedRow> {
+  const [prefix = '', ...rest] = skipId.split(':');
+  if (rest.length > 0 && tableNames.includes(prefix)) {
+    const id = rest.join(':');
+    if ((await tables.tablesWithId([prefix], id)).length > 0) return { table: prefix, id };
+  }
+  const [table, ...others] = await tables.tablesWithId(tableNames, skipId);
+  if (table === undefined) throw new ValidationError(`skip_ids: no covered table has a row ${JSON.stringify(skipId)}.`);
+  if (others.length > 0) {
+    throw new ValidationError(`skip_ids: ${JSON.stringify(skipId)} is in several tables: write it as ${table}:${skipId}.`);
+  }
+  return { table, id: skipId };
+}

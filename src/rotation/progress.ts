@@ -1,0 +1,38 @@
+/** How far a rotation is, for whoever watches it. */
+
+export interface ProgressReport {
+  readonly rowsDone: number;
+  readonly rowsTotal: number;
+  readonly rowsPerSecond: number;
+  /** Of the present phase; null before a rate is known. */
+  readonly secondsLeft: number | null;
+}
+
+export class Progress {
+  #rowsDone = 0;
+  #rowsTotal = 0;
+  #startedAtMs = Date.now();
+
+  /** Begins a phase that goes through so many rows. Where that is unknown, 0. */
+  begin(rowsTotal: number): void {
+    this.#rowsDone = 0;
+    this.#rowsTotal = rowsTotal;
+    this.#startedAtMs = Date.now();
+  }
+
+  advance(rows: number): void {
+    this.#rowsDone += rows;
+  }
+
+  report(): ProgressReport {
+    const elapsedSeconds = Math.max((Date.now() - this.#startedAtMs) / 1000, 0.001);
+    const rowsPerSecond = Math.round(this.#rowsDone / elapsedSeconds);
+    const rowsLeft = Math.max(this.#rowsTotal - this.#rowsDone, 0);
+    return {
+      rowsDone: this.#rowsDone,
+      rowsTotal: this.#rowsTotal,
+      rowsPerSecond,
+      secondsLeft: rowsPerSecond === 0 ? null : Math.ceil(rowsLeft / rowsPerSecond),
+    };
+  }
+}

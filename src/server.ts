@@ -1,0 +1,79 @@
+/** The service: reads the configuration, prepares the database, listens, and stops with the requests in flight finished. */
+
+import type { AddressInfo } from 'node:net';
+import closeWithGrace from 'close-with-grace';
+import { isProduction, readServerConfig, type ServerConfig } from './config.ts';
+import { completeEnvironment, type DevelopmentEnvironment } from './development.ts';
+import { VaultError } from './errors.ts';
+import { buildApp } from './http/app.ts';
+import { createLogger } from './logging.ts';
+import { buildServices } from './services.ts';
+import { SettingsError } from './settings.ts';
+
+const stopTimeoutMs = 25_000;
+
+try {
+  const development = isProduction(process.env) ? null : await completeEnvironment(process.env);
+  const config = readServerConfig(development?.environment ?? process.env);
+  const port = await start(config);
+  if (development !== null) greet(development, config, port);
+} catch (error) {
+  explain(error);
+  process.exit(1);
+}
+
+/** Answers the port it listens on. */
+async function start(config: ServerConfig): Promise<number> {
+  const logger = createLogger(config.logLevel);
+  const services = buildServices(config, logger);
+  await services.prepare();
+  const { tokens, host, port, coverage } = config;
+  const app = await buildApp({ ...services, tokens, encryptedTables: coverage.encryptedTables, logger });
+  closeWithGrace({ delay: stopTimeoutMs, logger: false }, async ({ signal, err }) => {
+    if (err) logger.fatal({ err }, 'stopping after an unexpected error');
+    else logger.info({ signal }, 'stopping: requests in flight are finished first');
+    await app.close();
+    await services.close();
+    logger.info('stopped');
+  });
+  await listen(app, host, port);
+  return (app.server.address() as AddressInfo).port;
+}
+
+/** On a machine without IPv6 the default of production, `::`, falls back to IPv4. */
+async function listen(app: Awaited<ReturnType<typeof buildApp>>, host: string, port: number): Promise<void> {
+  try {
+    await app.listen({ host, port });
+  } catch (error) {
+    const isNoIpv6 = error instanceof Error && 'code' in error && ['EAFNOSUPPORT', 'EADDRNOTAVAIL'].includes(String(error.code));
+    if (host !== '::' || !isNoIpv6) throw error;
+    await app.listen({ host: '0.0.0.0', port });
+  }
+}
+
+/** The tokens themselves are not printed: the command reads them from the file. */
+function greet({ path, added, made }: DevelopmentEnvironment, { host }: ServerConfig, port: number): void {
+  const origin = `http://${host.includes(':') ? `[${host}]` : host}:${port}`;
+  const lines = [`Provara Vault listens on ${origin} (development: NODE_ENV is not production).`];
+  if (made.length > 0) lines.push(`Made ${made.join(', ')}, and kept them in ${path}.`);
+  if (added.includes('VAULT_GATEWAY_TOKENS')) {
+    const token = `$(sed -n 's/^VAULT_GATEWAY_TOKENS=dev://p' '${path}')`;
+    lines.push(
+      'Store a provider key:',
+      `  curl -s ${origin}/v1/api-keys -H "Authorization: Bearer ${token}" -H 'Content-Type: application/json' ` +
+        `-d '{"name":"OPENAI_API_KEY","provider":"openai","value":"sample-provider-key-0001"}'`,
+    );
+  }
+  process.stdout.write(`${lines.join('\n')}\n`);
+}
+
+function explain(error: unknown): void {
+  if (error instanceof SettingsError) {
+    process.stderr.write(`The vault cannot start:\n${error.problems.map((problem) => `  - ${problem}`).join('\n')}\n`);
+  } else if (error instanceof VaultError) {
+    process.stderr.write(`The vault cannot start: ${error.message}\n`);
+  } else {
+    const detail = error instanceof Error ? (error.stack ?? error.message) : String(error);
+    process.stderr.write(`The vault cannot start: ${detail}\n`);
+  }
+}

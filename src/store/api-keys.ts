@@ -1,0 +1,156 @@
+/** The statements on `api_keys`. A store is conditional on the active key id, so that a writer with an outdated key writes nothing. */
+
+import { type Database, integer, integerOrNull, type Row, text, textOrNull } from './database.ts';
+
+export interface ApiKeyRow {
+  readonly id: string;
+  readonly tenantId: string | null;
+  readonly name: string;
+  readonly provider: string;
+  readonly encryptedValue: string;
+  readonly iv: string;
+  readonly authTag: string;
+  /** Null where nobody knows, or where the ciphertext has been replaced since. */
+  readonly keyIdHint: string | null;
+  /** Unix seconds, as all times here. */
+  readonly createdAt: number;
+  readonly updatedAt: number;
+  readonly lastUsedAt: number | null;
+}
+
+export interface SealedApiKey {
+  readonly tenantId: string | null;
+  readonly name: string;
+  readonly provider: string;
+  readonly encryptedValue: string;
+  readonly iv: string;
+  readonly authTag: string;
+  /** The key that sealed it; the write happens only while this key is active. */
+  readonly keyId: string;
+}
+
+export interface StoredApiKey {
+  readonly row: ApiKeyRow;
+  /** False where the row is new. */
+  readonly replaced: boolean;
+}
+
+export interface TenantCount {
+  readonly tenantId: string | null;
+  readonly keys: number;
+}
+
+export interface PageRequest {
+  readonly limit: number;
+  /** The last id of the page before, or null for the first page. */
+  readonly after: string | null;
+}
+
+const columns = `id, tenant_id, name, provider, encrypted_value, iv, auth_tag,
+  CASE WHEN key_id_tag = auth_tag THEN key_id END AS key_id, created_at, updated_at, last_used_at`;
+
+/** Of several rows of one tenant and name, the one that counts. */
+const newestFirst = 'updated_at DESC, created_at DESC, rowid DESC';
+const newestOfName = `SELECT rowid FROM api_keys WHERE tenant_id IS ? AND name = ? ORDER BY ${newestFirst} LIMIT 1`;
+const isActive = 'EXISTS (SELECT 1 FROM vault_active_key WHERE key_id = ?)';
+
+export class ApiKeyStore {
+  readonly #database: Database;
+
+  constructor(database: Database) {
+    this.#database = database;
+  }
+
+  /** The row that the name stands for: the newest where there are several. */
+  async findByName(tenantId: string | null, name: string): Promise<ApiKeyRow | null> {
+    const sql = `SELECT ${columns} FROM api_keys WHERE tenant_id IS ? AND name = ? ORDER BY ${newestFirst} LIMIT 1`;
+    const [row] = await this.#database.read(sql, [tenantId, name]);
+    return row === undefined ? null : toApiKeyRow(row);
+  }
+
+  async findById(tenantId: string | null, id: string): Promise<ApiKeyRow | null> {
+    const [row] = await this.#database.read(`SELECT ${columns} FROM api_keys WHERE id = ? AND tenant_id IS ?`, [id, tenantId]);
+    return row === undefined ? null : toApiKeyRow(row);
+  }
+
+  /** All rows of a tenant in the order of their ids, several of one name included. */
+  async list(tenantId: string | null, provider: string | null, page: PageRequest): Promise<ApiKeyRow[]> {
+    const sql = `SELECT ${columns} FROM api_keys
+      WHERE tenant_id IS ? AND (? IS NULL OR provider = ?) AND (? IS NULL OR id > ?) ORDER BY id LIMIT ?`;
+    const rows = await this.#database.read(sql, [tenantId, provider, provider, page.after, page.after, page.limit]);
+    return rows.map(toApiKeyRow);
+  }
+
+  /** As {@link list}, but of several rows of one name only the newest. */
+  async listNewest(tenantId: string | null, page: PageRequest): Promise<ApiKeyRow[]> {
+    const sql = `SELECT ${columns} FROM api_keys AS outer_row
+      WHERE tenant_id IS ? AND (? IS NULL OR id > ?) AND rowid = (
+        SELECT rowid FROM api_keys WHERE tenant_id IS outer_row.tenant_id AND name = outer_row.name
+        ORDER BY ${newestFirst} LIMIT 1)
+      ORDER BY id LIMIT ?`;
+    const rows = await this.#database.read(sql, [tenantId, page.after, page.after, page.limit]);
+    return rows.map(toApiKeyRow);
+  }
+
+  /** Tenants with how many rows each has, the null tenant first. `after`: the last tenant of the page before. */
+  async tenants(limit: number, after: { readonly tenantId: string | null } | null): Promise<TenantCount[]> {
+    const sql = `SELECT tenant_id, count(*) AS keys FROM api_keys
+      WHERE ? = 0 OR tenant_id > coalesce(?, '') OR (? IS NULL AND tenant_id = '')
+      GROUP BY tenant_id ORDER BY tenant_id LIMIT ?`;
+    const tenantId = after?.tenantId ?? null;
+    const rows = await this.#database.read(sql, [after === null ? 0 : 1, tenantId, tenantId, limit]);
+    return rows.map((row) => ({ tenantId: textOrNull(row, 'tenant_id'), keys: integer(row, 'keys') }));
+  }
+
+  /**
+   * Replaces the row that the name stands for, or inserts one under `newId`. Answers null, having written nothing, where
+   * the key that sealed it is no longer the active one.
+   */
+  async put(sealed: SealedApiKey, newId: string, now: number): Promise<StoredApiKey | null> {
+    const { tenantId, name, provider, encryptedValue, iv, authTag, keyId } = sealed;
+    const [replaced, inserted] = await this.#database.write([
+      {
+        sql: `UPDATE api_keys SET provider = ?, encrypted_value = ?, iv = ?, auth_tag = ?, key_id = ?, key_id_tag = ?, updated_at = ?
+              WHERE rowid = (${newestOfName}) AND ${isActive} RETURNING ${columns}`,
+        args: [provider, encryptedValue, iv, authTag, keyId, authTag, now, tenantId, name, keyId],
+      },
+      {
+        sql: `INSERT INTO api_keys
+                (id, tenant_id, name, provider, encrypted_value, iv, auth_tag, key_id, key_id_tag, created_at, updated_at)
+              SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?
+              WHERE NOT EXISTS (SELECT 1 FROM api_keys WHERE tenant_id IS ? AND name = ?) AND ${isActive} RETURNING ${columns}`,
+        args: [newId, tenantId, name, provider, encryptedValue, iv, authTag, keyId, authTag, now, now, tenantId, name, keyId],
+      },
+    ]);
+    const row = replaced?.rows[0] ?? inserted?.rows[0];
+    return row === undefined ? null : { row: toApiKeyRow(row), replaced: replaced?.rows.length === 1 };
+  }
+
+  /** False where there is no such row of that tenant. */
+  async delete(tenantId: string | null, id: string): Promise<boolean> {
+    return (await this.#database.writeOne('DELETE FROM api_keys WHERE id = ? AND tenant_id IS ?', [id, tenantId])) === 1;
+  }
+
+  /** Notes when rows were last used, and changes nothing else of them; an older time never replaces a newer one. */
+  async noteUse(usedAt: ReadonlyMap<string, number>): Promise<void> {
+    const sql = `UPDATE api_keys SET last_used_at = max(coalesce(last_used_at, 0), used.value->>1)
+      FROM json_each(?) AS used WHERE api_keys.id = used.value->>0`;
+    await this.#database.writeOne(sql, [JSON.stringify([...usedAt])]);
+  }
+}
+
+function toApiKeyRow(row: Row): ApiKeyRow {
+  return {
+    id: text(row, 'id'),
+    tenantId: textOrNull(row, 'tenant_id'),
+    name: text(row, 'name'),
+    provider: text(row, 'provider'),
+    encryptedValue: text(row, 'encrypted_value'),
+    iv: text(row, 'iv'),
+    authTag: text(row, 'auth_tag'),
+    keyIdHint: textOrNull(row, 'key_id'),
+    createdAt: integer(row, 'created_at'),
+    updatedAt: integer(row, 'updated_at'),
+    lastUsedAt: integerOrNull(row, 'last_used_at'),
+  };
+}

@@ -1,0 +1,168 @@
+/**
+ * The tables that hold ciphertext in the gateway's three columns: reading them page by page, and replacing a
+ * ciphertext only where it still is what was read.
+ */
+
+import { ConfigurationError } from '../errors.ts';
+import { type Database, guard, integer, type Row, type Statement, text } from './database.ts';
+
+/** The one table whose rows the vault itself writes, in format 2 and with a key id. */
+export const apiKeysTable = 'api_keys';
+
+const ciphertextColumns = ['encrypted_value', 'iv', 'auth_tag'] as const;
+const pageRows = 500;
+/** Hex characters of ciphertext after which a page ends, so that a page of large rows fits into memory and an answer. */
+const pageCharacters = 2_000_000;
+
+/** A row as it was read. Columns that are not text, which a damaged row may have, are null. */
+export interface EncryptedRow {
+  readonly rowId: number;
+  /** For messages: the id column, or the row id where the table has none. */
+  readonly id: string;
+  /** Of `api_keys` alone, otherwise null. */
+  readonly tenantId: string | null;
+  readonly name: string | null;
+  readonly provider: string | null;
+  readonly encryptedValue: string | null;
+  readonly iv: string | null;
+  readonly authTag: string | null;
+}
+
+/** A new ciphertext for a row, to be written only over the one that was read. */
+export interface Replacement {
+  readonly rowId: number;
+  readonly read: CiphertextColumns;
+  readonly sealed: CiphertextColumns;
+}
+
+export interface CiphertextColumns {
+  readonly encryptedValue: string;
+  readonly iv: string;
+  readonly authTag: string;
+}
+
+export interface TableCount {
+  readonly table: string;
+  readonly rows: number;
+}
+
+export class EncryptedTables {
+  readonly #database: Database;
+
+  constructor(database: Database) {
+    this.#database = database;
+  }
+
+  /** Every table with the three columns, with how many rows it holds. */
+  async discover(): Promise<TableCount[]> {
+    const sql = `SELECT m.name FROM sqlite_schema AS m JOIN pragma_table_info(m.name) AS c
+      WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND c.name IN ('encrypted_value', 'iv', 'auth_tag')
+      GROUP BY m.name HAVING count(*) = 3 ORDER BY m.name`;
+    const names = (await this.#database.read(sql)).map((row) => text(row, 'name'));
+    return Promise.all(names.map(async (table) => ({ table, rows: await this.#count(table) })));
+  }
+
+  /** All rows in the order of their row ids. What is inserted behind the reader's place meanwhile is not seen. */
+  async *pages(table: string): AsyncGenerator<EncryptedRow[]> {
+    const sql = await this.#pageStatement(table);
+    for (let after = Number.MIN_SAFE_INTEGER; ; ) {
+      const rows = (await this.#database.read(sql, [after, pageRows, pageCharacters])).map(toEncryptedRow);
+      const last = rows.at(-1);
+      if (last === undefined) return;
+      yield rows;
+      after = last.rowId;
+    }
+  }
+
+  /** The tables of these that hold a row with that id. */
+  async tablesWithId(tables: readonly string[], id: string): Promise<string[]> {
+    const holding: string[] = [];
+    for (const table of tables) {
+      const column = (await this.#columns(table)).has('id') ? 'id' : 'rowid';
+      const rows = await this.#database.read(`SELECT 1 FROM ${quote(table)} WHERE CAST(${column} AS text) = ? LIMIT 1`, [id]);
+      if (rows.length > 0) holding.push(table);
+    }
+    return holding;
+  }
+
+  async #count(table: string): Promise<number> {
+    const [row] = await this.#database.read(`SELECT count(*) AS rows FROM ${quote(table)}`);
+    return row === undefined ? 0 : integer(row, 'rows');
+  }
+
+  async #columns(table: string): Promise<Set<string>> {
+    const rows = await this.#database.read('SELECT name FROM pragma_table_info(?)', [table]);
+    return new Set(rows.map((row) => text(row, 'name')));
+  }
+
+  async #pageStatement(table: string): Promise<string> {
+    const columns = await this.#columns(table);
+    const owned = table === apiKeysTable ? ['tenant_id', 'name', 'provider'] : [];
+    const missing = [...ciphertextColumns, ...owned].filter((column) => !columns.has(column));
+    if (columns.size === 0) throw new ConfigurationError(`The database has no table ${table}, which the vault is told to cover.`);
+    if (missing.length > 0) throw new ConfigurationError(`The table ${table} has no column ${missing.join(', ')}.`);
+    const binding = owned.length > 0 ? owned.join(', ') : 'NULL AS tenant_id, NULL AS name, NULL AS provider';
+    const id = columns.has('id') ? 'coalesce(CAST(id AS text), CAST(rowid AS text))' : 'CAST(rowid AS text)';
+    return `SELECT * FROM (
+        SELECT row_id, id, tenant_id, name, provider, encrypted_value, iv, auth_tag,
+          sum(length(encrypted_value)) OVER (ORDER BY row_id) - length(encrypted_value) AS characters_before
+        FROM (SELECT rowid AS row_id, ${id} AS id, ${binding}, encrypted_value, iv, auth_tag
+              FROM ${quote(table)} WHERE rowid > ? ORDER BY rowid LIMIT ?))
+      WHERE coalesce(characters_before, 0) < ? ORDER BY row_id`;
+  }
+}
+
+/**
+ * Replaces ciphertexts by compare-and-swap: the statement changes as many rows as still hold what was read. Of `api_keys`
+ * it records the key id too; other tables are other programs', and keep their columns.
+ */
+export function replaceStatement(table: string, keyId: string, replacements: readonly Replacement[]): Statement {
+  const recordKeyId = table === apiKeysTable ? ', key_id = ?, key_id_tag = r.value->>6' : '';
+  const sql = `UPDATE ${quote(table)} SET encrypted_value = r.value->>4, iv = r.value->>5, auth_tag = r.value->>6${recordKeyId}
+    FROM json_each(?) AS r WHERE ${quote(table)}.rowid = r.value->>0
+      AND ${quote(table)}.encrypted_value = r.value->>1 AND ${quote(table)}.iv = r.value->>2 AND ${quote(table)}.auth_tag = r.value->>3`;
+  const json = JSON.stringify(
+    replacements.map(({ rowId, read, sealed }) => [
+      rowId,
+      ...[read.encryptedValue, read.iv, read.authTag],
+      ...[sealed.encryptedValue, sealed.iv, sealed.authTag],
+    ]),
+  );
+  return { sql, args: table === apiKeysTable ? [keyId, json] : [json] };
+}
+
+/** The guard that fails once a table is not exactly what the batch's author believes. */
+export const tableStateGuard = 'table_state';
+
+/** A row that the table must hold, and its tag; null: whatever its tag. */
+export type ExpectedRow = readonly [rowId: number, authTag: string | null];
+
+/** Fails the batch unless the table holds exactly these rows. */
+export function tableStateStatement(table: string, rows: readonly ExpectedRow[]): Statement {
+  const condition = `(SELECT count(*) FROM json_each(?) AS expected CROSS JOIN ${quote(table)} AS t
+      ON t.rowid = expected.value->>0 AND coalesce(t.auth_tag = expected.value->>1, 1)) = ?
+    AND (SELECT count(*) FROM ${quote(table)}) = ?`;
+  return guard(tableStateGuard, condition, [JSON.stringify(rows), rows.length, rows.length]);
+}
+
+function quote(identifier: string): string {
+  return `"${identifier.replaceAll('"', '""')}"`;
+}
+
+function toEncryptedRow(row: Row): EncryptedRow {
+  return {
+    rowId: integer(row, 'row_id'),
+    id: text(row, 'id'),
+    tenantId: textColumn(row, 'tenant_id'),
+    name: textColumn(row, 'name'),
+    provider: textColumn(row, 'provider'),
+    encryptedValue: textColumn(row, 'encrypted_value'),
+    iv: textColumn(row, 'iv'),
+    authTag: textColumn(row, 'auth_tag'),
+  };
+}
+
+function textColumn(row: Row, column: string): string | null {
+  const value = row[column];
+  return typeof value === 'string' ? value : null;
+}

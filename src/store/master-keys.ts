@@ -1,0 +1,93 @@
+/** What the database knows of master keys: which one seals, and which ones ever did. Only key ids, never a key. */
+
+import { type Database, guard, integer, integerOrNull, type Statement, text } from './database.ts';
+
+export interface MasterKeyRecord {
+  readonly keyId: string;
+  readonly isPassphrase: boolean;
+  /** Unix seconds, as all times of the store. */
+  readonly firstSeenAt: number;
+  /** When it first became the active key, or null where it never was. */
+  readonly activatedAt: number | null;
+  readonly statelessLastUsedAt: number | null;
+}
+
+export interface MasterKeyName {
+  readonly keyId: string;
+  readonly isPassphrase: boolean;
+}
+
+/** The guard that fails once another key than the expected one has become active. */
+export const activeKeyGuard = 'active_key';
+
+export class MasterKeyStore {
+  readonly #database: Database;
+
+  constructor(database: Database) {
+    this.#database = database;
+  }
+
+  /** Null on a table that the vault has never served. */
+  async activeKeyId(): Promise<string | null> {
+    const [row] = await this.#database.read('SELECT key_id FROM vault_active_key');
+    return row === undefined ? null : text(row, 'key_id');
+  }
+
+  async all(): Promise<MasterKeyRecord[]> {
+    const rows = await this.#database.read('SELECT * FROM vault_master_keys ORDER BY first_seen_at, rowid');
+    return rows.map((row) => ({
+      keyId: text(row, 'key_id'),
+      isPassphrase: integer(row, 'is_passphrase') === 1,
+      firstSeenAt: integer(row, 'first_seen_at'),
+      activatedAt: integerOrNull(row, 'activated_at'),
+      statelessLastUsedAt: integerOrNull(row, 'stateless_last_used_at'),
+    }));
+  }
+
+  /** Records keys that this keyring holds; those known already stay as they are. */
+  async register(keys: readonly MasterKeyName[]): Promise<void> {
+    if (keys.length > 0) await this.#database.write(keys.map(registerStatement));
+  }
+
+  /** Makes a key the active one of a database that has none; one that has keeps its own. */
+  async adopt(key: MasterKeyName): Promise<void> {
+    await this.#database.write([
+      registerStatement(key),
+      { sql: 'INSERT OR IGNORE INTO vault_active_key (one, key_id) VALUES (1, ?)', args: [key.keyId] },
+      {
+        sql: `UPDATE vault_master_keys SET activated_at = unixepoch()
+              WHERE key_id = (SELECT key_id FROM vault_active_key) AND activated_at IS NULL`,
+      },
+    ]);
+  }
+
+  /** Notes that stateless calls used these keys; an older time never replaces a newer one. */
+  async noteStatelessUse(usedAt: ReadonlyMap<string, number>): Promise<void> {
+    await this.#database.write(
+      [...usedAt].map(([keyId, time]) => ({
+        sql: 'UPDATE vault_master_keys SET stateless_last_used_at = max(coalesce(stateless_last_used_at, 0), ?) WHERE key_id = ?',
+        args: [time, keyId],
+      })),
+    );
+  }
+}
+
+/** Statements for a batch that makes `to` the active key, and that fails unless `expected` or `to` is active. */
+export function activateStatements(expected: string, to: MasterKeyName): Statement[] {
+  return [
+    guard(activeKeyGuard, 'EXISTS (SELECT 1 FROM vault_active_key WHERE key_id IN (?, ?))', [expected, to.keyId]),
+    registerStatement(to),
+    { sql: 'UPDATE vault_active_key SET key_id = ? WHERE one = 1', args: [to.keyId] },
+    {
+      sql: 'UPDATE vault_master_keys SET activated_at = coalesce(activated_at, unixepoch()) WHERE key_id = ?',
+      args: [to.keyId],
+    },
+  ];
+}
+
+function registerStatement({ keyId, isPassphrase }: MasterKeyName): Statement {
+  return {
+    sql: 'INSERT OR IGNORE INTO vault_master_keys (key_id, is_passphrase, first_seen_at) VALUES (?, ?, unixepoch())',
+    args: [keyId, isPassphrase ? 1 : 0],
+  };
+}

@@ -1,0 +1,92 @@
+/** Brings any database to the schema the vault needs, by adding only: the gateway's own statements go on working on the result. */
+
+import type { Database, Statement } from './database.ts';
+import { text } from './database.ts';
+
+/** The table as the gateway creates it, for a database that has none yet. */
+const gatewayTable = `CREATE TABLE IF NOT EXISTS api_keys (
+  id text PRIMARY KEY NOT NULL, name text NOT NULL, provider text NOT NULL,
+  encrypted_value text NOT NULL, iv text NOT NULL, auth_tag text NOT NULL,
+  tenant_id text, created_at integer NOT NULL, updated_at integer NOT NULL)`;
+
+/**
+ * `key_id` is a hint, and only while `key_id_tag` equals `auth_tag`: a writer that knows neither column leaves them as
+ * they were, and the new tag then shows that the hint is stale.
+ */
+const addedColumns: Readonly<Record<string, string>> = {
+  key_id: 'text',
+  key_id_tag: 'text',
+  last_used_at: 'integer',
+};
+
+const nameIndex = 'CREATE INDEX IF NOT EXISTS vault_api_keys_tenant_id_name ON api_keys (tenant_id, name)';
+
+/** Forward only: a statement that has shipped is never edited, the next one is appended. */
+const migrations: readonly (readonly string[])[] = [
+  [
+    'CREATE TABLE vault_assertions (failed integer CHECK (failed IS NULL))',
+    `CREATE TABLE vault_master_keys (
+      key_id text PRIMARY KEY NOT NULL, is_passphrase integer NOT NULL, first_seen_at integer NOT NULL,
+      activated_at integer, stateless_last_used_at integer)`,
+    `CREATE TABLE vault_active_key (
+      one integer PRIMARY KEY CHECK (one = 1), key_id text NOT NULL REFERENCES vault_master_keys (key_id))`,
+    `CREATE TABLE vault_rotations (
+      id text PRIMARY KEY NOT NULL, state text NOT NULL, from_key_id text NOT NULL, to_key_id text NOT NULL,
+      upgrade_format integer NOT NULL, forced integer NOT NULL, skipped_rows text NOT NULL, rows_scanned integer NOT NULL DEFAULT 0,
+      rows_rotated integer NOT NULL DEFAULT 0, rows_already_rotated integer NOT NULL DEFAULT 0,
+      rows_skipped integer NOT NULL DEFAULT 0, rows_verified integer NOT NULL DEFAULT 0,
+      error text, started_at integer NOT NULL, finished_at integer)`,
+    `CREATE TABLE vault_rotation_lease (
+      one integer PRIMARY KEY CHECK (one = 1), rotation_id text, owner text, fence integer NOT NULL, expires_at integer NOT NULL)`,
+    'CREATE TABLE vault_replicas (id text PRIMARY KEY NOT NULL, host text NOT NULL, key_ids text NOT NULL, seen_at integer NOT NULL)',
+    'INSERT INTO vault_rotation_lease (one, fence, expires_at) VALUES (1, 0, 0)',
+  ],
+];
+
+const maxAttempts = 5;
+
+/** Runs whatever is missing. Several processes may do so at once: the one that comes second finds the work done and looks again. */
+export async function migrate(database: Database): Promise<void> {
+  for (let attempt = 1; ; attempt += 1) {
+    try {
+      await migrateOnce(database);
+      return;
+    } catch (error) {
+      const isRace = /duplicate column|already exists|UNIQUE constraint/i.test(String(error));
+      if (!isRace || attempt === maxAttempts) throw error;
+    }
+  }
+}
+
+/** Whether the vault has ever served this database. Changes nothing. */
+export async function isMigrated(database: Database): Promise<boolean> {
+  const rows = await database.read("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'vault_active_key'");
+  return rows.length > 0;
+}
+
+async function migrateOnce(database: Database): Promise<void> {
+  await database.write([
+    { sql: gatewayTable },
+    { sql: 'CREATE TABLE IF NOT EXISTS vault_migrations (version integer PRIMARY KEY NOT NULL, applied_at integer NOT NULL)' },
+  ]);
+  await restoreColumns(database);
+  const applied = (await database.read('SELECT version FROM vault_migrations')).length;
+  for (const [index, statements] of migrations.entries()) {
+    if (index >= applied) await database.write(asBatch(index + 1, statements));
+  }
+}
+
+/** Adds the vault's columns where the gateway's own migrations have recreated the table without them. */
+export async function restoreColumns(database: Database): Promise<void> {
+  const present = new Set(
+    (await database.read("SELECT name FROM pragma_table_info('api_keys')")).map((row) => text(row, 'name')),
+  );
+  const missing = Object.entries(addedColumns).filter(([name]) => !present.has(name));
+  const statements = missing.map(([name, type]) => ({ sql: `ALTER TABLE api_keys ADD COLUMN ${name} ${type}` }));
+  await database.write([...statements, { sql: nameIndex }]);
+}
+
+function asBatch(version: number, statements: readonly string[]): Statement[] {
+  const record = { sql: 'INSERT INTO vault_migrations (version, applied_at) VALUES (?, unixepoch())', args: [version] };
+  return [record, ...statements.map((sql) => ({ sql }))];
+}

@@ -1,0 +1,57 @@
+/** Which service processes live, and which master keys each holds. The database's clock says who lives. */
+
+import { type Database, guard, type Statement, text } from './database.ts';
+
+/** Seconds after which a replica that has not been heard of counts as gone. */
+const liveSeconds = 15;
+const forgottenSeconds = 3_600;
+
+export interface Replica {
+  readonly id: string;
+  readonly host: string;
+  readonly keyIds: readonly string[];
+}
+
+/** The guard that fails while a live replica lacks a key. */
+export const replicaKeysGuard = 'replica_keys';
+
+export class ReplicaStore {
+  readonly #database: Database;
+
+  constructor(database: Database) {
+    this.#database = database;
+  }
+
+  async live(): Promise<Replica[]> {
+    const sql = `SELECT id, host, key_ids FROM vault_replicas WHERE seen_at > unixepoch() - ${liveSeconds} ORDER BY host, id`;
+    const rows = await this.#database.read(sql);
+    return rows.map((row) => ({
+      id: text(row, 'id'),
+      host: text(row, 'host'),
+      keyIds: JSON.parse(text(row, 'key_ids')) as string[],
+    }));
+  }
+
+  /** Says that the replica lives, and forgets those that have long gone without a word. */
+  async beat({ id, host, keyIds }: Replica): Promise<void> {
+    await this.#database.write([
+      {
+        sql: `INSERT INTO vault_replicas (id, host, key_ids, seen_at) VALUES (?, ?, ?, unixepoch())
+              ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at, key_ids = excluded.key_ids`,
+        args: [id, host, JSON.stringify(keyIds)],
+      },
+      { sql: `DELETE FROM vault_replicas WHERE seen_at < unixepoch() - ${forgottenSeconds}` },
+    ]);
+  }
+
+  async remove(id: string): Promise<void> {
+    await this.#database.writeOne('DELETE FROM vault_replicas WHERE id = ?', [id]);
+  }
+}
+
+/** Fails the batch unless every live replica holds all of these keys. */
+export function replicaKeysStatement(keyIds: readonly string[]): Statement {
+  const holdsAll = keyIds.map(() => 'instr(key_ids, ?) > 0').join(' AND ');
+  const condition = `NOT EXISTS (SELECT 1 FROM vault_replicas WHERE seen_at > unixepoch() - ${liveSeconds} AND NOT (${holdsAll}))`;
+  return guard(replicaKeysGuard, condition, [...keyIds]);
+}

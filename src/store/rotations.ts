@@ -1,0 +1,188 @@
+/** The record of every rotation, and the lease that lets one owner at a time run one. The database's clock times the lease. */
+
+import { type Database, guard, integer, integerOrNull, type Row, type Statement, text, textOrNull } from './database.ts';
+
+export type RotationState =
+  | 'gating'
+  | 'writing'
+  | 'verifying'
+  | 'completed'
+  | 'cancelled'
+  | 'failed'
+  | 'interrupted'
+  | 'verify_failed';
+
+/** A row that a rotation leaves out. */
+export interface SkippedRow {
+  readonly table: string;
+  readonly id: string;
+}
+
+export interface RotationCounts {
+  readonly rowsScanned: number;
+  readonly rowsRotated: number;
+  readonly rowsAlreadyRotated: number;
+  readonly rowsSkipped: number;
+  readonly rowsVerified: number;
+}
+
+export interface RotationRecord extends RotationCounts {
+  readonly id: string;
+  readonly state: RotationState;
+  readonly fromKeyId: string;
+  readonly toKeyId: string;
+  readonly upgradeFormat: boolean;
+  /** Begun although a live replica lacked a key. */
+  readonly isForced: boolean;
+  readonly skippedRows: readonly SkippedRow[];
+  /** Why it did not complete, or null. */
+  readonly error: string | null;
+  /** Unix seconds. */
+  readonly startedAt: number;
+  readonly finishedAt: number | null;
+}
+
+export type NewRotation = Pick<RotationRecord, 'id' | 'fromKeyId' | 'toKeyId' | 'upgradeFormat' | 'isForced' | 'skippedRows'>;
+
+/** Held by one process for one rotation. Every takeover raises the fence, so that an earlier owner can be told apart. */
+export interface Lease {
+  readonly rotationId: string;
+  readonly owner: string;
+  readonly fence: number;
+}
+
+export interface RotationUpdate extends Partial<RotationCounts> {
+  readonly state: RotationState;
+  readonly error?: string | null;
+}
+
+/** Seconds without renewal after which another owner may take the lease. */
+export const leaseSeconds = 15;
+
+/** The guard that fails once the lease belongs to somebody else. */
+export const fenceGuard = 'rotation_fence';
+
+const finalStates = "'completed', 'cancelled', 'failed'";
+
+export class RotationStore {
+  readonly #database: Database;
+
+  constructor(database: Database) {
+    this.#database = database;
+  }
+
+  async find(id: string): Promise<RotationRecord | null> {
+    return this.#one('WHERE id = ?', [id]);
+  }
+
+  /** The one that was begun and has not ended, or null. */
+  async findUnfinished(): Promise<RotationRecord | null> {
+    return this.#one(`WHERE state NOT IN (${finalStates}) ORDER BY started_at DESC, rowid DESC`);
+  }
+
+  async findLastFinished(): Promise<RotationRecord | null> {
+    return this.#one(`WHERE state IN (${finalStates}) ORDER BY finished_at DESC, rowid DESC`);
+  }
+
+  /** The last one that made this key the active one, or null. */
+  async findLastCompletedTo(keyId: string): Promise<RotationRecord | null> {
+    return this.#one("WHERE state = 'completed' AND to_key_id = ? ORDER BY finished_at DESC, rowid DESC", [keyId]);
+  }
+
+  /** The id of the rotation whose lease is held and has not expired, or null. */
+  async findRunningId(): Promise<string | null> {
+    const [row] = await this.#database.read('SELECT rotation_id FROM vault_rotation_lease WHERE expires_at > unixepoch()');
+    return row === undefined ? null : textOrNull(row, 'rotation_id');
+  }
+
+  /**
+   * Takes the lease and records the rotation, or takes up the unfinished one of that id again, in one step. Null where
+   * another owner holds the lease or another rotation is unfinished.
+   */
+  async begin(rotation: NewRotation, owner: string): Promise<Lease | null> {
+    const { id, fromKeyId, toKeyId, upgradeFormat, isForced, skippedRows } = rotation;
+    const otherUnfinished = `SELECT 1 FROM vault_rotations WHERE state NOT IN (${finalStates}) AND id <> ?`;
+    const [lease] = await this.#database.write([
+      {
+        sql: `UPDATE vault_rotation_lease SET rotation_id = ?, owner = ?, fence = fence + 1, expires_at = unixepoch() + ${leaseSeconds}
+              WHERE expires_at <= unixepoch() AND NOT EXISTS (${otherUnfinished})`,
+        args: [id, owner, id],
+      },
+      {
+        sql: `INSERT INTO vault_rotations (id, state, from_key_id, to_key_id, upgrade_format, forced, skipped_rows, started_at)
+              SELECT ?, 'gating', ?, ?, ?, ?, ?, unixepoch() FROM vault_rotation_lease WHERE owner = ?
+              ON CONFLICT (id) DO UPDATE SET state = 'gating', error = NULL, finished_at = NULL, forced = excluded.forced,
+                upgrade_format = excluded.upgrade_format, skipped_rows = excluded.skipped_rows`,
+        args: [id, fromKeyId, toKeyId, upgradeFormat ? 1 : 0, isForced ? 1 : 0, JSON.stringify(skippedRows), owner],
+      },
+    ]);
+    if (lease?.changed !== 1) return null;
+    const [row] = await this.#database.read('SELECT fence FROM vault_rotation_lease WHERE owner = ?', [owner]);
+    return row === undefined ? null : { rotationId: id, owner, fence: integer(row, 'fence') };
+  }
+
+  /** Keeps the lease for another {@link leaseSeconds}. False once it belongs to somebody else. */
+  async renew({ owner, fence }: Lease): Promise<boolean> {
+    const sql = `UPDATE vault_rotation_lease SET expires_at = unixepoch() + ${leaseSeconds} WHERE owner = ? AND fence = ?`;
+    return (await this.#database.writeOne(sql, [owner, fence])) === 1;
+  }
+
+  /** Writes the rotation's statements together with its new state, and answers how many rows each changed. All of it fails where the lease has been lost. */
+  async advance(lease: Lease, update: RotationUpdate, statements: readonly Statement[] = []): Promise<number[]> {
+    const written = await this.#database.write([fenceStatement(lease), ...statements, updateStatement(lease.rotationId, update)]);
+    return written.slice(1, -1).map(({ changed }) => changed);
+  }
+
+  /** Records the end of the rotation, or of this attempt at it, and gives the lease back. */
+  async finish(lease: Lease, update: RotationUpdate): Promise<void> {
+    await this.#database.write([
+      fenceStatement(lease),
+      updateStatement(lease.rotationId, update),
+      { sql: 'UPDATE vault_rotations SET finished_at = unixepoch() WHERE id = ?', args: [lease.rotationId] },
+      {
+        sql: 'UPDATE vault_rotation_lease SET rotation_id = NULL, owner = NULL, expires_at = 0 WHERE owner = ?',
+        args: [lease.owner],
+      },
+    ]);
+  }
+
+  async #one(clause: string, args: string[] = []): Promise<RotationRecord | null> {
+    const [row] = await this.#database.read(`SELECT * FROM vault_rotations ${clause} LIMIT 1`, args);
+    return row === undefined ? null : toRotationRecord(row);
+  }
+}
+
+function fenceStatement({ owner, fence }: Lease): Statement {
+  return guard(fenceGuard, 'EXISTS (SELECT 1 FROM vault_rotation_lease WHERE owner = ? AND fence = ?)', [owner, fence]);
+}
+
+/** Counts that the update leaves out stay as they are. */
+function updateStatement(id: string, update: RotationUpdate): Statement {
+  const sql = `UPDATE vault_rotations SET state = ?, error = ?,
+      rows_scanned = coalesce(?, rows_scanned), rows_rotated = coalesce(?, rows_rotated),
+      rows_already_rotated = coalesce(?, rows_already_rotated), rows_skipped = coalesce(?, rows_skipped),
+      rows_verified = coalesce(?, rows_verified)
+    WHERE id = ?`;
+  const counts = [update.rowsScanned, update.rowsRotated, update.rowsAlreadyRotated, update.rowsSkipped, update.rowsVerified];
+  return { sql, args: [update.state, update.error ?? null, ...counts.map((count) => count ?? null), id] };
+}
+
+function toRotationRecord(row: Row): RotationRecord {
+  return {
+    id: text(row, 'id'),
+    state: text(row, 'state') as RotationState,
+    fromKeyId: text(row, 'from_key_id'),
+    toKeyId: text(row, 'to_key_id'),
+    upgradeFormat: integer(row, 'upgrade_format') === 1,
+    isForced: integer(row, 'forced') === 1,
+    skippedRows: JSON.parse(text(row, 'skipped_rows')) as SkippedRow[],
+    rowsScanned: integer(row, 'rows_scanned'),
+    rowsRotated: integer(row, 'rows_rotated'),
+    rowsAlreadyRotated: integer(row, 'rows_already_rotated'),
+    rowsSkipped: integer(row, 'rows_skipped'),
+    rowsVerified: integer(row, 'rows_verified'),
+    error: textOrNull(row, 'error'),
+    startedAt: integer(row, 'started_at'),
+    finishedAt: integerOrNull(row, 'finished_at'),
+  };
+}

@@ -1,0 +1,39 @@
+/** Collects when things were last used and writes it now and then: coarse, best effort, and never in the way of a request. */
+
+const flushIntervalMs = 5_000;
+/** A use is written again only after this many seconds. */
+const coarsenessSeconds = 3_600;
+const maxPending = 10_000;
+
+export class UseRecorder {
+  readonly #write: (usedAt: ReadonlyMap<string, number>) => Promise<void>;
+  #pending = new Map<string, number>();
+  readonly #timer: NodeJS.Timeout;
+
+  /** `write` gets Unix seconds by id. What it throws is dropped: the next use tries again. */
+  constructor(write: (usedAt: ReadonlyMap<string, number>) => Promise<void>) {
+    this.#write = write;
+    this.#timer = setInterval(() => void this.flush(), flushIntervalMs).unref();
+  }
+
+  /** Notes a use now. False, and nothing noted, where the last one that is recorded is recent enough. */
+  note(id: string, recordedAt: number | null): boolean {
+    const now = Math.floor(Date.now() / 1000);
+    if (recordedAt !== null && now - recordedAt < coarsenessSeconds) return false;
+    if (this.#pending.size >= maxPending) return false;
+    this.#pending.set(id, now);
+    return true;
+  }
+
+  async flush(): Promise<void> {
+    if (this.#pending.size === 0) return;
+    const written = this.#pending;
+    this.#pending = new Map();
+    await this.#write(written).catch(() => undefined);
+  }
+
+  async close(): Promise<void> {
+    clearInterval(this.#timer);
+    await this.flush();
+  }
+}
