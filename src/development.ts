@@ -6,7 +6,7 @@
 import { randomBytes } from 'node:crypto';
 import { chmodSync, linkSync, mkdirSync, readFileSync, renameSync, unlinkSync, writeFileSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
-import { databaseUrlProblem, defaultDatabaseUrl } from './config.ts';
+import { databaseUrlProblem, defaultDatabaseUrl, isProduction } from './config.ts';
 import { generateMasterKeyText, parseMasterKey } from './crypto/master-key.ts';
 import type { Environment } from './settings.ts';
 import { Database, isFileUrl } from './store/database.ts';
@@ -53,6 +53,13 @@ export async function completeEnvironment(environment: Environment): Promise<Dev
     added: fromFile.map(([name]) => name),
     made,
   };
+}
+
+/** The environment with what `data/dev.env` holds, which stays as it is; in production the environment alone. */
+export function keptEnvironment(environment: Environment): Environment {
+  if (isProduction(environment)) return environment;
+  const kept = Object.entries(readSettings(resolve(fileName)));
+  return { ...environment, ...Object.fromEntries(kept.filter(([name]) => !(environment[name] || environment[`${name}_FILE`]))) };
 }
 
 /** What the file is to hold. */

@@ -2,7 +2,7 @@
 
 import { Ajv } from 'ajv';
 import type { FastifyInstance } from 'fastify';
-import { isLabel, labelFormat } from './schemas.ts';
+import { isLabel, labelFormat } from '../contract/schemas.ts';
 
 export function addValidation(app: FastifyInstance): void {
   const forBodies = createAjv(false);

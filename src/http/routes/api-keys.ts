@@ -1,11 +1,11 @@
 /** `/v1/api-keys` and `/v1/tenants`: what the gateway stores, lists, opens and deletes. */
 
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
+import { presentApiKey } from '../../contract/presenters.ts';
+import * as schemas from '../../contract/schemas.ts';
 import type { ApiKeys, DecryptedEntry } from '../../vault/api-keys.ts';
 import { decodeCursor, encodeCursor } from '../cursor.ts';
 import { toErrorAnswer } from '../errors.ts';
-import { presentApiKey } from '../presenters.ts';
-import * as schemas from '../schemas.ts';
 
 const tags = ['Provider keys'];
 const decryptAllPage = 100;

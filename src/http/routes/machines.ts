@@ -1,8 +1,8 @@
 /** `/health`, `/ready` and `/openapi.json`: what a platform and a developer ask without a token. */
 
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
+import * as schemas from '../../contract/schemas.ts';
 import type { ReadinessCheck } from '../../keys/readiness.ts';
-import * as schemas from '../schemas.ts';
 
 const tags = ['Machines'];
 

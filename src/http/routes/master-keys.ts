@@ -1,11 +1,11 @@
 /** `/admin/verify` and `/admin/master-keys`: which key opens what, found out by opening it. */
 
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
+import { presentMasterKey, presentSurvey } from '../../contract/presenters.ts';
+import * as schemas from '../../contract/schemas.ts';
 import type { MasterKeyReport } from '../../keys/report.ts';
 import type { Survey } from '../../keys/survey.ts';
 import type { ReplicaStore } from '../../store/replicas.ts';
-import { presentMasterKey, presentSurvey } from '../presenters.ts';
-import * as schemas from '../schemas.ts';
 
 const tags = ['Master keys'];
 

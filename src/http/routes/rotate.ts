@@ -2,12 +2,12 @@
 
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
+import { presentDryRun, presentRotation } from '../../contract/presenters.ts';
+import * as schemas from '../../contract/schemas.ts';
 import { NotFoundError } from '../../errors.ts';
 import type { RotationEngine, RunningRotation } from '../../rotation/engine.ts';
 import type { RotationRequest } from '../../rotation/plan.ts';
 import type { RotationRecord, RotationStore } from '../../store/rotations.ts';
-import { presentDryRun, presentRotation } from '../presenters.ts';
-import * as schemas from '../schemas.ts';
 
 const tags = ['Rotation'];
 

@@ -1,10 +1,10 @@
 /** `/v1/encrypt`, `/v1/decrypt` and `/v1/rewrap`: one item or a batch, of which one that fails does not hide the others. */
 
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
+import * as schemas from '../../contract/schemas.ts';
 import { VaultError } from '../../errors.ts';
 import type { CiphertextInput, DecryptedText, EncryptedText, StatelessCipher } from '../../vault/stateless.ts';
 import { type ErrorAnswer, toErrorAnswer } from '../errors.ts';
-import * as schemas from '../schemas.ts';
 
 const tags = ['Text that the caller keeps'];
 

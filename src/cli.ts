@@ -1,0 +1,86 @@
+#!/usr/bin/env node
+/** The operator's command line: the same services as the server's, without HTTP. */
+
+import { Command, CommanderError } from 'commander';
+import { exitCodeHelp, exitCodeOf, exitCodes } from './cli/exit-codes.ts';
+import { type InspectFlags, status, verify } from './cli/inspect.ts';
+import { print, printError } from './cli/output.ts';
+import { explainGateFailure, parseSkip, type RotateFlags, rotate } from './cli/rotate.ts';
+import { generateMasterKeyText } from './crypto/master-key.ts';
+import { DecryptGateFailedError, VaultError } from './errors.ts';
+import { SettingsError } from './settings.ts';
+
+let exitCode: number = exitCodes.done;
+
+const program = new Command('provara-vault')
+  .description('Rotates and inspects the master key of a gateway’s encrypted provider keys.')
+  .addHelpText('after', `\nIt works on DATABASE_URL with DATABASE_AUTH_TOKEN.\n${exitCodeHelp}`)
+  .configureOutput({ outputError: (text, write) => write(text) })
+  .exitOverride();
+
+program
+  .command('rotate')
+  .description('rotate the master key, or finish a rotation that was interrupted')
+  .option('--old <key>', 'the master key that the rows are under (default: PROVARA_MASTER_KEY_OLD or …_OLD_FILE)')
+  .option(
+    '--new <key>',
+    'the master key that they are to be under, 64 hex characters (default: PROVARA_MASTER_KEY_NEW or …_NEW_FILE)',
+  )
+  .option('--dry-run', 'open every row, and change nothing')
+  .option('--skip <id,id>', 'leave these rows out: id, or table:id', parseSkip)
+  .option('--upgrade-format', 'write api_keys rows in format 2, which is bound to tenant and name')
+  .option('--force', 'go on although a live replica lacks a key')
+  .option('--json', 'answer as the HTTP API does')
+  .addHelpText(
+    'after',
+    `
+A key on the command line shows in the process list and in the shell's history: prefer the variables.
+
+Example:
+  PROVARA_MASTER_KEY_OLD_FILE=old.key PROVARA_MASTER_KEY_NEW_FILE=new.key npm run key:rotate -- --dry-run
+${exitCodeHelp}`,
+  )
+  .action(async (flags: RotateFlags) => {
+    exitCode = await rotate(flags, process.env);
+  });
+
+program
+  .command('generate')
+  .description('print a fresh master key')
+  .addHelpText('after', '\nExample:\n  npm run --silent key:generate > new.key')
+  .action(() => print(generateMasterKeyText()));
+
+program
+  .command('verify')
+  .description('open every row with the keys of the environment')
+  .option('--json', 'answer as the HTTP API does')
+  .addHelpText('after', `\nExample:\n  npm run key:verify\n${exitCodeHelp}`)
+  .action(async (flags: InspectFlags) => {
+    exitCode = await verify(flags, process.env);
+  });
+
+program
+  .command('status')
+  .description('say which key is active and what each key holds')
+  .option('--json', 'answer as JSON')
+  .addHelpText('after', `\nExample:\n  npm run key:status\n${exitCodeHelp}`)
+  .action(async (flags: InspectFlags) => {
+    exitCode = await status(flags, process.env);
+  });
+
+try {
+  await program.parseAsync();
+} catch (error) {
+  exitCode = exitCodeOf(error);
+  explain(error);
+}
+// The database is left open: closing it would fold a write-ahead log into the file, which a dry run must not.
+process.exit(exitCode);
+
+function explain(error: unknown): void {
+  if (error instanceof CommanderError) return;
+  if (error instanceof DecryptGateFailedError) explainGateFailure(error);
+  else if (error instanceof SettingsError) for (const problem of error.problems) printError(problem);
+  else if (error instanceof VaultError) printError(error.message);
+  else printError(error instanceof Error ? `unexpected: ${error.stack ?? error.message}` : 'unexpected');
+}

@@ -1,0 +1,41 @@
+/** The exit codes of every command: one a kind of failure, so that a script can tell them apart. */
+
+import { CommanderError } from 'commander';
+import { type ErrorCode, VaultError } from '../errors.ts';
+import { SettingsError } from '../settings.ts';
+
+export const exitCodes = {
+  done: 0,
+  unexpected: 1,
+  usage: 2,
+  gateFailed: 3,
+  inProgress: 4,
+  storageUnavailable: 5,
+  rowsDoNotOpen: 6,
+} as const;
+
+export const exitCodeHelp = `
+Exit codes:
+  0  done
+  1  an unexpected error
+  2  a flag, a key or a setting is missing or malformed; nothing was written
+  3  the decrypt gate failed, or a table is not covered; nothing was written
+  4  another rotation is in progress, or a live replica lacks a key
+  5  the database is unavailable: run the same command again
+  6  rows do not open with any key, or did not when they were read back`;
+
+const codeByError: Partial<Record<ErrorCode, number>> = {
+  validation_error: exitCodes.usage,
+  configuration_error: exitCodes.usage,
+  decrypt_gate_failed: exitCodes.gateFailed,
+  uncovered_table: exitCodes.gateFailed,
+  rotation_in_progress: exitCodes.inProgress,
+  replica_missing_key: exitCodes.inProgress,
+  storage_unavailable: exitCodes.storageUnavailable,
+};
+
+export function exitCodeOf(error: unknown): number {
+  if (error instanceof CommanderError) return error.exitCode === 0 ? exitCodes.done : exitCodes.usage;
+  if (error instanceof SettingsError) return exitCodes.usage;
+  return error instanceof VaultError ? (codeByError[error.code] ?? exitCodes.unexpected) : exitCodes.unexpected;
+}

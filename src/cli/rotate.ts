@@ -1,0 +1,152 @@
+/** `rotate`: the whole rotation straight against the database, with the service up or down. */
+
+import { Presets, SingleBar } from 'cli-progress';
+import { presentDryRun, presentRotation } from '../contract/presenters.ts';
+import { Keyring } from '../crypto/keyring.ts';
+import { type MasterKey, parseMasterKey } from '../crypto/master-key.ts';
+import { type DecryptGateFailedError, ValidationError } from '../errors.ts';
+import { dryRunMessage, rotationMessage, rotationWarnings } from '../rotation/messages.ts';
+import type { RotationRequest } from '../rotation/plan.ts';
+import { Progress, type ProgressReport } from '../rotation/progress.ts';
+import type { Services } from '../services.ts';
+import { type Environment, SettingsReader } from '../settings.ts';
+import { exitCodes } from './exit-codes.ts';
+import { print, printError, printJson } from './output.ts';
+import { readConfig, withServices } from './session.ts';
+
+const oldKeyName = '--old';
+const barIntervalMs = 200;
+
+export interface RotateFlags {
+  readonly old?: string;
+  readonly new?: string;
+  readonly dryRun?: boolean;
+  readonly skip?: readonly string[];
+  readonly upgradeFormat?: boolean;
+  readonly force?: boolean;
+  readonly json?: boolean;
+}
+
+/** Answers the exit code. */
+export async function rotate(flags: RotateFlags, environment: Environment): Promise<number> {
+  const [oldKey, newKey] = readKeys(flags, environment);
+  const config = readConfig(environment);
+  const known = config.keyring.entries.flatMap(({ sources, key }) => sources.map((source) => ({ source, key })));
+  const keyring = new Keyring([{ source: oldKeyName, key: oldKey }, { source: '--new', key: newKey }, ...known]);
+  const request = {
+    oldKeyId: oldKey.id,
+    newKeyId: newKey.id,
+    skipIds: flags.skip,
+    upgradeFormat: flags.upgradeFormat,
+    isForced: flags.force,
+  };
+  return withServices({ ...config, keyring }, (services) =>
+    flags.dryRun === true ? dryRun(services, request, flags) : execute(services, request, flags, config.coverage.encryptedTables),
+  );
+}
+
+/** Says what the service's answer says of a failed gate, in the words that operators' scripts know, and lists the rows. */
+export function explainGateFailure(error: DecryptGateFailedError): void {
+  const { failures, rows_failed, rows_scanned } = error.details as unknown as GateDetails;
+  const [first, ...others] = failures;
+  if (first === undefined) return;
+  printError(`Decrypt failed for ${first.table}.id=${first.id} — the ${oldKeyName} key does not match (${describe(first)})`);
+  for (const failure of others) printError(`  ${failure.table}.id=${failure.id} (${describe(failure)})`, '');
+  printError(`${rows_failed} of ${rows_scanned} row(s) failed; nothing was written.`, '');
+}
+
+interface GateFailure {
+  readonly table: string;
+  readonly id: string;
+  readonly reason: string;
+  readonly key_id?: string;
+}
+
+interface GateDetails {
+  readonly failures: readonly GateFailure[];
+  readonly rows_failed: number;
+  readonly rows_scanned: number;
+}
+
+function describe({ reason, key_id }: GateFailure): string {
+  return key_id === undefined ? reason : `${reason} ${key_id}`;
+}
+
+function readKeys(flags: RotateFlags, environment: Environment): [MasterKey, MasterKey] {
+  const reader = new SettingsReader(environment);
+  const read = (flag: string, value: string | undefined, variable: string): string => {
+    const text = value ?? reader.textOrFile(variable);
+    if (text === undefined || text === '') reader.problem(`${flag}, ${variable} or ${variable}_FILE is required.`);
+    return text ?? '';
+  };
+  const oldText = read(oldKeyName, flags.old, 'PROVARA_MASTER_KEY_OLD');
+  const newText = read('--new', flags.new, 'PROVARA_MASTER_KEY_NEW');
+  reader.assertNone();
+  return [parseMasterKey(oldText), parseMasterKey(newText)];
+}
+
+async function dryRun({ engine }: Services, request: RotationRequest, { json }: RotateFlags): Promise<number> {
+  const progress = new Progress();
+  const report = await withBar(() => progress.report(), engine.dryRun(request, progress));
+  if (json) printJson(presentDryRun(report));
+  else {
+    print(`[rotate] ${dryRunMessage(report.rowsScanned, oldKeyName)}`);
+    if (report.rowsNew > 0) print(`[rotate] ${report.rowsNew} of them are under the --new key already.`);
+    if (report.rowsSkipped > 0) print(`[rotate] ${report.rowsSkipped} row(s) are skipped.`);
+  }
+  return exitCodes.done;
+}
+
+async function execute(
+  { engine, migrate }: Services,
+  request: RotationRequest,
+  { json }: RotateFlags,
+  tables: readonly string[],
+): Promise<number> {
+  await migrate();
+  const running = await engine.start(request);
+  const rotation = await withBar(running.progress, running.done);
+  if (json) printJson({ rotation: presentRotation(rotation, tables, null) });
+  else {
+    print(`[rotate] ${rotationMessage(rotation)}`);
+    if (rotation.rowsAlreadyRotated > 0)
+      print(`[rotate] ${rotation.rowsAlreadyRotated} row(s) were under the --new key already.`);
+    const warnings = rotationWarnings({ ...rotation, tables: tables.map((table) => ({ table })) });
+    for (const warning of warnings) print(`[rotate] ${warning}`);
+  }
+  if (rotation.state === 'completed') return exitCodes.done;
+  printError(rotation.error ?? `The rotation ended as ${rotation.state}.`);
+  return exitCodes.rowsDoNotOpen;
+}
+
+/** Shows how far the work is, on standard error and on a terminal alone, until it ends. */
+async function withBar<Result>(report: () => ProgressReport, work: Promise<Result>): Promise<Result> {
+  const bar = new SingleBar(
+    {
+      stream: process.stderr,
+      noTTYOutput: false,
+      clearOnComplete: true,
+      format: '[rotate] {bar} {value}/{total} rows, {left} left',
+    },
+    Presets.shades_classic,
+  );
+  bar.start(0, 0, { left: '?' });
+  const timer = setInterval(() => {
+    const { rowsDone, rowsTotal, secondsLeft } = report();
+    bar.setTotal(Math.max(rowsTotal, rowsDone));
+    bar.update(rowsDone, { left: secondsLeft === null ? '?' : `${secondsLeft} s` });
+  }, barIntervalMs);
+  try {
+    return await work;
+  } finally {
+    clearInterval(timer);
+    bar.stop();
+  }
+}
+
+/** Throws ValidationError. */
+export function parseSkip(value: string): string[] {
+  const ids = value.split(',').map((id) => id.trim());
+  if (ids.includes('')) throw new ValidationError('--skip takes ids, comma-separated.');
+  return ids;
+}

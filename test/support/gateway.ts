@@ -1,0 +1,120 @@
+/** Today's gateway, written anew from what it does: its table, its way of sealing, its way of reading, its in-place update. */
+
+import { createCipheriv, createDecipheriv, createHash, randomBytes } from 'node:crypto';
+import { type Client, createClient } from '@libsql/client';
+
+export interface GatewayRow {
+  readonly id: string;
+  readonly name: string;
+  readonly provider: string;
+  readonly tenant_id: string | null;
+  readonly encrypted_value: string;
+  readonly iv: string;
+  readonly auth_tag: string;
+  readonly created_at: number;
+  readonly updated_at: number;
+}
+
+export const gatewayTableSql = `CREATE TABLE api_keys (
+  id text PRIMARY KEY NOT NULL, name text NOT NULL, provider text NOT NULL, encrypted_value text NOT NULL,
+  iv text NOT NULL, auth_tag text NOT NULL, tenant_id text, created_at integer NOT NULL, updated_at integer NOT NULL)`;
+
+export const connectorTableSql = `CREATE TABLE context_connector_credentials (
+  id text PRIMARY KEY NOT NULL, tenant_id text, name text NOT NULL, type text NOT NULL, encrypted_value text NOT NULL,
+  iv text NOT NULL, auth_tag text NOT NULL, last_used_at integer, created_at integer NOT NULL, updated_at integer NOT NULL)`;
+
+function keyBytes(masterKey: string): Buffer {
+  const isHex = masterKey.length === 64 && /^[0-9a-f]+$/i.test(masterKey);
+  return isHex ? Buffer.from(masterKey, 'hex') : createHash('sha256').update(masterKey).digest();
+}
+
+export function gatewaySeal(masterKey: string, plaintext: string): Pick<GatewayRow, 'encrypted_value' | 'iv' | 'auth_tag'> {
+  const iv = randomBytes(16);
+  const cipher = createCipheriv('aes-256-gcm', keyBytes(masterKey), iv);
+  const encrypted = cipher.update(plaintext, 'utf8', 'hex') + cipher.final('hex');
+  return { encrypted_value: encrypted, iv: iv.toString('hex'), auth_tag: cipher.getAuthTag().toString('hex') };
+}
+
+/** Throws where the row does not open. */
+export function gatewayOpen(masterKey: string, row: Pick<GatewayRow, 'encrypted_value' | 'iv' | 'auth_tag'>): string {
+  const decipher = createDecipheriv('aes-256-gcm', keyBytes(masterKey), Buffer.from(row.iv, 'hex'));
+  decipher.setAuthTag(Buffer.from(row.auth_tag, 'hex'));
+  return decipher.update(row.encrypted_value, 'hex', 'utf8') + decipher.final('utf8');
+}
+
+export interface NewGatewayRow {
+  readonly id: string;
+  readonly name?: string;
+  readonly provider?: string;
+  readonly tenantId?: string | null;
+  readonly value?: string;
+  readonly updatedAt?: number;
+}
+
+/** A connection of its own to a database file, as another program would have. */
+export class GatewayDatabase {
+  readonly client: Client;
+
+  constructor(url: string) {
+    this.client = createClient({ url, timeout: 2_000 });
+  }
+
+  async createTable(): Promise<void> {
+    await this.client.batch([gatewayTableSql], 'write');
+  }
+
+  async insert(masterKey: string, row: NewGatewayRow, table = 'api_keys'): Promise<void> {
+    const { id, name = id, provider = 'openai', tenantId = null, value = `sample-value-of-${id}`, updatedAt = 1_745_000_000 } = row;
+    await this.insertSealed({
+      ...{ id, name, provider, tenant_id: tenantId, created_at: 1_745_000_000, updated_at: updatedAt },
+      ...gatewaySeal(masterKey, value),
+    }, table);
+  }
+
+  async insertSealed(row: GatewayRow, table = 'api_keys'): Promise<void> {
+    const { id, name, provider, tenant_id, encrypted_value, iv, auth_tag, created_at, updated_at } = row;
+    const kind = table === 'api_keys' ? 'provider' : 'type';
+    await this.client.batch(
+      [
+        {
+          sql: `INSERT INTO ${table} (id, name, ${kind}, tenant_id, encrypted_value, iv, auth_tag, created_at, updated_at)
+                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+          args: [id, name, provider, tenant_id, encrypted_value, iv, auth_tag, created_at, updated_at],
+        },
+      ],
+      'write',
+    );
+  }
+
+  /** As the gateway replaces a value: it knows nothing of the vault's columns. */
+  async update(masterKey: string, id: string, value: string): Promise<void> {
+    const { encrypted_value, iv, auth_tag } = gatewaySeal(masterKey, value);
+    await this.client.batch(
+      [
+        {
+          sql: 'UPDATE api_keys SET encrypted_value = ?, iv = ?, auth_tag = ?, updated_at = unixepoch() WHERE id = ?',
+          args: [encrypted_value, iv, auth_tag, id],
+        },
+      ],
+      'write',
+    );
+  }
+
+  async run(sql: string, args: (string | number | null)[] = []): Promise<void> {
+    await this.client.batch([{ sql, args }], 'write');
+  }
+
+  async rows(table = 'api_keys'): Promise<Record<string, unknown>[]> {
+    const { rows } = await this.client.execute(`SELECT * FROM ${table} ORDER BY rowid`);
+    return rows.map((row) => ({ ...row }));
+  }
+
+  async open(masterKey: string, id: string, table = 'api_keys'): Promise<string> {
+    const { rows } = await this.client.execute({ sql: `SELECT * FROM ${table} WHERE id = ?`, args: [id] });
+    return gatewayOpen(masterKey, rows[0] as unknown as GatewayRow);
+  }
+
+  close(): void {
+    this.client.close();
+  }
+}

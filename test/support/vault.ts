@@ -1,0 +1,103 @@
+/** A vault on a temporary file, listening on a port of its own inside the test's process. */
+
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { FastifyInstance } from 'fastify';
+import { onTestFinished } from 'vitest';
+import { readServerConfig, type ServerConfig } from '../../src/config.ts';
+import { parseMasterKey } from '../../src/crypto/master-key.ts';
+import { buildApp } from '../../src/http/app.ts';
+import { createSilentLogger } from '../../src/logging.ts';
+import { buildServices, type Services } from '../../src/services.ts';
+import type { Environment } from '../../src/settings.ts';
+import { GatewayDatabase } from './gateway.ts';
+
+/** Sample keys: obviously no one's. */
+export const keyA = 'a1'.repeat(32);
+export const keyB = 'b2'.repeat(32);
+export const keyC = 'c3'.repeat(32);
+export const keyIdA = parseMasterKey(keyA).id;
+export const keyIdB = parseMasterKey(keyB).id;
+export const keyIdC = parseMasterKey(keyC).id;
+
+export const gatewayToken = 'sample-gateway-token';
+export const adminToken = 'sample-admin-token';
+
+export interface Answer {
+  readonly status: number;
+  readonly headers: Headers;
+  // biome-ignore lint/suspicious/noExplicitAny: tests reach into answers of every shape
+  readonly body: any;
+}
+
+export interface TestVault {
+  readonly origin: string;
+  readonly app: FastifyInstance;
+  readonly services: Services;
+  readonly gateway: (method: string, path: string, body?: unknown) => Promise<Answer>;
+  readonly admin: (method: string, path: string, body?: unknown) => Promise<Answer>;
+  readonly close: () => Promise<void>;
+}
+
+/** A database file in a folder that goes with the test, with a second program's connection to it. */
+export async function temporaryDatabase({ withTable = true } = {}): Promise<{ url: string; path: string; gateway: GatewayDatabase }> {
+  const folder = temporaryFolder();
+  const path = join(folder, 'vault.db');
+  const gateway = new GatewayDatabase(`file:${path}`);
+  onTestFinished(() => gateway.close());
+  if (withTable) await gateway.createTable();
+  return { url: `file:${path}`, path, gateway };
+}
+
+export function temporaryFolder(): string {
+  const folder = mkdtempSync(join(tmpdir(), 'provara-vault-'));
+  onTestFinished(() => rmSync(folder, { recursive: true, force: true }));
+  return folder;
+}
+
+export function environmentFor(url: string, settings: Environment = {}): Environment {
+  return {
+    DATABASE_URL: url,
+    PROVARA_MASTER_KEY: keyA,
+    VAULT_GATEWAY_TOKENS: `gateway:${gatewayToken}`,
+    VAULT_ADMIN_TOKENS: `operator:${adminToken}`,
+    HOST: '127.0.0.1',
+    PORT: '0',
+    ...settings,
+  };
+}
+
+export async function startVault(url: string, settings: Environment = {}): Promise<TestVault> {
+  const config: ServerConfig = readServerConfig(environmentFor(url, settings));
+  const logger = createSilentLogger();
+  const services = buildServices(config, logger);
+  await services.prepare();
+  const app = await buildApp({ ...services, tokens: config.tokens, encryptedTables: config.coverage.encryptedTables, logger });
+  const origin = await app.listen({ host: config.host, port: config.port });
+  let isOpen = true;
+  const close = async (): Promise<void> => {
+    if (!isOpen) return;
+    isOpen = false;
+    await app.close();
+    await services.close();
+  };
+  onTestFinished(close);
+  return { origin, app, services, gateway: caller(origin, gatewayToken), admin: caller(origin, adminToken), close };
+}
+
+/** Calls with a token, or without one where it is null. */
+export function caller(origin: string, token: string | null): TestVault['gateway'] {
+  return async (method, path, body) => {
+    const response = await fetch(origin + path, {
+      method,
+      headers: {
+        ...(token !== null && { authorization: `Bearer ${token}` }),
+        ...(body !== undefined && { 'content-type': 'application/json' }),
+      },
+      ...(body !== undefined && { body: typeof body === 'string' ? body : JSON.stringify(body) }),
+    });
+    const text = await response.text();
+    return { status: response.status, headers: response.headers, body: text === '' ? null : JSON.parse(text) };
+  };
+}
