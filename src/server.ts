@@ -2,10 +2,11 @@
 
 import type { AddressInfo } from 'node:net';
 import closeWithGrace from 'close-with-grace';
+import type { FastifyInstance } from 'fastify';
 import { isProduction, readServerConfig, type ServerConfig } from './config.ts';
 import { completeEnvironment, type DevelopmentEnvironment } from './development.ts';
 import { VaultError } from './errors.ts';
-import { buildApp } from './http/app.ts';
+import { addVault, createHttpServer } from './http/app.ts';
 import { createLogger } from './logging.ts';
 import { buildServices } from './services.ts';
 import { SettingsError } from './settings.ts';
@@ -28,7 +29,8 @@ async function start(config: ServerConfig): Promise<number> {
   const services = buildServices(config, logger);
   await services.prepare();
   const { tokens, host, port, coverage } = config;
-  const app = await buildApp({ ...services, tokens, encryptedTables: coverage.encryptedTables, logger });
+  const app = createHttpServer(logger);
+  await addVault(app, { ...services, tokens, encryptedTables: coverage.encryptedTables });
   closeWithGrace({ delay: stopTimeoutMs, logger: false }, async ({ signal, err }) => {
     if (err) logger.fatal({ err }, 'stopping after an unexpected error');
     else logger.info({ signal }, 'stopping: requests in flight are finished first');
@@ -41,7 +43,7 @@ async function start(config: ServerConfig): Promise<number> {
 }
 
 /** On a machine without IPv6 the default of production, `::`, falls back to IPv4. */
-async function listen(app: Awaited<ReturnType<typeof buildApp>>, host: string, port: number): Promise<void> {
+async function listen(app: FastifyInstance, host: string, port: number): Promise<void> {
   try {
     await app.listen({ host, port });
   } catch (error) {

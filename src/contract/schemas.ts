@@ -56,11 +56,19 @@ export const ErrorBody = Type.Object(
       strict,
     ),
   },
-  { ...strict, description: 'What happened, to what, and what to do next.' },
+  { ...strict, $id: 'Error', description: 'What happened, to what, and what to do next.' },
 );
 
 /** What every route may answer beside its own. */
-export const errorAnswers = { '4xx': ErrorBody, '5xx': ErrorBody } as const;
+const errorAnswer = Type.Unsafe<Static<typeof ErrorBody>>({
+  $ref: 'Error#',
+  description: 'Refused, for a reason of the caller’s',
+});
+const failureAnswer = Type.Unsafe<Static<typeof ErrorBody>>({
+  $ref: 'Error#',
+  description: 'Not done, for a reason of the vault’s',
+});
+export const errorAnswers = { '4xx': errorAnswer, '5xx': failureAnswer } as const;
 
 // ── api keys ────────────────────────────────────────────────────────────────────────────────────────────────────────
 

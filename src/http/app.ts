@@ -13,6 +13,7 @@ import {
   fastify,
   LogController,
 } from 'fastify';
+import { ErrorBody } from '../contract/schemas.ts';
 import type { ReadinessCheck } from '../keys/readiness.ts';
 import type { RotationEngine } from '../rotation/engine.ts';
 import type { RotationStore } from '../store/rotations.ts';
@@ -40,13 +41,12 @@ export interface AppOptions extends MasterKeyRoutesOptions {
   readonly readiness: ReadinessCheck;
   readonly encryptedTables: readonly string[];
   readonly tokens: readonly Token[];
-  readonly logger: FastifyBaseLogger;
 }
 
-/** The app with every route, neither listening nor started. */
-export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
-  const app = fastify({
-    loggerInstance: options.logger,
+/** A server without routes, not listening. */
+export function createHttpServer(logger: FastifyBaseLogger): FastifyInstance {
+  return fastify({
+    loggerInstance: logger,
     logController: new LogController({ disableRequestLogging: true, requestIdLogLabel: 'request_id' }),
     genReqId: requestId,
     bodyLimit: maxBodyBytes,
@@ -54,8 +54,13 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
     return503OnClosing: false,
     routerOptions: { maxParamLength: 1_024 },
   });
+}
+
+/** Adds every route of the vault, each behind the tokens that may use it. */
+export async function addVault(app: FastifyInstance, options: AppOptions): Promise<void> {
   app.decorateRequest('caller', null);
   addRequestHooks(app);
+  app.addSchema(ErrorBody);
   addValidation(app);
   addErrorHandling(app);
   addJsonParser(app);
@@ -66,7 +71,6 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
     prefix: '/v1',
   });
   await app.register(forRole(options.tokens, 'admin', [rotateRoutes(options), masterKeyRoutes(options)]), { prefix: '/admin' });
-  return app;
 }
 
 /** Encapsulates routes behind tokens of one role: a route inside cannot be reached without. */

@@ -3,11 +3,12 @@
 import type { FastifyDynamicSwaggerOptions } from '@fastify/swagger';
 
 export const openApiInfo: FastifyDynamicSwaggerOptions = {
+  refResolver: { buildLocalReference: (json) => String(json.$id) },
   openapi: {
     openapi: '3.1.0',
     info: {
       title: 'Provara Vault',
-      version: '1.0.0',
+      version: '0.1.0',
       description: 'Owns a gateway’s encrypted provider keys, and rotates the master key online.',
       license: { name: 'Apache-2.0', identifier: 'Apache-2.0' },
     },

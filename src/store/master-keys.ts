@@ -34,7 +34,8 @@ export class MasterKeyStore {
   }
 
   async all(): Promise<MasterKeyRecord[]> {
-    const rows = await this.#database.read('SELECT * FROM vault_master_keys ORDER BY first_seen_at, rowid');
+    const rows = await this.#database.read(`SELECT key_id, is_passphrase, first_seen_at, activated_at, stateless_last_used_at
+      FROM vault_master_keys ORDER BY first_seen_at, rowid`);
     return rows.map((row) => ({
       keyId: text(row, 'key_id'),
       isPassphrase: integer(row, 'is_passphrase') === 1,

@@ -62,6 +62,8 @@ export const leaseSeconds = 15;
 /** The guard that fails once the lease belongs to somebody else. */
 export const fenceGuard = 'rotation_fence';
 
+const columns = `id, state, from_key_id, to_key_id, upgrade_format, forced, skipped_rows, rows_scanned, rows_rotated,
+  rows_already_rotated, rows_skipped, rows_verified, error, started_at, finished_at`;
 const finalStates = "'completed', 'cancelled', 'failed'";
 
 export class RotationStore {
@@ -147,7 +149,7 @@ export class RotationStore {
   }
 
   async #one(clause: string, args: string[] = []): Promise<RotationRecord | null> {
-    const [row] = await this.#database.read(`SELECT * FROM vault_rotations ${clause} LIMIT 1`, args);
+    const [row] = await this.#database.read(`SELECT ${columns} FROM vault_rotations ${clause} LIMIT 1`, args);
     return row === undefined ? null : toRotationRecord(row);
   }
 }

@@ -64,11 +64,21 @@ export class GatewayDatabase {
   }
 
   async insert(masterKey: string, row: NewGatewayRow, table = 'api_keys'): Promise<void> {
-    const { id, name = id, provider = 'openai', tenantId = null, value = `sample-value-of-${id}`, updatedAt = 1_745_000_000 } = row;
-    await this.insertSealed({
-      ...{ id, name, provider, tenant_id: tenantId, created_at: 1_745_000_000, updated_at: updatedAt },
-      ...gatewaySeal(masterKey, value),
-    }, table);
+    const {
+      id,
+      name = id,
+      provider = 'openai',
+      tenantId = null,
+      value = `sample-value-of-${id}`,
+      updatedAt = 1_745_000_000,
+    } = row;
+    await this.insertSealed(
+      {
+        ...{ id, name, provider, tenant_id: tenantId, created_at: 1_745_000_000, updated_at: updatedAt },
+        ...gatewaySeal(masterKey, value),
+      },
+      table,
+    );
   }
 
   async insertSealed(row: GatewayRow, table = 'api_keys'): Promise<void> {
@@ -105,6 +115,8 @@ export class GatewayDatabase {
   }
 
   async rows(table = 'api_keys'): Promise<Record<string, unknown>[]> {
+    // The client names columns by the schema of its last statement: a first one lets it notice a migration.
+    await this.client.execute(`SELECT count(*) FROM ${table}`);
     const { rows } = await this.client.execute(`SELECT * FROM ${table} ORDER BY rowid`);
     return rows.map((row) => ({ ...row }));
   }

@@ -7,11 +7,12 @@ import type { FastifyInstance } from 'fastify';
 import { onTestFinished } from 'vitest';
 import { readServerConfig, type ServerConfig } from '../../src/config.ts';
 import { parseMasterKey } from '../../src/crypto/master-key.ts';
-import { buildApp } from '../../src/http/app.ts';
+import { addVault, createHttpServer } from '../../src/http/app.ts';
 import { createSilentLogger } from '../../src/logging.ts';
 import { buildServices, type Services } from '../../src/services.ts';
 import type { Environment } from '../../src/settings.ts';
 import { GatewayDatabase } from './gateway.ts';
+import { expectDescribed } from './openapi.ts';
 
 /** Sample keys: obviously no one's. */
 export const keyA = 'a1'.repeat(32);
@@ -34,6 +35,8 @@ export interface Answer {
 export interface TestVault {
   readonly origin: string;
   readonly app: FastifyInstance;
+  /** Every route that is registered, but for the HEAD twin of each GET. */
+  readonly routes: readonly { readonly method: string; readonly url: string }[];
   readonly services: Services;
   readonly gateway: (method: string, path: string, body?: unknown) => Promise<Answer>;
   readonly admin: (method: string, path: string, body?: unknown) => Promise<Answer>;
@@ -41,7 +44,9 @@ export interface TestVault {
 }
 
 /** A database file in a folder that goes with the test, with a second program's connection to it. */
-export async function temporaryDatabase({ withTable = true } = {}): Promise<{ url: string; path: string; gateway: GatewayDatabase }> {
+export async function temporaryDatabase({
+  withTable = true,
+} = {}): Promise<{ url: string; path: string; gateway: GatewayDatabase }> {
   const folder = temporaryFolder();
   const path = join(folder, 'vault.db');
   const gateway = new GatewayDatabase(`file:${path}`);
@@ -73,7 +78,12 @@ export async function startVault(url: string, settings: Environment = {}): Promi
   const logger = createSilentLogger();
   const services = buildServices(config, logger);
   await services.prepare();
-  const app = await buildApp({ ...services, tokens: config.tokens, encryptedTables: config.coverage.encryptedTables, logger });
+  const routes: { method: string; url: string }[] = [];
+  const app = createHttpServer(logger);
+  app.addHook('onRoute', ({ method, url: path }) => {
+    for (const each of [method].flat()) if (each !== 'HEAD') routes.push({ method: each, url: path });
+  });
+  await addVault(app, { ...services, tokens: config.tokens, encryptedTables: config.coverage.encryptedTables });
   const origin = await app.listen({ host: config.host, port: config.port });
   let isOpen = true;
   const close = async (): Promise<void> => {
@@ -83,7 +93,7 @@ export async function startVault(url: string, settings: Environment = {}): Promi
     await services.close();
   };
   onTestFinished(close);
-  return { origin, app, services, gateway: caller(origin, gatewayToken), admin: caller(origin, adminToken), close };
+  return { origin, app, routes, services, gateway: caller(origin, gatewayToken), admin: caller(origin, adminToken), close };
 }
 
 /** Calls with a token, or without one where it is null. */
@@ -98,6 +108,7 @@ export function caller(origin: string, token: string | null): TestVault['gateway
       ...(body !== undefined && { body: typeof body === 'string' ? body : JSON.stringify(body) }),
     });
     const text = await response.text();
+    expectDescribed(method, path, response.status, text === '' ? null : JSON.parse(text));
     return { status: response.status, headers: response.headers, body: text === '' ? null : JSON.parse(text) };
   };
 }

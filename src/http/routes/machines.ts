@@ -25,7 +25,7 @@ export function machineRoutes(readiness: ReadinessCheck): FastifyPluginAsyncType
         summary: 'The database answers and the keyring holds the keys that it needs',
         tags,
         security: [],
-        response: { 200: schemas.ReadyAnswer, 503: schemas.ErrorBody },
+        response: { 200: schemas.ReadyAnswer, ...schemas.errorAnswers },
       },
       handler: async () => ({ status: 'ready' as const, warnings: await readiness.assertReady() }),
     });
@@ -36,7 +36,7 @@ export function machineRoutes(readiness: ReadinessCheck): FastifyPluginAsyncType
         summary: 'This description',
         tags,
         security: [],
-        response: { 200: schemas.OpenApiAnswer },
+        response: { 200: schemas.OpenApiAnswer, ...schemas.errorAnswers },
       },
       handler: async () => app.swagger() as unknown as Record<string, unknown>,
     });
