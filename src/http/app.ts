@@ -21,7 +21,7 @@ import type { Role, Token } from '../tokens.ts';
 import type { ApiKeys } from '../vault/api-keys.ts';
 import type { StatelessCipher } from '../vault/stateless.ts';
 import { requireRole } from './auth.ts';
-import { addErrorHandling } from './errors.ts';
+import { addErrorHandling, answerUnparsable, commonHeaders, sendError } from './errors.ts';
 import { openApiInfo } from './openapi.ts';
 import { apiKeyRoutes } from './routes/api-keys.ts';
 import { machineRoutes } from './routes/machines.ts';
@@ -52,6 +52,8 @@ export function createHttpServer(logger: FastifyBaseLogger): FastifyInstance {
     bodyLimit: maxBodyBytes,
     requestTimeout: 60_000,
     return503OnClosing: false,
+    frameworkErrors: (error, request, reply) => void sendError(error, request, reply),
+    clientErrorHandler: answerUnparsable,
     routerOptions: { maxParamLength: 1_024 },
   });
 }
@@ -89,7 +91,7 @@ function requestId({ headers }: IncomingMessage): string {
 
 function addRequestHooks(app: FastifyInstance): void {
   app.addHook('onRequest', async (request, reply) => {
-    reply.headers({ 'Cache-Control': 'no-store', 'X-Request-Id': request.id, 'X-Content-Type-Options': 'nosniff' });
+    reply.headers(commonHeaders(request.id));
   });
   app.addHook('onResponse', async (request, reply) => logRequest(request, reply));
 }
@@ -110,6 +112,7 @@ function logRequest(request: FastifyRequest, reply: FastifyReply): void {
 
 /** As Fastify's own, but a body that is empty counts as `{}`: an operator's `curl -X POST` sends none. */
 function addJsonParser(app: FastifyInstance): void {
+  app.removeContentTypeParser('text/plain');
   const parse = app.getDefaultJsonParser('error', 'error');
   app.addContentTypeParser('application/json', { parseAs: 'string' }, (request, body, done) => {
     if (body === '') done(null, {});

@@ -1,5 +1,7 @@
 /** The one table from an error's code to its HTTP status, and the one shape that every error is answered in. */
 
+import { randomUUID } from 'node:crypto';
+import type { Socket } from 'node:net';
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { type ErrorCode, type ErrorDetails, StorageUnavailableError, VaultError } from '../errors.ts';
 
@@ -25,6 +27,7 @@ const statusByCode: Readonly<Record<ErrorCode, number>> = {
 /** What Fastify itself refuses, by status; anything else below 500 is a validation error. */
 const codeByFrameworkStatus: Readonly<Record<number, { code: ErrorCode; message: string }>> = {
   413: { code: 'payload_too_large', message: 'The body is larger than 8 MiB.' },
+  414: { code: 'not_found', message: 'There is nothing under so long a name.' },
   415: { code: 'unsupported_media_type', message: 'Send the body as Content-Type: application/json.' },
 };
 
@@ -57,10 +60,31 @@ export function addErrorHandling(app: FastifyInstance): void {
   });
 }
 
-function sendError(error: unknown, request: FastifyRequest, reply: FastifyReply): FastifyReply {
+/** The answer to bytes that are no HTTP request, so that there is no reply object to answer with. */
+export function answerUnparsable(_error: Error, socket: Socket): void {
+  if (!socket.writable) return;
+  const id = randomUUID();
+  const body = JSON.stringify({ error: { type: 'validation_error', message: 'This is not an HTTP request.', request_id: id } });
+  const headers = ['HTTP/1.1 400 Bad Request', ...Object.entries(commonHeaders(id)).map(([name, value]) => `${name}: ${value}`)];
+  headers.push(
+    'Content-Type: application/json; charset=utf-8',
+    `Content-Length: ${Buffer.byteLength(body)}`,
+    'Connection: close',
+  );
+  socket.end(`${headers.join('\r\n')}\r\n\r\n${body}`);
+}
+
+/** What every answer carries. */
+export function commonHeaders(requestId: string): Record<string, string> {
+  return { 'Cache-Control': 'no-store', 'X-Request-Id': requestId, 'X-Content-Type-Options': 'nosniff' };
+}
+
+/** Also for errors that come before any hook has run, such as a malformed URL. */
+export function sendError(error: unknown, request: FastifyRequest, reply: FastifyReply): FastifyReply {
   const answer = toErrorAnswer(error);
   const status = statusByCode[answer.type];
   if (status === 500) request.log.error({ err: error }, 'request failed');
+  reply.headers(commonHeaders(request.id));
   if (error instanceof StorageUnavailableError) reply.header('Retry-After', error.retryAfterSeconds);
   if (status === 401) reply.header('WWW-Authenticate', 'Bearer');
   return reply.code(status).send({ error: { ...answer, request_id: request.id } });

@@ -1,0 +1,171 @@
+/** Whatever is sent, the answer is the contract's error in the contract's shape, and never a 5xx that is not true. */
+
+import { randomBytes, randomInt } from 'node:crypto';
+import { connect } from 'node:net';
+import { describe, expect, it } from 'vitest';
+import { adminToken, caller, gatewayToken, keyB, startVault, temporaryDatabase } from '../support/vault.ts';
+
+const randomBodies = 100_000;
+
+async function start() {
+  const { url, gateway: database } = await temporaryDatabase();
+  return { database, ...(await startVault(url, { PROVARA_MASTER_KEY_NEW: keyB })) };
+}
+
+async function post(origin: string, path: string, body: string | Buffer, headers: Record<string, string> = {}) {
+  const token = path.startsWith('/admin') ? adminToken : gatewayToken;
+  const response = await fetch(origin + path, {
+    method: 'POST',
+    headers: { authorization: `Bearer ${token}`, 'content-type': 'application/json', ...headers },
+    body,
+  });
+  return { status: response.status, headers: response.headers, body: JSON.parse(await response.text()) };
+}
+
+describe('a malformed request', () => {
+  it.each([
+    ['malformed JSON', '{"name": "K"', 400, 'validation_error'],
+    ['no JSON at all', 'name=K', 400, 'validation_error'],
+    ['an array', '[]', 400, 'validation_error'],
+    ['null', 'null', 400, 'validation_error'],
+    ['a string', '"K"', 400, 'validation_error'],
+    ['__proto__', '{"name":"K","__proto__":{"a":1}}', 400, 'validation_error'],
+    ['a constructor', '{"name":"K","constructor":{"prototype":{}}}', 400, 'validation_error'],
+    ['more than 8 MiB', `{"name":"${'x'.repeat(8 * 1024 * 1024)}"}`, 413, 'payload_too_large'],
+  ])('of %s is refused', async (_case, body, status, type) => {
+    const { origin } = await start();
+    const answer = await post(origin, '/v1/api-keys/decrypt', body);
+    expect([answer.status, answer.body.error.type]).toEqual([status, type]);
+    expect(answer.headers.get('cache-control')).toBe('no-store');
+    expect(answer.headers.get('x-request-id')).toBe(answer.body.error.request_id);
+  });
+
+  it.each(['text/plain', 'application/x-www-form-urlencoded', 'application/xml'])('of the type %s is refused', async (type) => {
+    const { origin } = await start();
+    const answer = await post(origin, '/v1/api-keys/decrypt', '{"name":"K"}', { 'content-type': type });
+    expect([answer.status, answer.body.error.type]).toEqual([415, 'unsupported_media_type']);
+  });
+
+  it('never repeats a value in its error', async () => {
+    const { origin } = await start();
+    const secret = 'sample-secret-that-must-not-come-back';
+    for (const body of [`{"name":"K","provider":"p","value":["${secret}"]}`, `{"name":"K","provider":"p","value":"${secret}`]) {
+      expect(JSON.stringify((await post(origin, '/v1/api-keys', body)).body)).not.toContain(secret);
+    }
+  });
+
+  it.each(['/v1/api-keys/%zz', `/v1/api-keys/${'x'.repeat(2_000)}`, '/v1/%00', '/v1/api-keys/a%2fb', '//', '/v1/nothing'])(
+    'to %s gets an error in the one shape, with an id',
+    async (path) => {
+      const { origin } = await start();
+      const response = await fetch(origin + path, { headers: { authorization: `Bearer ${gatewayToken}` } });
+      const body = (await response.json()) as { error: { type: string; request_id: string } };
+      expect([400, 404]).toContain(response.status);
+      expect(body.error.type).toBe(response.status === 400 ? 'validation_error' : 'not_found');
+      expect(response.headers.get('x-request-id')).toBe(body.error.request_id);
+      expect(response.headers.get('cache-control')).toBe('no-store');
+    },
+  );
+
+  it('that is no HTTP gets 400 in the same shape', async () => {
+    const { origin } = await start();
+    const { port } = new URL(origin);
+    const answer = await new Promise<string>((resolve, reject) => {
+      const socket = connect(Number(port), '127.0.0.1', () => socket.write('NOT HTTP AT ALL\r\n\r\n'));
+      let text = '';
+      socket.on('data', (chunk) => {
+        text += chunk;
+      });
+      socket.on('end', () => resolve(text)).on('error', reject);
+    });
+    expect(answer).toMatch(/^HTTP\/1\.1 400 /);
+    expect(JSON.parse(answer.split('\r\n\r\n')[1] ?? '').error.type).toBe('validation_error');
+  });
+
+  it('with a request id of its own keeps it where it is short and printable, and gets a new one otherwise', async () => {
+    const { origin } = await start();
+    const idOf = async (id: string) =>
+      (await fetch(`${origin}/health`, { headers: { 'x-request-id': id } })).headers.get('x-request-id');
+    expect(await idOf('gateway-0001')).toBe('gateway-0001');
+    expect(await idOf('x'.repeat(200))).toMatch(/^[0-9a-f-]{36}$/);
+  });
+});
+
+describe('a missing table', () => {
+  it('gets a truthful error that names it', async () => {
+    const { gateway, admin, database } = await start();
+    await database.run('DROP TABLE api_keys');
+    const { status, body } = await gateway('POST', '/v1/api-keys/decrypt', { name: 'K' });
+    expect([status, body.error.type]).toEqual([503, 'configuration_error']);
+    expect(body.error.message).toContain('api_keys');
+    expect((await admin('POST', '/admin/rotate/execute')).status).toBe(503);
+  });
+});
+
+describe('random bodies', () => {
+  it('crash nothing and get no 5xx, on every route', { timeout: 300_000 }, async () => {
+    const { origin, routes, gateway, app } = await start();
+    const perRoute = Math.ceil(randomBodies / routes.length);
+    for (const { method, url: path } of routes) {
+      const token = path.startsWith('/admin') ? adminToken : gatewayToken;
+      for (let index = 0; index < perRoute; index += 1) {
+        const payload = randomBody();
+        const { statusCode, body } = await app.inject({
+          method: method as 'POST',
+          url: path,
+          headers: { authorization: `Bearer ${token}`, 'content-type': 'application/json' },
+          payload,
+        });
+        if (statusCode >= 500) expect.fail(`${method} ${path} answered ${statusCode} ${body} to ${payload}`);
+      }
+    }
+    expect((await gateway('GET', '/v1/api-keys/status')).body).toEqual({ configured: true });
+    expect((await caller(origin, null)('GET', '/ready')).status).toBe(200);
+  });
+});
+
+const fields = ['tenant_id', 'name', 'provider', 'value', 'plaintext', 'ciphertext', 'context', 'items', 'cursor'];
+const moreFields = [
+  'encrypted_value',
+  'iv',
+  'auth_tag',
+  'old_key_id',
+  'new_key_id',
+  'skip_ids',
+  'upgrade_format',
+  '__proto__',
+  'x',
+];
+
+/** JSON of the right fields with the wrong things in them, JSON of anything, or no JSON. */
+function randomBody(): string {
+  const kind = randomInt(10);
+  if (kind === 0) return randomBytes(randomInt(64)).toString('latin1');
+  if (kind === 1) return JSON.stringify(randomValue(3));
+  const names = [...fields, ...moreFields];
+  const entries = Array.from({ length: randomInt(1, 5) }, () => [names[randomInt(names.length)] as string, randomValue(2)]);
+  return JSON.stringify(Object.fromEntries(entries));
+}
+
+function randomValue(depth: number): unknown {
+  const scalars = [
+    null,
+    true,
+    0,
+    -1,
+    1e308,
+    '',
+    'K',
+    'sample',
+    '\ud800',
+    '\u0000',
+    'pv1.',
+    'ab',
+    '00'.repeat(16),
+    randomBytes(8).toString('hex'),
+  ];
+  const kind = randomInt(depth > 0 ? 16 : 14);
+  if (kind < 14) return scalars[kind];
+  const values = Array.from({ length: randomInt(4) }, () => randomValue(depth - 1));
+  return kind === 14 ? values : Object.fromEntries(values.map((value, index) => [fields[index] ?? 'y', value]));
+}

@@ -1,0 +1,126 @@
+/** Which key a database's rows are under is found out by opening them, and a vault with the wrong key takes no traffic. */
+
+import { describe, expect, it } from 'vitest';
+import {
+  caller,
+  keyA,
+  keyB,
+  keyC,
+  keyIdA,
+  keyIdB,
+  keyIdC,
+  startVault,
+  type TestVault,
+  temporaryDatabase,
+} from '../support/vault.ts';
+
+const ready = (vault: TestVault) => caller(vault.origin, null)('GET', '/ready');
+
+describe('the active key of a table that was never seen', () => {
+  it('is PROVARA_MASTER_KEY where there is no row', async () => {
+    const { url } = await temporaryDatabase({ withTable: false });
+    const vault = await startVault(url, { PROVARA_MASTER_KEY_NEW: keyB });
+    expect((await vault.admin('GET', '/admin/master-keys')).body).toMatchObject({
+      active_key_id: keyIdA,
+      keys: [
+        { key_id: keyIdA, source: 'PROVARA_MASTER_KEY', state: 'active', rows: 0, safe_to_retire: false },
+        { key_id: keyIdB, source: 'PROVARA_MASTER_KEY_NEW', state: 'staged', rows: 0 },
+      ],
+    });
+  });
+
+  it('is PROVARA_MASTER_KEY where it opens one row, though another key opens more', async () => {
+    const { url, gateway: database } = await temporaryDatabase();
+    for (const id of ['b1', 'b2', 'b3']) await database.insert(keyB, { id });
+    await database.insert(keyA, { id: 'a1' });
+    const vault = await startVault(url, { PROVARA_MASTER_KEY_NEW: keyB });
+    expect((await vault.admin('GET', '/admin/master-keys')).body.active_key_id).toBe(keyIdA);
+  });
+
+  it('is the key that opens most rows where PROVARA_MASTER_KEY opens none', async () => {
+    const { url, gateway: database } = await temporaryDatabase();
+    for (const id of ['b1', 'b2']) await database.insert(keyB, { id });
+    await database.insert(keyC, { id: 'c1' });
+    const vault = await startVault(url, { PROVARA_MASTER_KEY_NEW: keyC, PROVARA_MASTER_KEY_OLD: keyB });
+    expect((await vault.admin('GET', '/admin/master-keys')).body.active_key_id).toBe(keyIdB);
+  });
+
+  it('is not guessed where no key opens any: not ready, stores and encrypts get 503', async () => {
+    const { url, gateway: database } = await temporaryDatabase();
+    await database.insert(keyC, { id: 'c1', name: 'K' });
+    const vault = await startVault(url);
+    const answer = await ready(vault);
+    expect([answer.status, answer.body.error.type]).toEqual([503, 'configuration_error']);
+    expect(answer.body.error.message).toContain(keyIdA);
+    const stored = await vault.gateway('POST', '/v1/api-keys', { name: 'N', provider: 'openai', value: 'sample' });
+    expect([stored.status, stored.body.error.type]).toEqual([503, 'configuration_error']);
+    expect((await vault.gateway('POST', '/v1/encrypt', { plaintext: 'sample' })).status).toBe(503);
+    expect((await vault.gateway('GET', '/v1/api-keys/status')).body).toEqual({ configured: false });
+    expect(await database.rows()).toHaveLength(1);
+  });
+
+  it('must be 64 hex characters where there is no row', async () => {
+    const { url } = await temporaryDatabase();
+    await expect(startVault(url, { PROVARA_MASTER_KEY: 'a sample passphrase' })).rejects.toThrow(
+      /PROVARA_MASTER_KEY must be 64 hex/,
+    );
+  });
+});
+
+describe('/ready', () => {
+  it('names the key that the database wants and those that the keyring has', async () => {
+    const { url, gateway: database } = await temporaryDatabase();
+    await database.insert(keyA, { id: 'a1', name: 'K' });
+    await (await startVault(url)).close();
+    const vault = await startVault(url, { PROVARA_MASTER_KEY: keyB, PROVARA_MASTER_KEY_NEW: keyC });
+    const { status, body } = await ready(vault);
+    expect(status).toBe(503);
+    for (const keyId of [keyIdA, keyIdB, keyIdC]) expect(body.error.message).toContain(keyId);
+    const decrypted = await vault.gateway('POST', '/v1/api-keys/decrypt', { name: 'K' });
+    expect([decrypted.status, decrypted.body.error.type]).toEqual([503, 'configuration_error']);
+  });
+
+  it('goes on serving what the keyring opens while the active key is missing', async () => {
+    const { url, gateway: database } = await temporaryDatabase();
+    await (await startVault(url)).close();
+    await database.insert(keyB, { id: 'b1', name: 'K', value: 'sample-value' });
+    const vault = await startVault(url, { PROVARA_MASTER_KEY: keyB });
+    expect((await ready(vault)).status).toBe(503);
+    expect((await vault.gateway('POST', '/v1/api-keys/decrypt', { name: 'K' })).body.key.value).toBe('sample-value');
+    expect((await vault.gateway('POST', '/v1/api-keys', { name: 'N', provider: 'p', value: 'sample' })).status).toBe(503);
+  });
+
+  it('says passphrase instead of a passphrase’s key id, which would help guessing it', async () => {
+    const passphrase = 'a sample passphrase';
+    const { url, gateway: database } = await temporaryDatabase();
+    await database.insert(passphrase, { id: 'a1' });
+    const first = await startVault(url, { PROVARA_MASTER_KEY: passphrase });
+    const passphraseId = (await first.admin('GET', '/admin/master-keys')).body.active_key_id;
+    await first.close();
+    const wanted = await ready(await startVault(url, { PROVARA_MASTER_KEY: keyA }));
+    const held = await ready(await startVault(url, { PROVARA_MASTER_KEY: 'another sample passphrase' }));
+    for (const { status, body } of [wanted, held]) {
+      expect(status).toBe(503);
+      expect(body.error.message).toContain('passphrase (active)');
+      expect(JSON.stringify(body)).not.toContain(passphraseId);
+    }
+    expect(held.body.error.message).toContain('passphrase (PROVARA_MASTER_KEY)');
+  });
+
+  it('warns of rows that do not open and of tables that are not covered', async () => {
+    const { url, gateway: database } = await temporaryDatabase();
+    await database.insert(keyA, { id: 'a1' });
+    await database.insert(keyC, { id: 'c1' });
+    await database.run('CREATE TABLE api_keys_backup AS SELECT * FROM api_keys');
+    const { status, body } = await ready(await startVault(url));
+    expect(status).toBe(200);
+    expect(body.warnings.join('\n')).toMatch(/api_keys_backup holds 2[\s\S]*1 of 2 row\(s\) do not open/);
+  });
+
+  it('is 200 without warnings for a vault that is well', async () => {
+    const { url } = await temporaryDatabase({ withTable: false });
+    const vault = await startVault(url);
+    expect((await ready(vault)).body).toEqual({ status: 'ready', warnings: [] });
+    expect((await caller(vault.origin, null)('GET', '/health')).body).toEqual({ status: 'ok' });
+  });
+});

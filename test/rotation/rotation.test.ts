@@ -1,0 +1,429 @@
+/** What an operator may rely on when rotating over HTTP: the gate, one commit, reruns, skips, coverage, half-done tables. */
+
+import { describe, expect, it } from 'vitest';
+import { connectorTableSql, type GatewayDatabase } from '../support/gateway.ts';
+import { keyA, keyB, keyC, keyIdA, keyIdB, keyIdC, startVault, temporaryDatabase } from '../support/vault.ts';
+
+const staged = { PROVARA_MASTER_KEY_NEW: keyB };
+
+async function tableOf(rows: number, masterKey = keyA): Promise<{ url: string; gateway: GatewayDatabase }> {
+  const database = await temporaryDatabase();
+  for (let index = 0; index < rows; index += 1) await database.gateway.insert(masterKey, { id: `row-${index}` });
+  return database;
+}
+
+/** All of it but the vault's own columns, which a gateway does not see. */
+async function gatewayView(database: GatewayDatabase, table = 'api_keys'): Promise<unknown[]> {
+  return (await database.rows(table)).map(({ key_id, key_id_tag, last_used_at, ...row }) => row);
+}
+
+describe('a dry run', () => {
+  it('opens every row, counts them by table, and changes nothing', async () => {
+    const { url, gateway: database } = await tableOf(3);
+    const { admin } = await startVault(url, staged);
+    const before = await database.rows();
+    const { status, body } = await admin('POST', '/admin/rotate/dry-run');
+    expect(status).toBe(200);
+    expect(body).toMatchObject({
+      dry_run: true,
+      rows_scanned: 3,
+      rows_old: 3,
+      rows_new: 0,
+      rows_failed: 0,
+      rows_skipped: 0,
+      from_key_id: keyIdA,
+      to_key_id: keyIdB,
+      tables: [{ table: 'api_keys', rows: 3 }],
+      message: 'DRY RUN — scanned 3 row(s). Every row decrypts cleanly with the old key.',
+    });
+    expect(await database.rows()).toEqual(before);
+    expect((await admin('GET', '/admin/rotate')).body).toEqual({ running: null, last: null });
+    expect((await admin('GET', '/admin/master-keys')).body.active_key_id).toBe(keyIdA);
+  });
+
+  it('names every failing row with its reason, as execute would, and nothing is written', async () => {
+    const { url, gateway: database } = await tableOf(2);
+    await database.insert(keyB, { id: 'under-new' });
+    await database.insert(keyC, { id: 'under-other' });
+    await database.insert('f'.repeat(64), { id: 'under-unknown' });
+    await database.run("UPDATE api_keys SET iv = 'not hex' WHERE id = 'row-1'");
+    const { admin } = await startVault(url, { ...staged, PROVARA_MASTER_KEY_OLD: keyC });
+    const before = await gatewayView(database);
+    for (const path of ['/admin/rotate/dry-run', '/admin/rotate/execute']) {
+      const { status, body } = await admin('POST', path);
+      expect([status, body.error.type]).toEqual([422, 'decrypt_gate_failed']);
+      expect(body.error.message).toBe(
+        'Decrypt failed for api_keys.id=row-1 — the old key does not match. 3 of 5 row(s) failed; nothing was written.',
+      );
+      expect(body.error.details).toEqual({
+        rows_scanned: 5,
+        rows_failed: 3,
+        failures: [
+          { table: 'api_keys', id: 'row-1', reason: 'malformed' },
+          { table: 'api_keys', id: 'under-other', reason: 'other_key', key_id: keyIdC },
+          { table: 'api_keys', id: 'under-unknown', reason: 'unknown_key_or_corrupt' },
+        ],
+      });
+    }
+    expect(await gatewayView(database)).toEqual(before);
+    expect((await admin('GET', '/admin/rotate')).body).toMatchObject({ running: null, last: { state: 'failed' } });
+    expect((await admin('GET', '/admin/master-keys')).body.active_key_id).toBe(keyIdA);
+  });
+});
+
+describe('a rotation', () => {
+  it('puts every row under the new key and changes nothing else of it', async () => {
+    const { url, gateway: database } = await tableOf(3);
+    const { admin, gateway } = await startVault(url, staged);
+    const before = await gatewayView(database);
+    const { status, body } = await admin('POST', '/admin/rotate/execute');
+    expect(status).toBe(200);
+    expect(body.rotation).toMatchObject({
+      state: 'completed',
+      rows_scanned: 3,
+      rows_rotated: 3,
+      rows_already_rotated: 0,
+      rows_skipped: 0,
+      rows_verified: 3,
+      from_key_id: keyIdA,
+      to_key_id: keyIdB,
+      message: 'rotated 3 of 3 row(s).',
+    });
+    const after = await gatewayView(database);
+    const withoutCiphertext = (rows: unknown[]) =>
+      (rows as Record<string, unknown>[]).map(({ encrypted_value, iv, auth_tag, ...row }) => row);
+    expect(withoutCiphertext(after)).toEqual(withoutCiphertext(before));
+    for (let index = 0; index < 3; index += 1) {
+      expect(await database.open(keyB, `row-${index}`)).toBe(`sample-value-of-row-${index}`);
+      await expect(database.open(keyA, `row-${index}`)).rejects.toThrow();
+      const decrypted = await gateway('POST', '/v1/api-keys/decrypt', { name: `row-${index}` });
+      expect(decrypted.body.key.value).toBe(`sample-value-of-row-${index}`);
+    }
+  });
+
+  it('keeps a row in its format, and with upgrade_format binds every row of api_keys to its tenant and name', async () => {
+    const { url, gateway: database } = await tableOf(2);
+    const { admin, gateway } = await startVault(url, staged);
+    await gateway('POST', '/v1/api-keys', { name: 'NEW', provider: 'openai', value: 'sample-value-new' });
+    const ivLengths = async (): Promise<number[]> => (await database.rows()).map(({ iv }) => String(iv).length);
+    await admin('POST', '/admin/rotate/execute');
+    expect(await ivLengths()).toEqual([32, 32, 24]);
+    const upgraded = await admin('POST', '/admin/rotate/execute', { upgrade_format: true });
+    expect(upgraded.body.rotation).toMatchObject({
+      state: 'completed',
+      rows_rotated: 2,
+      rows_already_rotated: 3,
+      rows_verified: 3,
+    });
+    expect(await ivLengths()).toEqual([24, 24, 24]);
+    expect((await gateway('POST', '/v1/api-keys/decrypt', { name: 'row-0' })).body.key.value).toBe('sample-value-of-row-0');
+  });
+
+  it('makes the new key the one that seals, while both go on opening', async () => {
+    const { url, gateway: database } = await tableOf(1);
+    const { admin, gateway } = await startVault(url, staged);
+    const under = await gateway('POST', '/v1/encrypt', { plaintext: 'sample' });
+    await admin('POST', '/admin/rotate/execute');
+    const stored = await gateway('POST', '/v1/api-keys', { name: 'NEW', provider: 'openai', value: 'sample' });
+    expect(stored.body.key.key_id).toBe(keyIdB);
+    expect((await gateway('POST', '/v1/encrypt', { plaintext: 'sample' })).body.key_id).toBe(keyIdB);
+    expect((await gateway('POST', '/v1/decrypt', { ciphertext: under.body.ciphertext })).body).toEqual({
+      plaintext: 'sample',
+      key_id: keyIdA,
+    });
+    await database.insert(keyA, { id: 'late', value: 'sample-late' });
+    expect((await gateway('POST', '/v1/api-keys/decrypt', { name: 'late' })).body.key.value).toBe('sample-late');
+  });
+
+  it('run again answers 200 with everything already rotated', async () => {
+    const { url } = await tableOf(3);
+    const { admin } = await startVault(url, staged);
+    await admin('POST', '/admin/rotate/execute');
+    const again = await admin('POST', '/admin/rotate/execute');
+    expect(again.status).toBe(200);
+    expect(again.body.rotation).toMatchObject({
+      state: 'completed',
+      rows_scanned: 3,
+      rows_rotated: 0,
+      rows_already_rotated: 3,
+      rows_verified: 3,
+      from_key_id: keyIdA,
+      to_key_id: keyIdB,
+    });
+    expect((await admin('POST', '/admin/rotate/dry-run')).body).toMatchObject({ rows_old: 0, rows_new: 3 });
+  });
+
+  it('goes back to the old key like any other', async () => {
+    const { url, gateway: database } = await tableOf(2);
+    const { admin } = await startVault(url, staged);
+    await admin('POST', '/admin/rotate/execute');
+    const back = await admin('POST', '/admin/rotate/execute', { old_key_id: keyIdB, new_key_id: keyIdA });
+    expect(back.body.rotation).toMatchObject({ state: 'completed', rows_rotated: 2 });
+    expect(await database.open(keyA, 'row-0')).toBe('sample-value-of-row-0');
+    expect((await admin('GET', '/admin/master-keys')).body.active_key_id).toBe(keyIdA);
+  });
+
+  it('goes back to a passphrase too, where rows were under it before', async () => {
+    const passphrase = 'correct horse battery staple sample';
+    const { url, gateway: database } = await tableOf(1, passphrase);
+    const { admin } = await startVault(url, { PROVARA_MASTER_KEY: passphrase, ...staged });
+    const first = await admin('POST', '/admin/rotate/execute');
+    const { from_key_id, to_key_id } = first.body.rotation;
+    const back = await admin('POST', '/admin/rotate/execute', { old_key_id: to_key_id, new_key_id: from_key_id });
+    expect(back.body.rotation.state).toBe('completed');
+    expect(await database.open(passphrase, 'row-0')).toBe('sample-value-of-row-0');
+  });
+
+  it('finishes a table that an older tool left half-done', async () => {
+    const { url, gateway: database } = await tableOf(3);
+    await database.insert(keyB, { id: 'done-already' });
+    const { admin } = await startVault(url, staged);
+    const { body } = await admin('POST', '/admin/rotate/execute');
+    expect(body.rotation).toMatchObject({ state: 'completed', rows_rotated: 3, rows_already_rotated: 1, rows_verified: 4 });
+    expect(await database.open(keyB, 'done-already')).toBe('sample-value-of-done-already');
+  });
+
+  it('uses the key that was swapped in before the rotation, where no next one is set', async () => {
+    const { url } = await tableOf(1);
+    const first = await startVault(url);
+    await first.close();
+    const { admin, gateway } = await startVault(url, { PROVARA_MASTER_KEY: keyB, PROVARA_MASTER_KEY_OLD: keyA });
+    expect((await gateway('POST', '/v1/api-keys/decrypt', { name: 'row-0' })).status).toBe(200);
+    const { body } = await admin('POST', '/admin/rotate/execute');
+    expect(body.rotation).toMatchObject({ state: 'completed', from_key_id: keyIdA, to_key_id: keyIdB, rows_rotated: 1 });
+  });
+
+  it('is repeated in chunks for a table above the limit of one commit, with the same outcome', async () => {
+    const { url, gateway: database } = await tableOf(30);
+    const { admin } = await startVault(url, { ...staged, VAULT_ROTATION_ATOMIC_ROWS: '10' });
+    const { body } = await admin('POST', '/admin/rotate/execute');
+    expect(body.rotation).toMatchObject({ state: 'completed', rows_scanned: 30, rows_rotated: 30, rows_verified: 30 });
+    for (let index = 0; index < 30; index += 1)
+      expect(await database.open(keyB, `row-${index}`)).toBe(`sample-value-of-row-${index}`);
+  });
+
+  it('answers 202 with where to look once the wait is over, and is found there', async () => {
+    const { url } = await tableOf(500);
+    const { admin } = await startVault(url, staged);
+    const { status, headers, body } = await admin('POST', '/admin/rotate/execute?wait=0');
+    expect(status).toBe(202);
+    expect(headers.get('location')).toBe(`/admin/rotate/${body.rotation.id}`);
+    const deadline = Date.now() + 30_000;
+    for (;;) {
+      const { rotation } = (await admin('GET', `/admin/rotate/${body.rotation.id}`)).body;
+      if (rotation.state === 'completed') break;
+      expect(Date.now(), `still ${rotation.state}`).toBeLessThan(deadline);
+    }
+    expect((await admin('GET', '/admin/rotate/no-such-rotation')).status).toBe(404);
+  });
+
+  it('runs one at a time: of two at once one runs and the other gets 409 with its id', async () => {
+    const { url, gateway: database } = await tableOf(300);
+    const { admin } = await startVault(url, staged);
+    const answers = await Promise.all([admin('POST', '/admin/rotate/execute'), admin('POST', '/admin/rotate/execute')]);
+    const ran = answers.find(({ status }) => status === 200);
+    const refused = answers.find(({ status }) => status === 409);
+    expect(refused?.body.error.type).toBe('rotation_in_progress');
+    expect(refused?.body.error.details.rotation_id).toBe(ran?.body.rotation.id);
+    expect(await database.open(keyB, 'row-299')).toBe('sample-value-of-row-299');
+  });
+
+  it('loses no store and fails no call that comes while it runs', async () => {
+    const { url } = await tableOf(400);
+    const { admin, gateway } = await startVault(url, staged);
+    const expected = new Map<string, string>();
+    let isRunning = true;
+    const storing = (async () => {
+      for (let index = 0; isRunning; index += 1) {
+        const name = `row-${index % 400}`;
+        const stored = await gateway('POST', '/v1/api-keys', { name, provider: 'openai', value: `edited-${index}` });
+        expect(stored.status).toBe(200);
+        expected.set(name, `edited-${index}`);
+        const read = await gateway('POST', '/v1/api-keys/decrypt', { name: `row-${(index * 7) % 400}` });
+        expect(read.status).toBe(200);
+      }
+    })();
+    const { body } = await admin('POST', '/admin/rotate/execute');
+    isRunning = false;
+    await storing;
+    expect(body.rotation.state).toBe('completed');
+    for (const [name, value] of expected) {
+      expect((await gateway('POST', '/v1/api-keys/decrypt', { name })).body.key.value).toBe(value);
+    }
+    expect((await admin('POST', '/admin/verify')).body.rows_by_key_id).toEqual({ [keyIdB]: 400 });
+  });
+});
+
+describe('the keys of a rotation', () => {
+  it.each([
+    ['two equal keys', { old_key_id: keyIdA, new_key_id: keyIdA }, 'The old and new keys are identical: nothing to rotate.'],
+    ['a key that is not in the keyring', { new_key_id: keyIdC }, `new_key_id ${keyIdC} is not in the keyring`],
+    ['an old key that is not in the keyring', { old_key_id: keyIdC }, `old_key_id ${keyIdC} is not in the keyring`],
+    ['a malformed key id', { new_key_id: 'XYZ' }, 'body.new_key_id'],
+    ['an unknown field', { newkey: keyIdB }, '"newkey"'],
+    ['an unknown row to skip', { skip_ids: ['no-such-row'] }, '"no-such-row"'],
+  ])('are refused with 400 for %s, and nothing changes', async (_case, body, message) => {
+    const { url, gateway: database } = await tableOf(1);
+    const { admin } = await startVault(url, staged);
+    const before = await database.rows();
+    for (const path of ['/admin/rotate/dry-run', '/admin/rotate/execute']) {
+      const answer = await admin('POST', path, body);
+      expect([answer.status, answer.body.error.type]).toEqual([400, 'validation_error']);
+      expect(answer.body.error.message).toContain(message);
+    }
+    expect(await database.rows()).toEqual(before);
+    expect((await admin('GET', '/admin/rotate')).body).toEqual({ running: null, last: null });
+  });
+
+  it('are refused where the new one is a passphrase', async () => {
+    const { url } = await tableOf(1);
+    const { admin } = await startVault(url, { PROVARA_MASTER_KEY_NEW: 'a sample passphrase' });
+    const { status, body } = await admin('POST', '/admin/rotate/execute');
+    expect(status).toBe(400);
+    expect(body.error.message).toContain('64 hexadecimal characters');
+  });
+
+  it('are missing where nothing is staged: 400 names PROVARA_MASTER_KEY_NEW', async () => {
+    const { url } = await tableOf(1);
+    const { admin } = await startVault(url);
+    const { status, body } = await admin('POST', '/admin/rotate/execute');
+    expect(status).toBe(400);
+    expect(body.error.message).toContain('PROVARA_MASTER_KEY_NEW');
+  });
+});
+
+describe('skipped rows', () => {
+  it('are left out, alone, and keep their key from being safe to retire', async () => {
+    const { url, gateway: database } = await tableOf(2);
+    await database.insert(keyC, { id: 'foreign' });
+    const { admin, gateway } = await startVault(url, { ...staged, PROVARA_MASTER_KEY_OLD: keyC });
+    const dryRun = await admin('POST', '/admin/rotate/dry-run', { skip_ids: ['foreign'] });
+    expect(dryRun.body).toMatchObject({ rows_scanned: 3, rows_old: 2, rows_skipped: 1 });
+    const { body } = await admin('POST', '/admin/rotate/execute', { skip_ids: ['api_keys:foreign', 'row-1'] });
+    expect(body.rotation).toMatchObject({
+      state: 'completed',
+      rows_scanned: 3,
+      rows_rotated: 1,
+      rows_skipped: 2,
+      rows_verified: 1,
+    });
+    expect(await database.open(keyC, 'foreign')).toBe('sample-value-of-foreign');
+    expect(await database.open(keyA, 'row-1')).toBe('sample-value-of-row-1');
+    expect((await gateway('POST', '/v1/api-keys/decrypt', { name: 'row-1' })).status).toBe(200);
+    const { keys } = (await admin('GET', '/admin/master-keys')).body;
+    const safe = Object.fromEntries(
+      keys.map((key: { key_id: string; safe_to_retire: boolean }) => [key.key_id, key.safe_to_retire]),
+    );
+    expect(safe).toEqual({ [keyIdA]: false, [keyIdB]: false, [keyIdC]: false });
+    const rest = await admin('POST', '/admin/rotate/execute', { skip_ids: ['foreign'] });
+    expect(rest.body.rotation).toMatchObject({ rows_rotated: 1, rows_already_rotated: 1, rows_skipped: 1 });
+    const after = (await admin('GET', '/admin/master-keys')).body.keys;
+    expect(after.find((key: { key_id: string }) => key.key_id === keyIdA)).toMatchObject({
+      state: 'retired',
+      rows: 0,
+      safe_to_retire: true,
+    });
+  });
+
+  it('are named with their table where an id stands in several', async () => {
+    const { url, gateway: database } = await tableOf(1);
+    await database.run(connectorTableSql);
+    await database.insert(keyA, { id: 'row-0' }, 'context_connector_credentials');
+    const { admin } = await startVault(url, { ...staged, VAULT_ENCRYPTED_TABLES: 'api_keys,context_connector_credentials' });
+    expect((await admin('POST', '/admin/rotate/dry-run', { skip_ids: ['row-0'] })).status).toBe(400);
+    const { body } = await admin('POST', '/admin/rotate/execute', { skip_ids: ['context_connector_credentials:row-0'] });
+    expect(body.rotation).toMatchObject({ rows_rotated: 1, rows_skipped: 1 });
+    expect(await database.open(keyA, 'row-0', 'context_connector_credentials')).toBe('sample-value-of-row-0');
+    expect(await database.open(keyB, 'row-0')).toBe('sample-value-of-row-0');
+  });
+});
+
+describe('coverage', () => {
+  it('refuses to leave a table of the encrypted shape behind, until it is covered or exempt', async () => {
+    const { url, gateway: database } = await tableOf(1);
+    await database.run(connectorTableSql);
+    await database.insert(keyA, { id: 'connector' }, 'context_connector_credentials');
+    const uncovered = await startVault(url, staged);
+    for (const path of ['/admin/rotate/dry-run', '/admin/rotate/execute']) {
+      const { status, body } = await uncovered.admin('POST', path);
+      expect([status, body.error.type]).toEqual([422, 'uncovered_table']);
+      expect(body.error.details.tables).toEqual([{ table: 'context_connector_credentials', rows: 1 }]);
+    }
+    expect((await uncovered.admin('GET', '/ready')).body.warnings[0]).toContain('context_connector_credentials');
+    expect(await database.open(keyA, 'row-0')).toBe('sample-value-of-row-0');
+    await uncovered.close();
+    const exempt = await startVault(url, { ...staged, VAULT_EXEMPT_TABLES: 'context_connector_credentials' });
+    expect((await exempt.admin('POST', '/admin/rotate/dry-run')).status).toBe(200);
+  });
+
+  it('rotates every covered table at once, adding no column to another program’s', async () => {
+    const { url, gateway: database } = await tableOf(2);
+    await database.run(connectorTableSql);
+    await database.insert(keyA, { id: 'connector' }, 'context_connector_credentials');
+    const columns = Object.keys((await database.rows('context_connector_credentials'))[0] ?? {});
+    const { admin } = await startVault(url, { ...staged, VAULT_ENCRYPTED_TABLES: 'api_keys,context_connector_credentials' });
+    const dryRun = await admin('POST', '/admin/rotate/dry-run');
+    expect(dryRun.body.tables).toEqual([
+      { table: 'api_keys', rows: 2 },
+      { table: 'context_connector_credentials', rows: 1 },
+    ]);
+    const { body } = await admin('POST', '/admin/rotate/execute', { upgrade_format: true });
+    expect(body.rotation).toMatchObject({ state: 'completed', rows_rotated: 3, rows_verified: 3 });
+    expect(body.rotation.warnings[0]).toContain('context_connector_credentials');
+    expect(await database.open(keyB, 'connector', 'context_connector_credentials')).toBe('sample-value-of-connector');
+    expect(Object.keys((await database.rows('context_connector_credentials'))[0] ?? {})).toEqual(columns);
+  });
+
+  it('names a covered table that does not exist', async () => {
+    const { url } = await tableOf(1);
+    const { admin } = await startVault(url, { ...staged, VAULT_ENCRYPTED_TABLES: 'api_keys,no_such_table' });
+    const { status, body } = await admin('POST', '/admin/rotate/execute');
+    expect([status, body.error.type]).toEqual([503, 'configuration_error']);
+    expect(body.error.message).toContain('no_such_table');
+  });
+
+  it('puts the vault’s columns back where the gateway’s own migration has recreated the table', async () => {
+    const { url, gateway: database } = await tableOf(2);
+    const { admin, gateway } = await startVault(url, staged);
+    await database.run('ALTER TABLE api_keys RENAME TO old_keys');
+    await database.createTable();
+    await database.run(
+      `INSERT INTO api_keys SELECT id, name, provider, encrypted_value, iv, auth_tag, tenant_id, created_at, updated_at FROM old_keys`,
+    );
+    await database.run('DROP TABLE old_keys');
+    const { body } = await admin('POST', '/admin/rotate/execute');
+    expect(body.rotation).toMatchObject({ state: 'completed', rows_rotated: 2 });
+    expect((await gateway('GET', '/v1/api-keys')).body.keys).toHaveLength(2);
+  });
+});
+
+describe('verify', () => {
+  it('counts every row by the key that opens it, whatever its column says', async () => {
+    const { url, gateway: database } = await tableOf(2);
+    await database.insert(keyB, { id: 'under-new' });
+    await database.insert(keyC, { id: 'under-unknown' });
+    const { admin } = await startVault(url, staged);
+    await database.run('UPDATE api_keys SET key_id = ?, key_id_tag = auth_tag', [keyIdB]);
+    expect((await admin('POST', '/admin/verify')).body).toEqual({
+      rows_scanned: 4,
+      rows_by_key_id: { [keyIdA]: 2, [keyIdB]: 1 },
+      rows_failed: 1,
+      failures: [{ table: 'api_keys', id: 'under-unknown', reason: 'unknown_key_or_corrupt' }],
+    });
+  });
+});
+
+describe('replicas', () => {
+  it('that live without both keys stop a rotation before it writes anything', async () => {
+    const { url, gateway: database } = await tableOf(1);
+    const behind = await startVault(url);
+    const { admin } = await startVault(url, staged);
+    const { status, body } = await admin('POST', '/admin/rotate/execute');
+    expect([status, body.error.type]).toEqual([409, 'replica_missing_key']);
+    expect(body.error.details.replicas).toMatchObject([{ missing_key_ids: [keyIdB] }]);
+    expect(await database.open(keyA, 'row-0')).toBe('sample-value-of-row-0');
+    expect((await admin('GET', '/admin/master-keys')).body.replicas).toHaveLength(2);
+    await behind.close();
+    expect((await admin('POST', '/admin/rotate/execute')).status).toBe(200);
+  });
+});
