@@ -9,7 +9,7 @@ import { type Environment, SettingsReader } from './settings.ts';
 import type { DatabaseLocation } from './store/database.ts';
 import { readTokens, type Token } from './tokens.ts';
 
-export const masterKeyVariables = ['PROVARA_MASTER_KEY', 'PROVARA_MASTER_KEY_NEW', 'PROVARA_MASTER_KEY_OLD'] as const;
+const masterKeyVariables = ['PROVARA_MASTER_KEY', 'PROVARA_MASTER_KEY_NEW', 'PROVARA_MASTER_KEY_OLD'] as const;
 export const defaultDatabaseUrl = 'file:./data/vault.db';
 const logLevels = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const;
 const identifier = /^[A-Za-z_][A-Za-z0-9_]*$/;

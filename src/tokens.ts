@@ -12,7 +12,7 @@ export interface Token {
   readonly digest: Buffer;
 }
 
-export const tokenVariables: Readonly<Record<Role, string>> = {
+const tokenVariables: Readonly<Record<Role, string>> = {
   gateway: 'VAULT_GATEWAY_TOKENS',
   admin: 'VAULT_ADMIN_TOKENS',
 };

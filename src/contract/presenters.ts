@@ -9,11 +9,11 @@ import type { RotationRecord } from '../store/rotations.ts';
 import type { ListedApiKey } from '../vault/api-keys.ts';
 import type { ApiKeyAnswer, RotationAnswer } from './schemas.ts';
 
-export function toTime(unixSeconds: number): string {
+function toTime(unixSeconds: number): string {
   return new Date(unixSeconds * 1000).toISOString();
 }
 
-export function toTimeOrNull(unixSeconds: number | null): string | null {
+function toTimeOrNull(unixSeconds: number | null): string | null {
   return unixSeconds === null ? null : toTime(unixSeconds);
 }
 

@@ -10,7 +10,7 @@ import { survey } from './survey.ts';
 const secondsPerDay = 86_400;
 
 /** `staged`: never was active. `retired`: was, and is not any more. */
-export type MasterKeyState = 'active' | 'staged' | 'retired';
+type MasterKeyState = 'active' | 'staged' | 'retired';
 
 export interface MasterKeyReport {
   readonly keyId: string;

@@ -35,7 +35,7 @@ export interface Replacement {
   readonly sealed: CiphertextColumns;
 }
 
-export interface CiphertextColumns {
+interface CiphertextColumns {
   readonly encryptedValue: string;
   readonly iv: string;
   readonly authTag: string;

@@ -18,7 +18,7 @@ export interface MasterKeyName {
 }
 
 /** The guard that fails once another key than the expected one has become active. */
-export const activeKeyGuard = 'active_key';
+const activeKeyGuard = 'active_key';
 
 export class MasterKeyStore {
   readonly #database: Database;

@@ -2,15 +2,7 @@
 
 import { type Database, guard, integer, integerOrNull, type Row, type Statement, text, textOrNull } from './database.ts';
 
-export type RotationState =
-  | 'gating'
-  | 'writing'
-  | 'verifying'
-  | 'completed'
-  | 'cancelled'
-  | 'failed'
-  | 'interrupted'
-  | 'verify_failed';
+type RotationState = 'gating' | 'writing' | 'verifying' | 'completed' | 'cancelled' | 'failed' | 'interrupted' | 'verify_failed';
 
 /** A row that a rotation leaves out. */
 export interface SkippedRow {
@@ -18,7 +10,7 @@ export interface SkippedRow {
   readonly id: string;
 }
 
-export interface RotationCounts {
+interface RotationCounts {
   readonly rowsScanned: number;
   readonly rowsRotated: number;
   readonly rowsAlreadyRotated: number;
@@ -60,7 +52,7 @@ export interface RotationUpdate extends Partial<RotationCounts> {
 export const leaseSeconds = 15;
 
 /** The guard that fails once the lease belongs to somebody else. */
-export const fenceGuard = 'rotation_fence';
+const fenceGuard = 'rotation_fence';
 
 const columns = `id, state, from_key_id, to_key_id, upgrade_format, forced, skipped_rows, rows_scanned, rows_rotated,
   rows_already_rotated, rows_skipped, rows_verified, error, started_at, finished_at`;

@@ -10,14 +10,14 @@ interface OpenApi {
   readonly paths: Readonly<Record<string, Readonly<Record<string, Operation>>>>;
 }
 
-export interface Operation {
+interface Operation {
   readonly security?: readonly unknown[];
   readonly parameters?: readonly { readonly name: string; readonly in: string; readonly schema: Record<string, unknown> }[];
   readonly requestBody?: { readonly content: Readonly<Record<string, { readonly schema: Record<string, unknown> }>> };
   readonly responses: Readonly<Record<string, { readonly content?: Readonly<Record<string, { readonly schema: object }>> }>>;
 }
 
-export const openApiPath = new URL('../../openapi.yaml', import.meta.url);
+const openApiPath = new URL('../../openapi.yaml', import.meta.url);
 export const openApi = parse(readFileSync(openApiPath, 'utf8')) as OpenApi;
 
 const ajv = new Ajv2020({ strict: false });

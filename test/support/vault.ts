@@ -4,6 +4,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { FastifyInstance } from 'fastify';
+import { fetch, type Headers } from 'undici';
 import { onTestFinished } from 'vitest';
 import { readServerConfig, type ServerConfig } from '../../src/config.ts';
 import { parseMasterKey } from '../../src/crypto/master-key.ts';
@@ -25,7 +26,7 @@ export const keyIdC = parseMasterKey(keyC).id;
 export const gatewayToken = 'sample-gateway-token';
 export const adminToken = 'sample-admin-token';
 
-export interface Answer {
+interface Answer {
   readonly status: number;
   readonly headers: Headers;
   // biome-ignore lint/suspicious/noExplicitAny: tests reach into answers of every shape

@@ -8,6 +8,12 @@ const tags = ['Machines'];
 
 export function machineRoutes(readiness: ReadinessCheck): FastifyPluginAsyncTypebox {
   return async (app) => {
+    let text: string | undefined;
+    const description = (): string => {
+      text ??= JSON.stringify(app.swagger());
+      return text;
+    };
+
     app.get('/health', {
       schema: {
         operationId: 'getHealth',
@@ -38,7 +44,7 @@ export function machineRoutes(readiness: ReadinessCheck): FastifyPluginAsyncType
         security: [],
         response: { 200: schemas.OpenApiAnswer, ...schemas.errorAnswers },
       },
-      handler: async () => app.swagger() as unknown as Record<string, unknown>,
+      handler: async (_request, reply) => reply.type('application/json; charset=utf-8').send(description()),
     });
   };
 }

@@ -1,0 +1,227 @@
+/** The command line as operators and their scripts know it: flags, output lines, exit codes, and what it leaves untouched. */
+
+import { createHash } from 'node:crypto';
+import { readFileSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { connectorTableSql } from '../support/gateway.ts';
+import { runCli, startServer } from '../support/process.ts';
+import {
+  caller,
+  environmentFor,
+  gatewayToken,
+  keyA,
+  keyB,
+  keyC,
+  keyIdA,
+  keyIdB,
+  keyIdC,
+  temporaryDatabase,
+  temporaryFolder,
+} from '../support/vault.ts';
+
+const flags = ['--old', keyA, '--new', keyB];
+
+async function tableOf(rows: number) {
+  const database = await temporaryDatabase();
+  for (let index = 0; index < rows; index += 1) await database.gateway.insert(keyA, { id: `row-${index}` });
+  return { ...database, environment: { NODE_ENV: 'production', DATABASE_URL: database.url } };
+}
+
+/** Reads the file in a process of its own: closing it in this one would drop the locks of the test's connection. */
+function hashOf(path: string): string {
+  return createHash('sha256').update(readFileSync(path)).digest('hex');
+}
+
+describe('key:rotate', () => {
+  it('says what the runbook says, to the character, for a dry run and a rotation', async () => {
+    const { environment, gateway: database } = await tableOf(3);
+    const dryRun = await runCli(['rotate', ...flags, '--dry-run'], environment);
+    expect(dryRun).toEqual({
+      code: 0,
+      stdout: '[rotate] DRY RUN — scanned 3 row(s). Every row decrypts cleanly with the --old key.\n',
+      stderr: '',
+    });
+    const executed = await runCli(['rotate', ...flags], environment);
+    expect(executed.code).toBe(0);
+    expect(executed.stdout.split('\n')[0]).toBe('[rotate] rotated 3 of 3 row(s).');
+    expect(executed.stderr).toBe('');
+    expect(await database.open(keyB, 'row-0')).toBe('sample-value-of-row-0');
+    const again = await runCli(['rotate', ...flags], environment);
+    expect([again.code, again.stdout.split('\n')[0]]).toEqual([0, '[rotate] rotated 0 of 3 row(s).']);
+    expect(again.stdout).toContain('3 row(s) were under the --new key already.');
+  });
+
+  it('takes the keys from the environment and from files', async () => {
+    const { environment } = await tableOf(1);
+    const fromVariables = { ...environment, PROVARA_MASTER_KEY_OLD: keyA, PROVARA_MASTER_KEY_NEW: keyB };
+    expect((await runCli(['rotate', '--dry-run'], fromVariables)).code).toBe(0);
+    const folder = temporaryFolder();
+    writeFileSync(join(folder, 'old'), `${keyA}\n`);
+    writeFileSync(join(folder, 'new'), `${keyB}\n`);
+    const fromFiles = { PROVARA_MASTER_KEY_OLD_FILE: join(folder, 'old'), PROVARA_MASTER_KEY_NEW_FILE: join(folder, 'new') };
+    expect((await runCli(['rotate'], { ...environment, ...fromFiles })).stdout).toContain('[rotate] rotated 1 of 1 row(s).');
+  });
+
+  it('names every failing row on standard error, exits with 3, and writes nothing', async () => {
+    const { environment, gateway: database } = await tableOf(2);
+    await database.insert(keyC, { id: 'foreign' });
+    await database.insert('f'.repeat(64), { id: 'unknown' });
+    const before = await database.rows();
+    for (const mode of [['--dry-run'], []]) {
+      const { code, stdout, stderr } = await runCli(['rotate', ...flags, ...mode], { ...environment, PROVARA_MASTER_KEY: keyC });
+      expect([code, stdout]).toEqual([3, '']);
+      expect(stderr).toMatch(/^error: Decrypt failed for api_keys\.id=foreign — the --old key does not match/);
+      expect(stderr).toContain(`other_key ${keyIdC}`);
+      expect(stderr).toContain('api_keys.id=unknown (unknown_key_or_corrupt)');
+      expect(stderr).toContain('2 of 4 row(s) failed; nothing was written.');
+    }
+    const after = (await database.rows()).map(({ key_id, key_id_tag, last_used_at, ...row }) => row);
+    expect(after).toEqual(before);
+    const skipped = await runCli(['rotate', ...flags, '--skip', 'foreign,api_keys:unknown'], environment);
+    expect([skipped.code, skipped.stdout.split('\n')[0]]).toEqual([0, '[rotate] rotated 2 of 4 row(s).']);
+  });
+
+  it.each([
+    ['no old key', ['--new', keyB], '--old, PROVARA_MASTER_KEY_OLD'],
+    ['no new key', ['--old', keyA], '--new, PROVARA_MASTER_KEY_NEW'],
+    ['equal keys', ['--old', keyA, '--new', keyA], 'identical: nothing to rotate.'],
+    ['a passphrase as new key', ['--old', keyA, '--new', 'a sample passphrase'], '64 hexadecimal characters'],
+    ['an unknown row to skip', [...flags, '--skip', 'no-such-row'], 'no-such-row'],
+    ['an unknown flag', [...flags, '--dryrun'], "unknown option '--dryrun'"],
+    ['an argument too many', [...flags, 'now'], 'too many arguments'],
+  ])('refuses %s with exit code 2 and leaves the table alone', async (_case, args, message) => {
+    const { environment, gateway: database } = await tableOf(1);
+    const before = await database.rows();
+    for (const mode of [['--dry-run'], []]) {
+      const { code, stdout, stderr } = await runCli(['rotate', ...args, ...mode], environment);
+      expect([code, stdout]).toEqual([2, '']);
+      expect(stderr).toContain(message);
+      for (const secret of [keyA, keyB, 'a sample passphrase']) expect(stderr).not.toContain(secret);
+    }
+    expect((await database.rows()).map(({ key_id, key_id_tag, last_used_at, ...row }) => row)).toEqual(before);
+  });
+
+  it('refuses a table that it does not cover with exit code 3', async () => {
+    const { environment, gateway: database } = await tableOf(1);
+    await database.run(connectorTableSql);
+    await database.insert(keyA, { id: 'connector' }, 'context_connector_credentials');
+    const { code, stderr } = await runCli(['rotate', ...flags, '--dry-run'], environment);
+    expect(code).toBe(3);
+    expect(stderr).toContain('context_connector_credentials');
+  });
+
+  it('answers as the HTTP API does with --json', async () => {
+    const { environment } = await tableOf(2);
+    const dryRun = await runCli(['rotate', ...flags, '--dry-run', '--json'], environment);
+    expect(JSON.parse(dryRun.stdout)).toMatchObject({ dry_run: true, rows_scanned: 2, from_key_id: keyIdA, to_key_id: keyIdB });
+    const executed = await runCli(['rotate', ...flags, '--json'], environment);
+    expect(JSON.parse(executed.stdout).rotation).toMatchObject({ state: 'completed', rows_rotated: 2, rows_verified: 2 });
+  });
+
+  it('upgrades the format on request', async () => {
+    const { environment, gateway: database } = await tableOf(2);
+    expect((await runCli(['rotate', ...flags, '--upgrade-format'], environment)).code).toBe(0);
+    expect((await database.rows()).map(({ iv }) => String(iv).length)).toEqual([24, 24]);
+  });
+
+  it('makes no database where there is none, and says so', async () => {
+    const folder = temporaryFolder();
+    const { code, stderr } = await runCli(['rotate', ...flags], { DATABASE_URL: `file:${folder}/none.db` }, folder);
+    expect(code).toBe(2);
+    expect(stderr).toContain('DATABASE_URL names a file that does not exist');
+  });
+});
+
+describe('a dry run', () => {
+  it('leaves the file of a table that was never served as it was, byte for byte', async () => {
+    const { environment, gateway, path } = await tableOf(3);
+    gateway.close();
+    const before = hashOf(path);
+    expect((await runCli(['rotate', ...flags, '--dry-run'], environment)).code).toBe(0);
+    expect((await runCli(['verify'], { ...environment, PROVARA_MASTER_KEY: keyA })).code).toBe(0);
+    expect(hashOf(path)).toBe(before);
+  });
+
+  it('leaves the file as it was, byte for byte, also where a killed service has left a write-ahead log', async () => {
+    const folder = temporaryFolder();
+    const path = join(folder, 'vault.db');
+    const server = await startServer(environmentFor(`file:${path}`));
+    const gateway = caller(server.origin, gatewayToken);
+    for (let index = 0; index < 20; index += 1) {
+      await gateway('POST', '/v1/api-keys', { name: `K${index}`, provider: 'openai', value: 'sample' });
+    }
+    await server.stop('SIGKILL');
+    const before = [hashOf(path), hashOf(`${path}-wal`)];
+    const { code, stdout } = await runCli(['rotate', ...flags, '--dry-run'], { DATABASE_URL: `file:${path}` }, dirname(path));
+    expect([code, stdout]).toEqual([0, '[rotate] DRY RUN — scanned 20 row(s). Every row decrypts cleanly with the --old key.\n']);
+    expect([hashOf(path), hashOf(`${path}-wal`)]).toEqual(before);
+  });
+});
+
+describe('a rotation with the service up', () => {
+  it('is seen by the service at once: it seals under the new key and reads every row', async () => {
+    const { url, environment } = await tableOf(5);
+    const server = await startServer(environmentFor(url, { PROVARA_MASTER_KEY_NEW: keyB }));
+    const gateway = caller(server.origin, gatewayToken);
+    expect((await runCli(['rotate', ...flags], environment)).stdout).toContain('[rotate] rotated 5 of 5 row(s).');
+    const stored = await gateway('POST', '/v1/api-keys', { name: 'NEW', provider: 'openai', value: 'sample' });
+    expect(stored.body.key.key_id).toBe(keyIdB);
+    expect((await gateway('POST', '/v1/encrypt', { plaintext: 'sample' })).body.key_id).toBe(keyIdB);
+    for (let index = 0; index < 5; index += 1) {
+      const { body } = await gateway('POST', '/v1/api-keys/decrypt', { name: `row-${index}` });
+      expect(body.key.value).toBe(`sample-value-of-row-${index}`);
+    }
+  });
+
+  it('stops with exit code 4 where the service lacks the new key, unless it is forced', async () => {
+    const { url, environment, gateway: database } = await tableOf(1);
+    await startServer(environmentFor(url));
+    const { code, stderr } = await runCli(['rotate', ...flags], environment);
+    expect(code).toBe(4);
+    expect(stderr).toContain(keyIdB);
+    expect(await database.open(keyA, 'row-0')).toBe('sample-value-of-row-0');
+    expect((await runCli(['rotate', ...flags, '--force'], environment)).code).toBe(0);
+    expect((await database.rows('vault_rotations')).at(-1)?.forced).toBe(1);
+  });
+});
+
+describe('key:generate', () => {
+  it('prints a fresh key of 64 hex characters and nothing else', async () => {
+    const keys = [await runCli(['generate'], {}), await runCli(['generate'], {})].map(({ stdout }) => stdout);
+    for (const key of keys) expect(key).toMatch(/^[0-9a-f]{64}\n$/);
+    expect(keys[0]).not.toBe(keys[1]);
+  });
+});
+
+describe('key:verify and key:status', () => {
+  it('say what opens what, and exit with 6 where a row does not open', async () => {
+    const { environment, gateway: database } = await tableOf(2);
+    const withKey = { ...environment, PROVARA_MASTER_KEY: keyA };
+    const verified = await runCli(['verify'], withKey);
+    expect([verified.code, verified.stdout]).toEqual([0, `[verify] 2 of 2 row(s) open.\n[verify] ${keyIdA}: 2 row(s)\n`]);
+    await database.insert(keyC, { id: 'foreign' });
+    const failed = await runCli(['verify', '--json'], withKey);
+    expect([failed.code, JSON.parse(failed.stdout).rows_failed]).toEqual([6, 1]);
+    expect((await runCli(['status'], withKey)).stderr).toContain('not served this database yet');
+    await runCli(['rotate', ...flags, '--skip', 'foreign'], withKey);
+    const { code, stdout } = await runCli(['status'], { ...withKey, PROVARA_MASTER_KEY_NEW: keyB });
+    expect(code).toBe(0);
+    expect(stdout).toContain(`[status] active key: ${keyIdB}`);
+    expect(stdout).toContain(`[status] ${keyIdA}: retired, PROVARA_MASTER_KEY, 0 row(s), safe to retire`);
+    expect(stdout).toContain('[status] last rotation: completed, rotated 2 of 3 row(s).');
+  });
+});
+
+describe('--help', () => {
+  it.each(['rotate', 'generate', 'verify', 'status'])('of %s shows an example', async (command) => {
+    const { code, stdout } = await runCli([command, '--help'], {});
+    expect(code).toBe(0);
+    expect(stdout).toContain('Example:');
+  });
+
+  it('documents every exit code', async () => {
+    const { stdout } = await runCli(['--help'], {});
+    for (const code of [0, 1, 2, 3, 4, 5, 6]) expect(stdout).toMatch(new RegExp(`^ {2}${code} {2}\\S`, 'm'));
+  });
+});

@@ -1,0 +1,399 @@
+/** The environment is read whole or refused whole: every problem at once, each by the name of its variable and none by its value. */
+
+import { createHash } from 'node:crypto';
+import { mkdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { databaseFilePath, databaseUrlProblem, readCliConfig, readServerConfig } from '../src/config.ts';
+import { parseMasterKey } from '../src/crypto/master-key.ts';
+import { type Environment, SettingsError } from '../src/settings.ts';
+import { environmentFor, keyA, keyB, keyIdA, keyIdB, keyIdC, temporaryFolder } from './support/vault.ts';
+
+const requiredKey = 'PROVARA_MASTER_KEY is required for API key encryption';
+const remote = 'libsql://sample.example';
+
+/** An environment that is whole, but for what is given. */
+function settings(changed: Environment = {}): Environment {
+  return environmentFor(remote, changed);
+}
+
+function problemsOf(read: () => unknown): readonly string[] {
+  try {
+    read();
+  } catch (error) {
+    if (error instanceof SettingsError) return error.problems;
+    throw error;
+  }
+  return [];
+}
+
+function serverProblems(changed: Environment): readonly string[] {
+  return problemsOf(() => readServerConfig(settings(changed)));
+}
+
+function sourcesByKeyId(environment: Environment): Record<string, readonly string[]> {
+  return Object.fromEntries(readCliConfig(environment).keyring.entries.map(({ key, sources }) => [key.id, sources]));
+}
+
+/** The path of a file with these contents. */
+function fileWith(contents: string): string {
+  const path = join(temporaryFolder(), 'secret');
+  writeFileSync(path, contents);
+  return path;
+}
+
+describe('a whole environment', () => {
+  it('is read into one frozen configuration, with the defaults outside production', () => {
+    const config = readServerConfig(settings({ HOST: undefined, PORT: undefined }));
+    expect(Object.isFrozen(config)).toBe(true);
+    expect(config).toMatchObject({
+      database: { url: remote, authToken: undefined },
+      coverage: { encryptedTables: ['api_keys'], exemptTables: [] },
+      atomicRows: 10_000,
+      logLevel: 'info',
+      isProduction: false,
+      host: '127.0.0.1',
+      port: 4100,
+    });
+  });
+
+  it('in production listens on every address of both families unless told otherwise', () => {
+    expect(readServerConfig(settings({ NODE_ENV: 'production', HOST: undefined }))).toMatchObject({
+      isProduction: true,
+      host: '::',
+    });
+    expect(readServerConfig(settings({ NODE_ENV: 'production', HOST: '0.0.0.0' })).host).toBe('0.0.0.0');
+  });
+
+  it('gives every setting its value', () => {
+    const config = readServerConfig(
+      settings({
+        DATABASE_AUTH_TOKEN: 'sample-database-token',
+        HOST: '::1',
+        PORT: '65535',
+        LOG_LEVEL: 'silent',
+        VAULT_ENCRYPTED_TABLES: 'api_keys, context_connector_credentials',
+        VAULT_EXEMPT_TABLES: 'api_keys_backup',
+        VAULT_ROTATION_ATOMIC_ROWS: '0',
+      }),
+    );
+    expect(config).toMatchObject({
+      database: { url: remote, authToken: 'sample-database-token' },
+      coverage: { encryptedTables: ['api_keys', 'context_connector_credentials'], exemptTables: ['api_keys_backup'] },
+      atomicRows: 0,
+      logLevel: 'silent',
+      host: '::1',
+      port: 65_535,
+    });
+  });
+
+  it('takes a variable that is empty for one that is not set', () => {
+    const config = readServerConfig(settings({ PORT: '', LOG_LEVEL: '', VAULT_EXEMPT_TABLES: '', PROVARA_MASTER_KEY_NEW: '' }));
+    expect(config).toMatchObject({ port: 4100, logLevel: 'info', coverage: { exemptTables: [] } });
+    expect(config.keyring.entries).toHaveLength(1);
+  });
+
+  it('for the command line needs neither tokens nor a master key', () => {
+    const config = readCliConfig({ DATABASE_URL: remote });
+    expect(Object.isFrozen(config)).toBe(true);
+    expect(config.keyring.entries).toEqual([]);
+  });
+});
+
+describe('an environment that is not whole', () => {
+  it('in production has a problem for each of the settings that must be given', () => {
+    const problems = problemsOf(() => readServerConfig({ NODE_ENV: 'production' }));
+    expect(problems).toContain(requiredKey);
+    for (const name of ['DATABASE_URL', 'VAULT_GATEWAY_TOKENS', 'VAULT_ADMIN_TOKENS']) {
+      expect(problems).toContainEqual(expect.stringMatching(new RegExp(`^${name} is required`)));
+    }
+  });
+
+  it('on the command line in production must name its database', () => {
+    const problems = problemsOf(() => readCliConfig({ NODE_ENV: 'production' }));
+    expect(problems).toContainEqual(expect.stringMatching(/^DATABASE_URL is required in production/));
+  });
+
+  it('without the primary master key is refused even where another key is given', () => {
+    expect(serverProblems({ PROVARA_MASTER_KEY: undefined, PROVARA_MASTER_KEY_OLD: keyB })).toEqual([requiredKey]);
+  });
+
+  it('lists every problem at once, by the name of the variable and never by its value', () => {
+    const bad: Environment = {
+      DATABASE_URL: 'sample-bad-1://user:sample-bad-2@host',
+      PORT: 'sample-bad-3',
+      LOG_LEVEL: 'sample-bad-4',
+      VAULT_ENCRYPTED_TABLES: 'api_keys,sample-bad-5',
+      VAULT_EXEMPT_TABLES: 'sample-bad-6',
+      VAULT_ROTATION_ATOMIC_ROWS: 'sample-bad-7',
+      VAULT_GATEWAY_TOKENS: 'sample-bad-8',
+      VAULT_ADMIN_TOKENS: 'operator:sha256:sample-bad-9',
+      PROVARA_MASTER_KEY_NEW_FILE: '/sample-bad-10/none',
+    };
+    const problems = serverProblems(bad);
+    for (const name of Object.keys(bad)) expect(problems).toContainEqual(expect.stringMatching(new RegExp(`^${name}\\b`)));
+    expect(problems).toHaveLength(Object.keys(bad).length);
+    expect(() => readServerConfig(settings(bad))).toThrow(problems.join('\n'));
+    expect(problems.join('\n')).not.toContain('sample-bad');
+  });
+
+  it('never shows a value, whichever variable holds it and whatever is wrong with it', () => {
+    const names = [
+      'DATABASE_URL',
+      'DATABASE_AUTH_TOKEN',
+      'PROVARA_MASTER_KEY',
+      'PROVARA_MASTER_KEY_FILE',
+      'PROVARA_MASTER_KEY_NEW_FILE',
+      'VAULT_GATEWAY_TOKENS',
+      'VAULT_ADMIN_TOKENS',
+      'VAULT_ENCRYPTED_TABLES',
+      'VAULT_ROTATION_ATOMIC_ROWS',
+      'PORT',
+      'LOG_LEVEL',
+    ];
+    const value = fc
+      .tuple(
+        fc.constantFrom('', 'libsql://', 'file:', 'name:', 'name:sha256:', 'api_keys,', '%'),
+        fc.constantFrom('', ':', ',', '%', '/'),
+      )
+      .map(([before, after]) => `${before}SecretSample${after}`);
+    fc.assert(
+      fc.property(fc.array(fc.tuple(fc.constantFrom(...names), value), { minLength: 1, maxLength: 6 }), (changed) => {
+        expect(serverProblems(Object.fromEntries(changed)).join('\n')).not.toContain('SecretSample');
+      }),
+      { numRuns: 200 },
+    );
+  });
+});
+
+describe('master keys', () => {
+  it('come from each of the three variables, or from the files they name', () => {
+    const given = { DATABASE_URL: remote, PROVARA_MASTER_KEY: keyA, PROVARA_MASTER_KEY_NEW_FILE: fileWith(keyB) };
+    expect(sourcesByKeyId({ ...given, PROVARA_MASTER_KEY_OLD: 'c3'.repeat(32) })).toEqual({
+      [keyIdA]: ['PROVARA_MASTER_KEY'],
+      [keyIdB]: ['PROVARA_MASTER_KEY_NEW'],
+      [keyIdC]: ['PROVARA_MASTER_KEY_OLD'],
+    });
+  });
+
+  it.each(['PROVARA_MASTER_KEY', 'PROVARA_MASTER_KEY_NEW', 'PROVARA_MASTER_KEY_OLD'])(
+    'are refused when both %s and its _FILE are set, even to the same key',
+    (name) => {
+      const problems = serverProblems({ [name]: keyA, [`${name}_FILE`]: fileWith(keyA) });
+      expect(problems).toContainEqual(expect.stringMatching(new RegExp(`^${name} and ${name}_FILE are both set`)));
+    },
+  );
+
+  it.each([
+    ['none', '', ''],
+    ['one newline', '\n', ''],
+    ['the last of two newlines', '\n\n', '\n'],
+    ['a newline, but no white space before it', ' \t\n', ' \t'],
+    ['no white space', ' ', ' '],
+  ])('lose of the end of a file %s', (_, end, left) => {
+    const path = fileWith(`sample passphrase${end}`);
+    expect(Object.keys(sourcesByKeyId({ DATABASE_URL: remote, PROVARA_MASTER_KEY_FILE: path }))).toEqual([
+      parseMasterKey(`sample passphrase${left}`).id,
+    ]);
+  });
+
+  it('lose nothing of the beginning of a file', () => {
+    const path = fileWith('\n sample passphrase\n');
+    expect(Object.keys(sourcesByKeyId({ DATABASE_URL: remote, PROVARA_MASTER_KEY_FILE: path }))).toEqual([
+      parseMasterKey('\n sample passphrase').id,
+    ]);
+  });
+
+  it('count byte for byte in a variable', () => {
+    expect(Object.keys(sourcesByKeyId({ DATABASE_URL: remote, PROVARA_MASTER_KEY: `${keyA}\n` }))).toEqual([
+      parseMasterKey(`${keyA}\n`).id,
+    ]);
+  });
+
+  it.each([
+    ['that is not there', () => join(temporaryFolder(), 'none')],
+    ['that is a folder', temporaryFolder],
+    ['that is empty', () => fileWith('')],
+    ['that holds a newline alone', () => fileWith('\n')],
+  ])('are refused from a file %s', (_, pathOf) => {
+    const problems = serverProblems({ PROVARA_MASTER_KEY_NEW_FILE: pathOf() });
+    expect(problems).toEqual([expect.stringMatching(/^PROVARA_MASTER_KEY_NEW_FILE names /)]);
+  });
+});
+
+describe('the database', () => {
+  it.each([
+    'libsql://sample.example',
+    'http://127.0.0.1:8080',
+    'https://sample.example',
+    'ws://[::1]:8080',
+    'wss://sample.example',
+  ])('may be a server: %s', (url) => {
+    expect(databaseUrlProblem(url)).toBeNull();
+  });
+
+  it('may be a file that is there, or one that is not yet there in a folder that is', () => {
+    const path = fileWith('');
+    for (const url of [`file:${path}`, `file://${path}`, `file://localhost${path}`, `file:${path}-new`]) {
+      expect(databaseUrlProblem(url), url).toBeNull();
+      expect(databaseFilePath(url).startsWith(path), url).toBe(true);
+    }
+  });
+
+  it('is found by its %-decoded path', () => {
+    const folder = join(temporaryFolder(), 'a folder');
+    mkdirSync(folder);
+    const encoded = folder.replace(' ', '%20');
+    for (const url of [`file:${encoded}/vault.db`, `file://${encoded}/vault.db`]) {
+      expect(databaseUrlProblem(url), url).toBeNull();
+      expect(databaseFilePath(url), url).toBe(join(folder, 'vault.db'));
+    }
+  });
+
+  it('is refused where its path is a directory', () => {
+    const folder = temporaryFolder();
+    for (const url of [`file:${folder}`, `file:${folder}/`, `file://${folder}`, 'file:.', 'file:./']) {
+      expect(serverProblems({ DATABASE_URL: url }), url).toEqual(['DATABASE_URL names a directory, not a database file.']);
+    }
+  });
+
+  it('is refused where its folder does not exist', () => {
+    expect(serverProblems({ DATABASE_URL: `file:${temporaryFolder()}/none/vault.db` })).toEqual([
+      'DATABASE_URL names a file in a directory that does not exist.',
+    ]);
+  });
+
+  it.each([
+    'file:',
+    'file::memory:',
+    'file::memory:?cache=shared',
+    'file://',
+    'file:///',
+    'file:?sample',
+    ':memory:',
+    'file:%3Amemory%3A',
+  ])('is refused where it would be in memory, or have no name: %s', (url) => {
+    expect(serverProblems({ DATABASE_URL: url })).toEqual([expect.stringMatching(/^DATABASE_URL must /)]);
+  });
+
+  it.each([
+    'vault.db',
+    '/vault.db',
+    'mysql://sample.example',
+    'http://',
+    'libsql://sample.example:port',
+    'file:%ZZ',
+    'file:///%00',
+    'file://sample.example/vault.db',
+  ])('is refused where its URL is not one: %s', (url) => {
+    expect(serverProblems({ DATABASE_URL: url })).toEqual([expect.stringMatching(/^DATABASE_URL (must begin|is not a valid)/)]);
+  });
+});
+
+describe('tokens', () => {
+  const digest = (token: string): Buffer => createHash('sha256').update(token, 'utf8').digest();
+  const hexDigest = (token: string): string => digest(token).toString('hex');
+  const gatewayTokens = (text: string) =>
+    readServerConfig(settings({ VAULT_GATEWAY_TOKENS: text })).tokens.filter(({ role }) => role === 'gateway');
+
+  it('of a role may be several, each with its name, kept as a digest alone', () => {
+    const { tokens } = readServerConfig(
+      settings({ VAULT_GATEWAY_TOKENS: 'blue:sample-1, green:sample-2', VAULT_ADMIN_TOKENS: 'eve:sample-3' }),
+    );
+    expect(tokens).toEqual([
+      { name: 'blue', role: 'gateway', digest: digest('sample-1') },
+      { name: 'green', role: 'gateway', digest: digest('sample-2') },
+      { name: 'eve', role: 'admin', digest: digest('sample-3') },
+    ]);
+  });
+
+  it('may be given as their SHA-256, in either case', () => {
+    for (const hex of [hexDigest('sample-1'), hexDigest('sample-1').toUpperCase()]) {
+      expect(gatewayTokens(`blue:sha256:${hex}`)).toMatchObject([{ name: 'blue', digest: digest('sample-1') }]);
+    }
+  });
+
+  it('may hold any of the separators, %-encoded', () => {
+    expect(gatewayTokens('bl%3Aue:sample%2C1,green:%40sample%7C%3A2%25')).toMatchObject([
+      { name: 'bl:ue', digest: digest('sample,1') },
+      { name: 'green', digest: digest('@sample|:2%') },
+    ]);
+  });
+
+  it('that look like a digest once decoded are tokens', () => {
+    expect(gatewayTokens('blue:sha256%3Asample')).toMatchObject([{ name: 'blue', digest: digest('sha256:sample') }]);
+  });
+
+  it('may have a name that holds any of the separators, %-encoded', () => {
+    expect(gatewayTokens('bl%40u%7Ce:sample-1')).toMatchObject([{ name: 'bl@u|e' }]);
+  });
+
+  it.each([
+    ['no name', ':sample-secret'],
+    ['no token', 'blue:'],
+    ['no separator', 'sample-secret'],
+    ['a digest that is too short', `blue:sha256:${'0'.repeat(63)}`],
+    ['a digest that is not hexadecimal', `blue:sha256:${'g'.repeat(64)}`],
+    ['a broken %-encoding in the name', 'bl%ue:sample-secret'],
+    ['a broken %-encoding in the token', 'blue:%E9'],
+    ['white space in the token', 'blue:sample secret'],
+  ])('are refused, by their place alone, with %s', (_, entry) => {
+    expect(serverProblems({ VAULT_GATEWAY_TOKENS: `green:sample-1,${entry}` })).toEqual([
+      expect.stringMatching(/^VAULT_GATEWAY_TOKENS: entry 2 is not name:token/),
+    ]);
+  });
+
+  it('are refused where a list holds none', () => {
+    for (const text of [',', ' ', ' , ']) {
+      expect(serverProblems({ VAULT_ADMIN_TOKENS: text }), JSON.stringify(text)).toEqual([
+        expect.stringMatching(/^VAULT_ADMIN_TOKENS /),
+      ]);
+    }
+  });
+
+  it.each([
+    ['both as they are', 'sample-1', 'sample-1'],
+    ['one as its digest', `sha256:${hexDigest('sample-1')}`, 'sample-1'],
+    ['both as digests, in different case', `sha256:${hexDigest('sample-1')}`, `sha256:${hexDigest('sample-1').toUpperCase()}`],
+    ['one %-encoded', 'sampl%65-1', 'sample-1'],
+  ])('are refused in two roles: %s', (_, gateway, admin) => {
+    const problems = serverProblems({
+      VAULT_GATEWAY_TOKENS: `one:sample-0,two:${gateway}`,
+      VAULT_ADMIN_TOKENS: `operator:${admin}`,
+    });
+    expect(problems).toEqual([expect.stringMatching(/^VAULT_GATEWAY_TOKENS and VAULT_ADMIN_TOKENS share a token/)]);
+  });
+});
+
+describe('numbers, names and choices', () => {
+  it.each(['-1', '65536', '80.5', '0x50', '8e1', ' 80', '80 ', '99999999999999999999', 'http'])('refuse the port %j', (PORT) => {
+    expect(serverProblems({ PORT })).toEqual(['PORT must be a whole number from 0 to 65535.']);
+  });
+
+  it.each(['-1', '1000001', '1.5', 'all'])('refuse %j rows in one commit', (VAULT_ROTATION_ATOMIC_ROWS) => {
+    expect(serverProblems({ VAULT_ROTATION_ATOMIC_ROWS })).toEqual([
+      expect.stringMatching(/^VAULT_ROTATION_ATOMIC_ROWS must be /),
+    ]);
+  });
+
+  it.each(['INFO', 'verbose', 'info '])('refuse the log level %j, and name those there are', (LOG_LEVEL) => {
+    expect(serverProblems({ LOG_LEVEL })).toEqual(['LOG_LEVEL must be one of fatal, error, warn, info, debug, trace, silent.']);
+  });
+
+  it.each(['api_keys;', 'api_keys,"quoted"', 'api_keys,two words', 'api_keys,1st', "api_keys,a'b"])(
+    'refuse the tables %j',
+    (tables) => {
+      expect(serverProblems({ VAULT_ENCRYPTED_TABLES: tables })).toContainEqual(
+        'VAULT_ENCRYPTED_TABLES must be table names, comma-separated.',
+      );
+      expect(serverProblems({ VAULT_EXEMPT_TABLES: tables })).toEqual([
+        'VAULT_EXEMPT_TABLES must be table names, comma-separated.',
+      ]);
+    },
+  );
+
+  it.each(['other_table', ','])('refuse covered tables without api_keys: %j', (tables) => {
+    expect(serverProblems({ VAULT_ENCRYPTED_TABLES: tables })).toEqual(['VAULT_ENCRYPTED_TABLES must include api_keys.']);
+  });
+});
