@@ -41,7 +41,7 @@ export function readServerConfig(environment: Environment): ServerConfig {
   const reader = new SettingsReader(environment);
   const production = isProduction(environment);
   const core = readCore(reader, production);
-  if (core.keyring.entries.every(({ sources }) => !sources.includes('PROVARA_MASTER_KEY'))) {
+  if (reader.text('PROVARA_MASTER_KEY') === undefined && reader.text('PROVARA_MASTER_KEY_FILE') === undefined) {
     reader.problem('PROVARA_MASTER_KEY is required for API key encryption');
   }
   const config: ServerConfig = {
@@ -82,7 +82,7 @@ function readDatabase(reader: SettingsReader, production: boolean): DatabaseLoca
     reader.problem('DATABASE_URL is required in production: a container’s own disk does not survive a deployment.');
   }
   const url = given ?? defaultDatabaseUrl;
-  const problem = databaseUrlProblem(url);
+  const problem = given === undefined && production ? null : databaseUrlProblem(url);
   if (problem !== null) reader.problem(`DATABASE_URL ${problem}`);
   return { url, authToken: reader.text('DATABASE_AUTH_TOKEN') };
 }
@@ -92,7 +92,7 @@ export function databaseUrlProblem(url: string): string | null {
   const scheme = databaseSchemes.find((candidate) => url.startsWith(candidate));
   if (scheme === undefined) return `must begin with one of ${databaseSchemes.join(', ')}.`;
   if (scheme !== 'file:') return URL.canParse(url) ? null : 'is not a valid URL.';
-  if (/^file:(\/\/\/?)?(:memory:|$|\?)/.test(url)) return 'must name a file: a database in memory would lose every key.';
+  if (/[?#]/.test(url)) return 'must name a file and nothing else.';
   try {
     return databaseFileProblem(databaseFilePath(url));
   } catch {
@@ -101,6 +101,7 @@ export function databaseUrlProblem(url: string): string | null {
 }
 
 function databaseFileProblem(path: string): string | null {
+  if (path === '' || path === '/' || path === ':memory:') return 'must name a file: a database in memory would lose every key.';
   if (statSync(path, { throwIfNoEntry: false })?.isDirectory()) return 'names a directory, not a database file.';
   if (!statSync(dirname(path), { throwIfNoEntry: false })?.isDirectory())
     return 'names a file in a directory that does not exist.';
@@ -109,9 +110,8 @@ function databaseFileProblem(path: string): string | null {
 
 /** The path that a `file:` URL names. Throws where it is malformed. */
 export function databaseFilePath(url: string): string {
-  const [withoutQuery = ''] = url.split('?');
-  if (!withoutQuery.startsWith('file://')) return decodeURIComponent(withoutQuery.slice('file:'.length));
-  return fileURLToPath(withoutQuery.replace('file://localhost', 'file://'));
+  if (!url.startsWith('file://')) return decodeURIComponent(url.slice('file:'.length));
+  return fileURLToPath(url.replace('file://localhost', 'file://'));
 }
 
 function readKeyring(reader: SettingsReader): Keyring {
@@ -125,5 +125,5 @@ function readKeyring(reader: SettingsReader): Keyring {
 function readTables(reader: SettingsReader, name: string): readonly string[] | undefined {
   const tables = reader.list(name);
   if (tables?.some((table) => !identifier.test(table))) reader.problem(`${name} must be table names, comma-separated.`);
-  return tables;
+  return tables && [...new Set(tables)];
 }

@@ -4,8 +4,9 @@
  */
 
 import { randomBytes } from 'node:crypto';
-import { chmodSync, linkSync, mkdirSync, readFileSync, renameSync, unlinkSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { databaseUrlProblem, defaultDatabaseUrl, isProduction } from './config.ts';
 import { generateMasterKeyText, parseMasterKey } from './crypto/master-key.ts';
 import type { Environment } from './settings.ts';
@@ -15,6 +16,8 @@ import { MasterKeyStore } from './store/master-keys.ts';
 import { isMigrated } from './store/migrations.ts';
 
 const fileName = 'data/dev.env';
+const lockPollMs = 50;
+const lockTimeoutMs = 10_000;
 const header = '# Made by Provara Vault for development. These keys open your rows: keep them, and never commit them.';
 
 type Settings = Readonly<Record<string, string>>;
@@ -31,7 +34,8 @@ export interface DevelopmentEnvironment {
 
 interface DatabaseState {
   readonly isLocal: boolean;
-  readonly hasRows: boolean;
+  /** It has rows, or an active key. */
+  readonly isInUse: boolean;
   readonly activeKeyId: string | null;
 }
 
@@ -41,25 +45,34 @@ export async function completeEnvironment(environment: Environment): Promise<Dev
   const url = environment.DATABASE_URL || defaultDatabaseUrl;
   if (url === defaultDatabaseUrl) mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
   if (databaseUrlProblem(url) !== null) return { environment, path, added: [], made: [] };
-  const kept = readSettings(path);
-  const isGiven = (name: string): boolean => Boolean(environment[name] || environment[`${name}_FILE`]);
-  const next = complete(kept, isGiven, await inspectDatabase(url, environment.DATABASE_AUTH_TOKEN));
-  const made = Object.keys(next).filter((name) => next[name] !== kept[name]);
-  if (made.length > 0) writeSettings(path, next, kept);
-  const fromFile = Object.entries(next).filter(([name]) => !isGiven(name));
-  return {
-    environment: { ...environment, ...Object.fromEntries(fromFile) },
-    path,
-    added: fromFile.map(([name]) => name),
-    made,
-  };
+  mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
+  return withLock(`${path}.lock`, async () => {
+    const kept = readSettings(path);
+    const next = complete(kept, isGivenIn(environment), await inspectDatabase(url, environment.DATABASE_AUTH_TOKEN));
+    const made = Object.keys(next).filter((name) => next[name] !== kept[name]);
+    if (made.length > 0) writeSettings(path, next, made);
+    return { environment: merge(environment, next), path, added: applicable(environment, next), made };
+  });
 }
 
 /** The environment with what `data/dev.env` holds, which stays as it is; in production the environment alone. */
 export function keptEnvironment(environment: Environment): Environment {
-  if (isProduction(environment)) return environment;
-  const kept = Object.entries(readSettings(resolve(fileName)));
-  return { ...environment, ...Object.fromEntries(kept.filter(([name]) => !(environment[name] || environment[`${name}_FILE`]))) };
+  return isProduction(environment) ? environment : merge(environment, readSettings(resolve(fileName)));
+}
+
+function merge(environment: Environment, kept: Settings): Environment {
+  return { ...environment, ...Object.fromEntries(applicable(environment, kept).map((name) => [name, kept[name]])) };
+}
+
+/** The variables that the file adds: none that is given, and no master key to a remote database. */
+function applicable(environment: Environment, kept: Settings): string[] {
+  const isLocal = isFileUrl(environment.DATABASE_URL || defaultDatabaseUrl);
+  const isGiven = isGivenIn(environment);
+  return Object.keys(kept).filter((name) => !isGiven(name) && (isLocal || !name.startsWith('PROVARA_MASTER_KEY')));
+}
+
+function isGivenIn(environment: Environment): (name: string) => boolean {
+  return (name) => Boolean(environment[name] || environment[`${name}_FILE`]);
 }
 
 /** What the file is to hold. */
@@ -69,26 +82,27 @@ function complete(kept: Settings, isGiven: (name: string) => boolean, database: 
   if (isMissing('VAULT_GATEWAY_TOKENS')) next.VAULT_GATEWAY_TOKENS = `dev:${randomToken()}`;
   if (isMissing('VAULT_ADMIN_TOKENS')) next.VAULT_ADMIN_TOKENS = `dev:${randomToken()}`;
 
-  const ownsKeys = kept.PROVARA_MASTER_KEY !== undefined && !isGiven('PROVARA_MASTER_KEY');
-  if (!database.isLocal || (database.hasRows && !ownsKeys)) return next;
+  const primary = isGiven('PROVARA_MASTER_KEY') ? undefined : kept.PROVARA_MASTER_KEY;
+  if (!database.isLocal || (database.isInUse && primary === undefined)) return next;
   if (isMissing('PROVARA_MASTER_KEY')) next.PROVARA_MASTER_KEY = generateMasterKeyText();
-  const staged = kept.PROVARA_MASTER_KEY_NEW;
-  const isRotated = staged !== undefined && ownsKeys && parseMasterKey(staged).id === database.activeKeyId;
-  if (isRotated && kept.PROVARA_MASTER_KEY !== undefined) {
-    next.PROVARA_MASTER_KEY_OLD = kept.PROVARA_MASTER_KEY;
+  const staged = isGiven('PROVARA_MASTER_KEY_NEW') || isGiven('PROVARA_MASTER_KEY_OLD') ? undefined : kept.PROVARA_MASTER_KEY_NEW;
+  const isRotated = staged !== undefined && parseMasterKey(staged).id === database.activeKeyId;
+  if (isRotated && primary !== undefined) {
+    next.PROVARA_MASTER_KEY_OLD = primary;
     next.PROVARA_MASTER_KEY = staged;
+    next.PROVARA_MASTER_KEY_NEW = generateMasterKeyText();
   }
-  if (isRotated || isMissing('PROVARA_MASTER_KEY_NEW')) next.PROVARA_MASTER_KEY_NEW = generateMasterKeyText();
+  if (isMissing('PROVARA_MASTER_KEY_NEW')) next.PROVARA_MASTER_KEY_NEW = generateMasterKeyText();
   return next;
 }
 
 async function inspectDatabase(url: string, authToken: string | undefined): Promise<DatabaseState> {
-  if (!isFileUrl(url)) return { isLocal: false, hasRows: true, activeKeyId: null };
+  if (!isFileUrl(url)) return { isLocal: false, isInUse: true, activeKeyId: null };
   const database = new Database({ url, authToken });
   try {
     const found = await new EncryptedTables(database).discover();
     const activeKeyId = (await isMigrated(database)) ? await new MasterKeyStore(database).activeKeyId() : null;
-    return { isLocal: true, hasRows: found.some(({ rows }) => rows > 0), activeKeyId };
+    return { isLocal: true, isInUse: activeKeyId !== null || found.some(({ rows }) => rows > 0), activeKeyId };
   } finally {
     database.close();
   }
@@ -99,47 +113,50 @@ function randomToken(): string {
 }
 
 function readSettings(path: string): Settings {
-  try {
-    const lines = readFileSync(path, 'utf8').split('\n');
-    const pairs = lines.filter((line) => /^[A-Z_]+=/.test(line)).map((line) => line.split(/=(.*)/s));
-    return Object.fromEntries(pairs.map(([name, value]) => [name, value]));
-  } catch (error) {
-    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return {};
-    throw error;
-  }
+  const pairs = readLines(path).flatMap((line) => {
+    const [, name, value] = /^([A-Z0-9_]+)=(.*)$/.exec(line) ?? [];
+    return name === undefined || value === undefined ? [] : [[name, value] as const];
+  });
+  return Object.fromEntries(pairs);
 }
 
-/** A key that leaves the settings stays in the file as a comment: rows or backups may still need it. */
-function writeSettings(path: string, next: Settings, kept: Settings): void {
-  const current = Object.values(next);
-  const dropped = Object.entries(kept).filter(
-    ([name, value]) => name.startsWith('PROVARA_MASTER_KEY') && !current.includes(value),
-  );
-  const retired = [...readRetired(path), ...dropped.map(([, value]) => `# retired: ${value}`)];
-  const lines = [header, ...Object.entries(next).map(([name, value]) => `${name}=${value}`), ...retired];
+/** Changes the settings that were made, and keeps every other line; an old value stays as a comment, since rows may need it. */
+function writeSettings(path: string, next: Settings, made: readonly string[]): void {
+  const current = readLines(path);
+  const isChanged = (line: string): boolean => made.some((name) => line.startsWith(`${name}=`));
+  const lines = [
+    ...(current.length === 0 ? [header] : []),
+    ...current.map((line) => (isChanged(line) ? `# was: ${line}` : line)),
+    ...made.map((name) => `${name}=${next[name]}`),
+  ];
   const temporary = `${path}.${process.pid}`;
-  mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
   writeFileSync(temporary, `${lines.join('\n')}\n`, { mode: 0o600, flush: true });
-  chmodSync(temporary, 0o600);
-  if (Object.keys(kept).length > 0) renameSync(temporary, path);
-  else linkNew(temporary, path);
+  renameSync(temporary, path);
 }
 
-function readRetired(path: string): string[] {
+function readLines(path: string): string[] {
+  return existsSync(path) ? readFileSync(path, 'utf8').replace(/\n$/, '').split('\n') : [];
+}
+
+/** Runs one at a time over all processes: two that start at once must not each stage a key of their own. */
+async function withLock<Result>(path: string, run: () => Promise<Result>): Promise<Result> {
+  while (!tryLock(path)) await sleep(lockPollMs);
   try {
-    return readFileSync(path, 'utf8')
-      .split('\n')
-      .filter((line) => line.startsWith('# retired: '));
-  } catch {
-    return [];
+    return await run();
+  } finally {
+    rmSync(path, { force: true });
   }
 }
 
-/** Fails where another process has made the file meanwhile: its keys must not be overwritten. */
-function linkNew(temporary: string, path: string): void {
+/** Takes over a lock whose process has died and left it behind. */
+function tryLock(path: string): boolean {
   try {
-    linkSync(temporary, path);
-  } finally {
-    unlinkSync(temporary);
+    writeFileSync(path, '', { flag: 'wx' });
+    return true;
+  } catch (error) {
+    if (!(error instanceof Error && 'code' in error && error.code === 'EEXIST')) throw error;
+    const lockedAt = statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? Date.now();
+    if (Date.now() - lockedAt > lockTimeoutMs) rmSync(path, { force: true });
+    return false;
   }
 }

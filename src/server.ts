@@ -3,15 +3,18 @@
 import type { AddressInfo } from 'node:net';
 import closeWithGrace from 'close-with-grace';
 import type { FastifyInstance } from 'fastify';
+import type { Logger } from 'pino';
 import { isProduction, readServerConfig, type ServerConfig } from './config.ts';
 import { completeEnvironment, type DevelopmentEnvironment } from './development.ts';
 import { VaultError } from './errors.ts';
 import { addVault, createHttpServer } from './http/app.ts';
 import { createLogger } from './logging.ts';
-import { buildServices } from './services.ts';
+import { buildServices, type Services } from './services.ts';
 import { SettingsError } from './settings.ts';
 
 const stopTimeoutMs = 25_000;
+/** A rotation that has not ended by then is interrupted, so that its request is answered too. */
+const rotationStopMs = 15_000;
 
 try {
   const development = isProduction(process.env) ? null : await completeEnvironment(process.env);
@@ -27,14 +30,25 @@ try {
 async function start(config: ServerConfig): Promise<number> {
   const logger = createLogger(config.logLevel);
   const services = buildServices(config, logger);
-  await services.prepare();
+  try {
+    await services.prepare();
+    return await serve(services, config, logger);
+  } catch (error) {
+    await services.close();
+    throw error;
+  }
+}
+
+async function serve(services: Services, config: ServerConfig, logger: Logger): Promise<number> {
   const { tokens, host, port, coverage } = config;
   const app = createHttpServer(logger);
   await addVault(app, { ...services, tokens, encryptedTables: coverage.encryptedTables });
   closeWithGrace({ delay: stopTimeoutMs, logger: false }, async ({ signal, err }) => {
     if (err) logger.fatal({ err }, 'stopping after an unexpected error');
     else logger.info({ signal }, 'stopping: requests in flight are finished first');
+    const interruption = setTimeout(() => void services.engine.close(), rotationStopMs);
     await app.close();
+    clearTimeout(interruption);
     await services.close();
     logger.info('stopped');
   });

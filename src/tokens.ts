@@ -42,7 +42,7 @@ export function readTokens(reader: SettingsReader): readonly Token[] {
 function readRole(reader: SettingsReader, role: Role): Token[] {
   const variable = tokenVariables[role];
   const pairs = reader.list(variable);
-  if (pairs === undefined) {
+  if (pairs === undefined || pairs.length === 0) {
     reader.problem(`${variable} is required: name:token pairs, comma-separated.`);
     return [];
   }
@@ -56,9 +56,10 @@ function readRole(reader: SettingsReader, role: Role): Token[] {
 /** Null where it is malformed. `: , @ |` inside a name or token are %-encoded. */
 function parsePair(pair: string, role: Role): Token | null {
   const separator = pair.indexOf(':');
-  const name = decode(pair.slice(0, Math.max(separator, 0)));
+  const encodedName = pair.slice(0, Math.max(separator, 0));
+  const name = decode(encodedName);
   const secret = pair.slice(separator + 1);
-  if (separator < 1 || name === null || name.includes('@')) return null;
+  if (separator < 1 || name === null || encodedName.includes('@')) return null;
   if (secret.startsWith(sha256Prefix)) {
     const hex = secret.slice(sha256Prefix.length);
     return sha256Hex.test(hex) ? { name, role, digest: Buffer.from(hex, 'hex') } : null;

@@ -41,8 +41,8 @@ function modeOf(path: string): number {
   return statSync(path).mode & 0o777;
 }
 
-function namesWith(text: string, names: readonly string[]): string[] {
-  return names.filter((name) => name.startsWith(text));
+function masterKeysAmong(names: readonly string[]): string[] {
+  return names.filter((name) => name.startsWith('PROVARA_MASTER_KEY'));
 }
 
 /** What a start does: completes the environment, and runs a vault with it for as long as `use` takes. */
@@ -136,14 +136,16 @@ describe('the first start in a fresh folder', () => {
 });
 
 describe('every later start', () => {
-  it('finds the same keys and tokens, and leaves the file byte for byte', async () => {
+  it('finds the same keys and tokens, and does not write the file', async () => {
     const first = await completeEnvironment({});
     const written = contents();
+    const { ino } = statSync(file);
     const second = await completeEnvironment({});
     expect(second.environment).toEqual(first.environment);
     expect(second.made).toEqual([]);
     expect([...second.added].sort()).toEqual([...first.added].sort());
     expect(contents()).toBe(written);
+    expect(statSync(file).ino).toBe(ino);
   });
 
   it('lets a variable that is set, or its _FILE, win over the file', async () => {
@@ -219,6 +221,14 @@ describe('the start after a rotation', () => {
 });
 
 describe('a rewritten file', () => {
+  it('holds the keys of every process that runs, when two rewrite it at once', async () => {
+    writeFile(`PROVARA_MASTER_KEY=${keyA}`);
+    const starts = await Promise.allSettled([completeEnvironment({}), completeEnvironment({})]);
+    const finished = starts.flatMap((result) => (result.status === 'fulfilled' ? [result.value.environment] : []));
+    expect(finished.length).toBeGreaterThan(0);
+    for (const { PROVARA_MASTER_KEY_NEW } of finished) expect(contents()).toContain(PROVARA_MASTER_KEY_NEW);
+  });
+
   it('still holds a key that a later line overrides', async () => {
     writeFile(`PROVARA_MASTER_KEY=${keyA}`, `PROVARA_MASTER_KEY=${keyB}`);
     const { environment, made } = await completeEnvironment({});
@@ -241,10 +251,16 @@ describe('master keys are not made', () => {
     async (DATABASE_URL) => {
       const { environment, made } = await completeEnvironment({ DATABASE_URL });
       expect([...made].sort()).toEqual([...tokens].sort());
-      expect(namesWith('PROVARA_', Object.keys(environment))).toEqual([]);
+      expect(masterKeysAmong(Object.keys(environment))).toEqual([]);
       expect(contents()).not.toContain('PROVARA_');
     },
   );
+
+  it('for a database on a server, beside a key that the file holds', async () => {
+    writeFile(`PROVARA_MASTER_KEY=${keyA}`);
+    const { made } = await completeEnvironment({ DATABASE_URL: 'libsql://sample.example' });
+    expect(masterKeysAmong(made)).toEqual([]);
+  });
 
   it.each([['api_keys'], ['context_connector_credentials']])(
     'for a local database that holds rows of others in %s',
@@ -253,7 +269,7 @@ describe('master keys are not made', () => {
       if (table !== 'api_keys') await gateway.run(`CREATE TABLE ${table} AS SELECT *, provider AS type FROM api_keys`);
       await gateway.insert(keyA, { id: 'sample-row' }, table);
       const { environment, made } = await completeEnvironment({ DATABASE_URL: url });
-      expect(namesWith('PROVARA_', [...made, ...Object.keys(environment)])).toEqual([]);
+      expect(masterKeysAmong([...made, ...Object.keys(environment)])).toEqual([]);
       expect(() => readServerConfig(environment)).toThrow('PROVARA_MASTER_KEY is required for API key encryption');
     },
   );
@@ -262,14 +278,14 @@ describe('master keys are not made', () => {
     const { url, gateway } = await temporaryDatabase();
     await gateway.insert(keyA, { id: 'sample-row' });
     const { made } = await completeEnvironment({ DATABASE_URL: url, PROVARA_MASTER_KEY: keyA });
-    expect(namesWith('PROVARA_', made)).toEqual([]);
+    expect(masterKeysAmong(made)).toEqual([]);
   });
 
   it('for rows whose own keys were lost with the file', async () => {
     await storeSample();
     rmSync(file);
     const { made } = await completeEnvironment({});
-    expect(namesWith('PROVARA_', made)).toEqual([]);
+    expect(masterKeysAmong(made)).toEqual([]);
   });
 
   it('for rows of others while the file holds the keys of another database', async () => {

@@ -98,11 +98,13 @@ async function dryRun({ engine }: Services, request: RotationRequest, { json }: 
 }
 
 async function execute(
-  { engine, migrate }: Services,
+  { engine, migrate, isMigrated }: Services,
   request: RotationRequest,
   { json }: RotateFlags,
   tables: readonly string[],
 ): Promise<number> {
+  // On a table that the vault has never served, what is refused leaves no trace: not even the vault's own tables.
+  if (!(await isMigrated())) await engine.dryRun(request);
   await migrate();
   const running = await engine.start(request);
   const rotation = await withBar(running.progress, running.done);

@@ -9,8 +9,10 @@ import type { RotationRecord } from '../store/rotations.ts';
 import type { ListedApiKey } from '../vault/api-keys.ts';
 import type { ApiKeyAnswer, RotationAnswer } from './schemas.ts';
 
+/** A time that no calendar has, which another program may have written, shows as the epoch. */
 function toTime(unixSeconds: number): string {
-  return new Date(unixSeconds * 1000).toISOString();
+  const time = new Date(unixSeconds * 1000);
+  return Number.isNaN(time.getTime()) ? new Date(0).toISOString() : time.toISOString();
 }
 
 function toTimeOrNull(unixSeconds: number | null): string | null {

@@ -5,6 +5,8 @@ import { maxPlaintextBytes } from '../vault/values.ts';
 
 /** The format of {@link Label}, which JSON Schema itself cannot express: it counts characters, not bytes. */
 export const labelFormat = 'label';
+/** The format of text without half a surrogate pair, which would not come back as it was. */
+export const unicodeFormat = 'unicode';
 const labelMaxBytes = 255;
 // biome-ignore lint/suspicious/noControlCharactersInRegex: what it is there to refuse
 const controlCharacter = /[\u0000-\u001f\u007f-\u009f]/;
@@ -164,6 +166,7 @@ export const TenantsAnswer = Type.Object(
 // ── stateless calls ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 const Context = Type.String({
+  format: unicodeFormat,
   maxLength: maxPlaintextBytes,
   description: 'Bound to the ciphertext: it opens only with the same context. Left out and empty differ.',
 });

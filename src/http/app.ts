@@ -1,5 +1,6 @@
 /** The HTTP side of the vault: who may call what, in which shape, and one line of log for each request. */
 
+import { isUtf8 } from 'node:buffer';
 import { randomUUID } from 'node:crypto';
 import type { IncomingMessage } from 'node:http';
 import { fastifyAuth } from '@fastify/auth';
@@ -14,6 +15,7 @@ import {
   LogController,
 } from 'fastify';
 import { ErrorBody } from '../contract/schemas.ts';
+import { ValidationError } from '../errors.ts';
 import type { ReadinessCheck } from '../keys/readiness.ts';
 import type { RotationEngine } from '../rotation/engine.ts';
 import type { RotationStore } from '../store/rotations.ts';
@@ -21,6 +23,7 @@ import type { Role, Token } from '../tokens.ts';
 import type { ApiKeys } from '../vault/api-keys.ts';
 import type { StatelessCipher } from '../vault/stateless.ts';
 import { requireRole } from './auth.ts';
+import { addDraining } from './draining.ts';
 import { addErrorHandling, answerUnparsable, commonHeaders, sendError } from './errors.ts';
 import { openApiInfo } from './openapi.ts';
 import { apiKeyRoutes } from './routes/api-keys.ts';
@@ -52,6 +55,7 @@ export function createHttpServer(logger: FastifyBaseLogger): FastifyInstance {
     bodyLimit: maxBodyBytes,
     requestTimeout: 60_000,
     return503OnClosing: false,
+    http: { requireHostHeader: false },
     frameworkErrors: (error, request, reply) => void sendError(error, request, reply),
     clientErrorHandler: answerUnparsable,
     routerOptions: { maxParamLength: 1_024 },
@@ -65,6 +69,7 @@ export async function addVault(app: FastifyInstance, options: AppOptions): Promi
   app.addSchema(ErrorBody);
   addValidation(app);
   addErrorHandling(app);
+  addDraining(app);
   addJsonParser(app);
   await app.register(fastifyAuth);
   await app.register(fastifySwagger, openApiInfo);
@@ -110,15 +115,16 @@ function logRequest(request: FastifyRequest, reply: FastifyReply): void {
   );
 }
 
-/** As Fastify's own, but a body that is empty counts as `{}`: an operator's `curl -X POST` sends none. */
+/** As Fastify's own, but bytes that are no UTF-8 are refused, and no body counts as `{}`: an operator's `curl -X POST` sends none. */
 function addJsonParser(app: FastifyInstance): void {
   app.removeContentTypeParser('text/plain');
   const parse = app.getDefaultJsonParser('error', 'error');
-  app.addContentTypeParser('application/json', { parseAs: 'string' }, (request, body, done) => {
-    if (body === '') done(null, {});
-    else void parse(request, body as string, done);
+  app.addContentTypeParser('application/json', { parseAs: 'buffer' }, (request, body, done) => {
+    if (body.length === 0) done(null, {});
+    else if (!isUtf8(body as Buffer)) done(new ValidationError('The body is not valid UTF-8.'));
+    else void parse(request, body.toString('utf8'), done);
   });
   app.addHook('preValidation', async (request) => {
-    if (request.method === 'POST') request.body ??= {};
+    if (request.method === 'POST' && request.body === undefined) request.body = {};
   });
 }

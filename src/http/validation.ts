@@ -2,7 +2,7 @@
 
 import { Ajv } from 'ajv';
 import type { FastifyInstance } from 'fastify';
-import { isLabel, labelFormat } from '../contract/schemas.ts';
+import { isLabel, labelFormat, unicodeFormat } from '../contract/schemas.ts';
 
 export function addValidation(app: FastifyInstance): void {
   const forBodies = createAjv(false);
@@ -13,5 +13,6 @@ export function addValidation(app: FastifyInstance): void {
 function createAjv(coerceTypes: boolean): Ajv {
   const ajv = new Ajv({ coerceTypes, removeAdditional: false, useDefaults: true, allErrors: false, strict: false });
   ajv.addFormat(labelFormat, isLabel);
+  ajv.addFormat(unicodeFormat, (text: string) => text.isWellFormed());
   return ajv;
 }

@@ -5,7 +5,7 @@ import type { EncryptedTables } from '../store/encrypted-tables.ts';
 import type { MasterKeyRecord, MasterKeyStore } from '../store/master-keys.ts';
 import type { RotationStore } from '../store/rotations.ts';
 import { type CoverageSettings, inspectCoverage } from './coverage.ts';
-import { survey } from './survey.ts';
+import { type Survey, survey } from './survey.ts';
 
 const secondsPerDay = 86_400;
 
@@ -38,33 +38,57 @@ export interface ReportContext {
 
 /** Opens every row to answer: the counts are what is, not what a column says. */
 export async function reportMasterKeys(context: ReportContext): Promise<{ activeKeyId: string | null; keys: MasterKeyReport[] }> {
-  const { tables, coverage, masterKeys, rotations, keyring, rotationDueDays } = context;
-  const [activeKeyId, records, unfinished] = [
-    await masterKeys.activeKeyId(),
-    await masterKeys.all(),
-    await rotations.findUnfinished(),
-  ];
-  const [{ rowsByKeyId }, { uncovered }] = [await survey(tables, coverage, keyring), await inspectCoverage(tables, coverage)];
-  const now = Math.floor(Date.now() / 1000);
-  const keys = records.map((record): MasterKeyReport => {
-    const { keyId } = record;
-    const source = keyring.entries.find(({ key }) => key.id === keyId)?.sources[0] ?? null;
-    const rows = source === null ? null : (rowsByKeyId.get(keyId) ?? 0);
-    const state = stateOf(record, activeKeyId);
-    const isInRotation = unfinished !== null && [unfinished.fromKeyId, unfinished.toKeyId].includes(keyId);
-    const ageDays = Math.floor((now - (record.activatedAt ?? record.firstSeenAt)) / secondsPerDay);
-    return {
-      keyId,
-      source,
-      state,
-      rows,
-      ageDays,
-      rotationDue: state === 'active' && ageDays >= rotationDueDays,
-      safeToRetire: state !== 'active' && rows === 0 && !isInRotation && uncovered.length === 0,
-      statelessLastUsedAt: record.statelessLastUsedAt,
-    };
-  });
-  return { activeKeyId, keys };
+  const { tables, coverage, masterKeys, keyring } = context;
+  const activeKeyId = await masterKeys.activeKeyId();
+  const found = await survey(tables, coverage, keyring);
+  const needed = await keyIdsStillNeeded(context, found);
+  const records = await masterKeys.all();
+  return { activeKeyId, keys: records.map((record) => reportKey(context, record, activeKeyId, found, needed)) };
+}
+
+function reportKey(
+  { keyring, rotationDueDays }: ReportContext,
+  record: MasterKeyRecord,
+  activeKeyId: string | null,
+  { rowsByKeyId }: Survey,
+  needed: (keyId: string) => boolean,
+): MasterKeyReport {
+  const { keyId, activatedAt, firstSeenAt, statelessLastUsedAt } = record;
+  const source = keyring.entries.find(({ key }) => key.id === keyId)?.sources[0] ?? null;
+  const rows = source === null ? null : (rowsByKeyId.get(keyId) ?? 0);
+  const state = stateOf(record, activeKeyId);
+  const ageDays = Math.floor((Date.now() / 1000 - (activatedAt ?? firstSeenAt)) / secondsPerDay);
+  return {
+    keyId,
+    source,
+    state,
+    rows,
+    ageDays,
+    rotationDue: state === 'active' && ageDays >= rotationDueDays,
+    safeToRetire: state !== 'active' && rows === 0 && !needed(keyId),
+    statelessLastUsedAt,
+  };
+}
+
+/**
+ * Keys that no row opens with and that are needed all the same: those of an unfinished rotation, those whose rotation left
+ * out rows that do not open now, and every key while a table that nobody has looked into holds rows.
+ */
+async function keyIdsStillNeeded(
+  { tables, coverage, masterKeys, rotations }: ReportContext,
+  { failures, rowsFailed }: Survey,
+): Promise<(keyId: string) => boolean> {
+  const { uncovered } = await inspectCoverage(tables, coverage);
+  if (uncovered.length > 0) return () => true;
+  const unfinished = await rotations.findUnfinished();
+  const needed = new Set(unfinished === null ? [] : [unfinished.fromKeyId, unfinished.toKeyId]);
+  const failed = new Set(failures.map(({ table, id }) => `${table}:${id}`));
+  const isListComplete = rowsFailed === failures.length;
+  for (const { keyId } of rowsFailed === 0 ? [] : await masterKeys.all()) {
+    const skipped = await rotations.findSkippedFrom(keyId);
+    if (skipped.some(({ table, id }) => !isListComplete || failed.has(`${table}:${id}`))) needed.add(keyId);
+  }
+  return (keyId) => needed.has(keyId);
 }
 
 function stateOf({ keyId, activatedAt }: MasterKeyRecord, activeKeyId: string | null): MasterKeyState {

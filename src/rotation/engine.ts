@@ -6,13 +6,7 @@
 import { randomUUID } from 'node:crypto';
 import type { Logger } from 'pino';
 import type { Keyring } from '../crypto/keyring.ts';
-import {
-  DecryptGateFailedError,
-  ReplicaMissingKeyError,
-  RotationInProgressError,
-  UncoveredTableError,
-  VaultError,
-} from '../errors.ts';
+import { ReplicaMissingKeyError, RotationInProgressError, StorageUnavailableError, VaultError } from '../errors.ts';
 import type { ActiveKey } from '../keys/active-key.ts';
 import { nameOf } from '../keys/adoption.ts';
 import { assertNothingUncovered, type CoverageSettings, inspectCoverage } from '../keys/coverage.ts';
@@ -65,6 +59,8 @@ export interface RunningRotation {
 
 interface Run extends WriteBackContext {
   readonly holder: LeaseHolder;
+  /** Whether any of its writes, the switch included, may have been committed. */
+  mayHaveWritten: boolean;
 }
 
 export class RotationEngine {
@@ -105,7 +101,8 @@ export class RotationEngine {
     const progress = new Progress();
     const holder = new LeaseHolder(rotations, lease, this.#stop.signal);
     const classifier = new RowClassifier(plan, keyring);
-    const run = { tables, tableNames: this.#tableNames, plan, classifier, progress, holder };
+    const mayHaveWritten = plan.unfinished !== null && plan.activeKeyId === plan.to.id;
+    const run = { tables, tableNames: this.#tableNames, plan, classifier, progress, holder, mayHaveWritten };
     const running = { id, progress: () => progress.report(), done: this.#finish(run) };
     running.done.catch(() => undefined);
     this.#running = running;
@@ -194,16 +191,11 @@ export class RotationEngine {
     await restoreColumns(database);
     await this.#assertCovered();
     const report = await gate(tables, run.tableNames, classifier, progress);
+    const { rowsScanned, rowsSkipped, rowsNew, rowsToUpgrade } = report;
+    const counts = { rowsScanned, rowsSkipped, rowsRotated: 0, rowsAlreadyRotated: rowsNew - rowsToUpgrade };
+    await rotations.advance(holder.lease, { state: 'gating', ...counts });
     assertPassed(report);
-    progress.begin(report.rowsScanned);
-    const { rowsScanned, rowsNew, rowsSkipped } = report;
-    await rotations.advance(holder.lease, {
-      state: 'gating',
-      rowsScanned,
-      rowsRotated: 0,
-      rowsAlreadyRotated: rowsNew,
-      rowsSkipped,
-    });
+    progress.begin(rowsScanned);
     return report;
   }
 
@@ -236,10 +228,12 @@ export class RotationEngine {
     await rotations.advance(holder.lease, { state: 'writing', rowsRotated });
   }
 
-  async #activation({ plan }: Run): Promise<Statement[]> {
+  async #activation(run: Run): Promise<Statement[]> {
+    const { plan } = run;
     const { masterKeys, keyring } = this.#context;
     const from = keyring.get(plan.fromKeyId);
     if (plan.activeKeyId === null && from !== undefined) await masterKeys.adopt(nameOf(from));
+    run.mayHaveWritten = true;
     const statements = activateStatements(plan.activeKeyId ?? plan.fromKeyId, nameOf(plan.to));
     return plan.isForced ? statements : [replicaKeysStatement(neededKeyIds(plan)), ...statements];
   }
@@ -269,14 +263,13 @@ export class RotationEngine {
   }
 
   /** Best effort: where the database cannot be reached, the lease runs out and the record stays as it was. */
-  async #recordFailure({ holder, plan }: Run, error: unknown): Promise<void> {
-    const { rotations, masterKeys, logger } = this.#context;
+  async #recordFailure({ holder, mayHaveWritten }: Run, error: unknown): Promise<void> {
+    const { rotations, logger } = this.#context;
     const { rotationId } = holder.lease;
     const message = error instanceof VaultError ? error.message : 'An unexpected error; see the log.';
     try {
-      const isGateFailure = error instanceof DecryptGateFailedError || error instanceof UncoveredTableError;
-      const isSwitched = (await masterKeys.activeKeyId()) === plan.to.id && plan.unfinished !== null;
-      const state = isGateFailure && !isSwitched ? 'failed' : 'interrupted';
+      const isRefused = error instanceof VaultError && !(error instanceof StorageUnavailableError);
+      const state = isRefused && !mayHaveWritten ? 'failed' : 'interrupted';
       await rotations.finish(holder.lease, { state, error: message });
       logger.warn({ rotation_id: rotationId, state, reason: message }, 'rotation ended');
     } catch {
@@ -285,9 +278,10 @@ export class RotationEngine {
   }
 }
 
-/** The keys that every live replica must hold to read all rows at any moment of the rotation. */
-function neededKeyIds({ from, to }: RotationPlan): string[] {
-  return [to.id, ...(from === null ? [] : [from.id])];
+/** The keys that every live replica must hold to read all rows at any moment: the new one alone where it is active already. */
+function neededKeyIds({ from, to, activeKeyId, unfinished }: RotationPlan): string[] {
+  const isFinished = activeKeyId === to.id && unfinished === null;
+  return [to.id, ...(from === null || isFinished ? [] : [from.id])];
 }
 
 function replicaMissingKey(plan: RotationPlan, replicas: readonly Replica[]): ReplicaMissingKeyError {

@@ -10,6 +10,8 @@ export interface GateReport {
   readonly rowsScanned: number;
   readonly rowsOld: number;
   readonly rowsNew: number;
+  /** Those of the new key that are to be written all the same, in format 2. */
+  readonly rowsToUpgrade: number;
   readonly rowsSkipped: number;
   readonly rowsFailed: number;
   readonly failures: readonly RowFailure[];
@@ -29,6 +31,7 @@ export async function gate(
     rowsScanned: 0,
     rowsOld: 0,
     rowsNew: 0,
+    rowsToUpgrade: 0,
     rowsSkipped: 0,
     rowsFailed: 0,
     failures: [] as RowFailure[],
@@ -65,6 +68,7 @@ export function assertPassed({ rowsScanned, rowsFailed, failures }: GateReport):
 interface Tally {
   rowsOld: number;
   rowsNew: number;
+  rowsToUpgrade: number;
   rowsSkipped: number;
   rowsFailed: number;
   ciphertextCharacters: number;
@@ -82,8 +86,9 @@ function tally(report: Tally, rowClass: RowClass, row: EncryptedRow): void {
       break;
     case 'to_rotate':
       rowClass.plaintext.fill(0);
-      if (rowClass.isUnderNewKey) report.rowsNew += 1;
-      else report.rowsOld += 1;
+      report.rowsNew += rowClass.isUnderNewKey ? 1 : 0;
+      report.rowsToUpgrade += rowClass.isUnderNewKey ? 1 : 0;
+      report.rowsOld += rowClass.isUnderNewKey ? 0 : 1;
       break;
     case 'failed':
       report.rowsFailed += 1;

@@ -91,7 +91,8 @@ async function chooseKeys(context: PlanContext, request: RotationRequest, active
   if (activeKeyId === null) throw new ConfigurationError('No key of the keyring opens a row: check PROVARA_MASTER_KEY.');
   if (toKeyId !== activeKeyId) return { fromKeyId: activeKeyId, toKeyId };
   const finished = await records?.rotations.findLastCompletedTo(toKeyId);
-  return { fromKeyId: finished?.fromKeyId ?? toKeyId, toKeyId };
+  const other = keyring.entries.find(({ key }) => key.id !== toKeyId);
+  return { fromKeyId: finished?.fromKeyId ?? other?.key.id ?? toKeyId, toKeyId };
 }
 
 /** The staged key, or the active one where that is `PROVARA_MASTER_KEY_NEW` and the call repeats a finished rotation. */
@@ -102,9 +103,9 @@ async function stagedKeyId({ keyring, records }: PlanContext, activeKeyId: strin
   const bySource = (name: string): KeyringEntry | undefined => keyring.entries.find(({ sources }) => sources.includes(name));
   const next = bySource('PROVARA_MASTER_KEY_NEW');
   const primary = bySource('PROVARA_MASTER_KEY');
+  if (next !== undefined && next.key.id === activeKeyId) return activeKeyId;
   const staged = [next, primary].find((entry) => entry !== undefined && isStaged(entry));
   if (staged !== undefined) return staged.key.id;
-  if (next !== undefined && next.key.id === activeKeyId) return activeKeyId;
   throw new ValidationError(
     'No new key is staged: set PROVARA_MASTER_KEY_NEW to a fresh key (npm run key:generate) and restart.',
   );

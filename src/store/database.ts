@@ -80,7 +80,8 @@ export class Database {
       this.#client = createClient({
         url,
         ...(authToken === undefined ? {} : { authToken }),
-        intMode: 'number',
+        // Not 'number', which throws for an integer above 2^53, after the fact.
+        intMode: 'bigint',
         timeout: lockWaitMs,
         // One connection to a file: statements run one after the other anyway, and settings then hold for all of them.
         concurrency: isFileUrl(url) ? 1 : 20,

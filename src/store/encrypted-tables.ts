@@ -17,7 +17,7 @@ const pageCharacters = 2_000_000;
 /** A row as it was read. Columns that are not text, which a damaged row may have, are null. */
 export interface EncryptedRow {
   readonly rowId: number;
-  /** For messages: the id column, or the row id where the table has none. */
+  /** What operators name the row by: its id column, or `rowid:<n>` where it has none. */
   readonly id: string;
   /** Of `api_keys` alone, otherwise null. */
   readonly tenantId: string | null;
@@ -78,11 +78,18 @@ export class EncryptedTables {
   async tablesWithId(tables: readonly string[], id: string): Promise<string[]> {
     const holding: string[] = [];
     for (const table of tables) {
-      const column = (await this.#columns(table)).has('id') ? 'id' : 'rowid';
-      const rows = await this.#database.read(`SELECT 1 FROM ${quote(table)} WHERE CAST(${column} AS text) = ? LIMIT 1`, [id]);
-      if (rows.length > 0) holding.push(table);
+      if (await this.#hasId(table, id)) holding.push(table);
     }
     return holding;
+  }
+
+  async #hasId(table: string, id: string): Promise<boolean> {
+    const hasIdColumn = (await this.#columns(table)).has('id');
+    const [, rowId] = /^rowid:(\d+)$/.exec(id) ?? [];
+    if (rowId === undefined && !hasIdColumn) return false;
+    const condition = rowId === undefined ? 'id = ?' : `rowid = ?${hasIdColumn ? ' AND id IS NULL' : ''}`;
+    const rows = await this.#database.read(`SELECT 1 FROM ${quote(table)} WHERE ${condition} LIMIT 1`, [rowId ?? id]);
+    return rows.length > 0;
   }
 
   async #count(table: string): Promise<number> {
@@ -102,7 +109,7 @@ export class EncryptedTables {
     if (columns.size === 0) throw new ConfigurationError(`The database has no table ${table}, which the vault is told to cover.`);
     if (missing.length > 0) throw new ConfigurationError(`The table ${table} has no column ${missing.join(', ')}.`);
     const binding = owned.length > 0 ? owned.join(', ') : 'NULL AS tenant_id, NULL AS name, NULL AS provider';
-    const id = columns.has('id') ? 'coalesce(CAST(id AS text), CAST(rowid AS text))' : 'CAST(rowid AS text)';
+    const id = columns.has('id') ? "coalesce(CAST(id AS text), 'rowid:' || rowid)" : "'rowid:' || rowid";
     return `SELECT * FROM (
         SELECT row_id, id, tenant_id, name, provider, encrypted_value, iv, auth_tag,
           sum(length(encrypted_value)) OVER (ORDER BY row_id) - length(encrypted_value) AS characters_before

@@ -83,6 +83,13 @@ export class RotationStore {
     return this.#one("WHERE state = 'completed' AND to_key_id = ? ORDER BY finished_at DESC, rowid DESC", [keyId]);
   }
 
+  /** Every row that a completed rotation from this key has left out. */
+  async findSkippedFrom(keyId: string): Promise<SkippedRow[]> {
+    const sql = "SELECT skipped_rows FROM vault_rotations WHERE state = 'completed' AND from_key_id = ? AND skipped_rows <> '[]'";
+    const rows = await this.#database.read(sql, [keyId]);
+    return rows.flatMap((row) => JSON.parse(text(row, 'skipped_rows')) as SkippedRow[]);
+  }
+
   /** The id of the rotation whose lease is held and has not expired, or null. */
   async findRunningId(): Promise<string | null> {
     const [row] = await this.#database.read('SELECT rotation_id FROM vault_rotation_lease WHERE expires_at > unixepoch()');

@@ -33,6 +33,11 @@ export class StatelessCipher {
     this.#uses = uses;
   }
 
+  /** Throws ConfigurationError where the active key is not in the keyring. */
+  async assertCanSeal(): Promise<void> {
+    await this.#activeKey.sealingKey();
+  }
+
   /** Throws ConfigurationError where the active key is not in the keyring, ValidationError for over 64 KiB. */
   async encrypt(plaintext: string, context: string | null): Promise<EncryptedText> {
     assertPlaintext('plaintext', plaintext);

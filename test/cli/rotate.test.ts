@@ -133,6 +133,31 @@ describe('key:rotate', () => {
   });
 });
 
+describe('a command that is refused', () => {
+  it.each([
+    ['equal keys', ['--old', keyA, '--new', keyA]],
+    ['a passphrase as new key', ['--old', keyA, '--new', 'a sample passphrase']],
+    ['an unknown row to skip', [...flags, '--skip', 'no-such-row']],
+    ['a wrong old key', ['--old', keyC, '--new', keyB]],
+  ])('for %s leaves a database that was never served as it was, byte for byte', async (_case, args) => {
+    const { environment, gateway, path } = await tableOf(2);
+    gateway.close();
+    const before = hashOf(path);
+    expect((await runCli(['rotate', ...args], environment)).code).toBeGreaterThan(1);
+    expect(hashOf(path)).toBe(before);
+  });
+
+  it('because the database has no such table makes none', async () => {
+    const { environment, gateway, path } = await tableOf(0);
+    await gateway.run('DROP TABLE api_keys');
+    gateway.close();
+    const before = hashOf(path);
+    const { code, stderr } = await runCli(['rotate', ...flags], environment);
+    expect([code, hashOf(path)]).toEqual([2, before]);
+    expect(stderr).toContain('no table api_keys');
+  });
+});
+
 describe('a dry run', () => {
   it('leaves the file of a table that was never served as it was, byte for byte', async () => {
     const { environment, gateway, path } = await tableOf(3);
@@ -208,7 +233,7 @@ describe('key:verify and key:status', () => {
     const { code, stdout } = await runCli(['status'], { ...withKey, PROVARA_MASTER_KEY_NEW: keyB });
     expect(code).toBe(0);
     expect(stdout).toContain(`[status] active key: ${keyIdB}`);
-    expect(stdout).toContain(`[status] ${keyIdA}: retired, PROVARA_MASTER_KEY, 0 row(s), safe to retire`);
+    expect(stdout).toContain(`[status] ${keyIdA}: retired, PROVARA_MASTER_KEY, 0 row(s)\n`);
     expect(stdout).toContain('[status] last rotation: completed, rotated 2 of 3 row(s).');
   });
 });

@@ -4,6 +4,7 @@ import { execFileSync } from 'node:child_process';
 import { mkdirSync, readFileSync, statSync } from 'node:fs';
 import { connect } from 'node:net';
 import { join } from 'node:path';
+import { Agent, request } from 'undici';
 import { describe, expect, it } from 'vitest';
 import { runServer, startServer } from '../support/process.ts';
 import { adminToken, caller, environmentFor, gatewayToken, keyB, temporaryDatabase, temporaryFolder } from '../support/vault.ts';
@@ -122,7 +123,6 @@ describe('SIGTERM', () => {
       `Authorization: Bearer ${gatewayToken}`,
       'Content-Type: application/json',
       `Content-Length: ${body.length}`,
-      'Connection: close',
     ].join('\r\n');
     const socket = connect(Number(port), '127.0.0.1');
     let answer = '';
@@ -140,6 +140,36 @@ describe('SIGTERM', () => {
     expect(answer).toMatch(/^HTTP\/1\.1 200 /);
     expect(answer).toContain('sample-value');
     expect(await exit).toBe(0);
+  });
+
+  it('loses no request of callers that keep their connections', async () => {
+    const { url, gateway: database } = await temporaryDatabase();
+    await database.insert('a1'.repeat(32), { id: 'row', name: 'K' });
+    const server = await startServer(environmentFor(url));
+    const agent = new Agent({ connections: 10, pipelining: 1 });
+    let answered = 0;
+    const failures: unknown[] = [];
+    const callers = Array.from({ length: 10 }, async () => {
+      for (;;) {
+        const answer = await request(`${server.origin}/v1/api-keys/decrypt`, {
+          method: 'POST',
+          headers: { authorization: `Bearer ${gatewayToken}`, 'content-type': 'application/json' },
+          body: '{"name":"K"}',
+          dispatcher: agent,
+        }).catch((error: Error & { code?: string }) => {
+          if (error.code !== 'ECONNREFUSED') failures.push(error);
+          return null;
+        });
+        if (answer === null) return;
+        await answer.body.dump();
+        if (answer.statusCode === 200) answered += 1;
+        else failures.push(answer.statusCode);
+      }
+    });
+    await until(async () => answered > 200);
+    expect(await server.stop('SIGTERM')).toBe(0);
+    await Promise.all(callers);
+    expect(failures).toEqual([]);
   });
 
   it('takes the replica off the record, so that a rotation does not wait for it', async () => {

@@ -40,6 +40,18 @@ describe('a malformed request', () => {
     expect(answer.headers.get('x-request-id')).toBe(answer.body.error.request_id);
   });
 
+  it('of bytes that are no UTF-8 is refused rather than altered', async () => {
+    const { origin } = await start();
+    const body = Buffer.concat([Buffer.from('{"name":"K","provider":"p","value":"{'), Buffer.from([0xe9]), Buffer.from('}"}')]);
+    expect((await post(origin, '/v1/api-keys', body)).status).toBe(400);
+  });
+
+  it('of null is refused also where a body may be left out', async () => {
+    const { origin } = await start();
+    expect((await post(origin, '/admin/rotate/dry-run', 'null')).status).toBe(400);
+    expect((await post(origin, '/admin/rotate/dry-run', '')).status).toBe(200);
+  });
+
   it.each(['text/plain', 'application/x-www-form-urlencoded', 'application/xml'])('of the type %s is refused', async (type) => {
     const { origin } = await start();
     const answer = await post(origin, '/v1/api-keys/decrypt', '{"name":"K"}', { 'content-type': type });

@@ -70,6 +70,7 @@ describe('encrypt and decrypt', () => {
     ['a missing column', { encrypted_value: '00', iv: '00' }],
     ['columns and a ciphertext', { ciphertext: 'pv1', encrypted_value: '00', iv: '00', auth_tag: '00' }],
     ['an item and items', { ciphertext: 'pv1', items: [] }],
+    ['a context with half a surrogate pair', { ciphertext: 'pv1', context: '\ud800' }],
     ['a context that is no text', { ciphertext: 'pv1', context: 1 }],
     ['one item of the wrong shape', { items: [{ ciphertext: 'pv1' }, { cipher: 'pv1' }] }],
     ['more than 1,000 items', { items: Array.from({ length: 1_001 }, () => ({ ciphertext: 'pv1' })) }],
@@ -124,6 +125,12 @@ describe('batches', () => {
     expect(decrypted.body.items[9].plaintext).toBe('sample-row');
     expect(decrypted.body.items[999].plaintext).toBe('sample-999');
     expect((await gateway('POST', '/v1/rewrap', { items })).body.failed).toBe(1);
+  });
+
+  it('are refused whole where one plaintext is over 64 KiB', async () => {
+    const { gateway } = await start();
+    const items = [{ plaintext: 'sample' }, { plaintext: 'x'.repeat(65_537) }];
+    expect((await gateway('POST', '/v1/encrypt', { items })).status).toBe(400);
   });
 
   it('may be empty', async () => {

@@ -112,7 +112,7 @@ describe('a rotation', () => {
     expect(upgraded.body.rotation).toMatchObject({
       state: 'completed',
       rows_rotated: 2,
-      rows_already_rotated: 3,
+      rows_already_rotated: 1,
       rows_verified: 3,
     });
     expect(await ivLengths()).toEqual([24, 24, 24]);
@@ -151,6 +151,14 @@ describe('a rotation', () => {
       to_key_id: keyIdB,
     });
     expect((await admin('POST', '/admin/rotate/dry-run')).body).toMatchObject({ rows_old: 0, rows_new: 3 });
+  });
+
+  it('is known for a rerun where an older tool has rotated the table and the vault has no record of it', async () => {
+    const { url } = await tableOf(2, keyB);
+    const { admin } = await startVault(url, staged);
+    const { status, body } = await admin('POST', '/admin/rotate/execute');
+    expect(status).toBe(200);
+    expect(body.rotation).toMatchObject({ rows_rotated: 0, rows_already_rotated: 2, from_key_id: keyIdA, to_key_id: keyIdB });
   });
 
   it('goes back to the old key like any other', async () => {
@@ -338,6 +346,18 @@ describe('skipped rows', () => {
   });
 });
 
+describe('a rotation that was refused', () => {
+  it('binds nobody: without a covered table it has failed, and the vault is ready with the old key alone', async () => {
+    const { url } = await tableOf(1);
+    const first = await startVault(url, { ...staged, VAULT_ENCRYPTED_TABLES: 'api_keys,no_such_table' });
+    expect((await first.admin('POST', '/admin/rotate/execute')).status).toBe(503);
+    expect((await first.admin('GET', '/admin/rotate')).body).toMatchObject({ running: null, last: { state: 'failed' } });
+    await first.close();
+    const { admin } = await startVault(url);
+    expect((await admin('GET', '/ready')).status).toBe(200);
+  });
+});
+
 describe('coverage', () => {
   it('refuses to leave a table of the encrypted shape behind, until it is covered or exempt', async () => {
     const { url, gateway: database } = await tableOf(1);
@@ -410,6 +430,33 @@ describe('verify', () => {
       rows_failed: 1,
       failures: [{ table: 'api_keys', id: 'under-unknown', reason: 'unknown_key_or_corrupt' }],
     });
+  });
+});
+
+describe('odd rows', () => {
+  it('of another program’s table without an id are named by their row id, and skipped by that name alone', async () => {
+    const { url, gateway: database } = await tableOf(1);
+    await database.run('CREATE TABLE other_keys (id text, encrypted_value text, iv text, auth_tag text)');
+    await database.run("INSERT INTO other_keys VALUES (NULL, 'zz', 'zz', 'zz'), ('1', 'zz', 'zz', 'zz')");
+    const { admin } = await startVault(url, { ...staged, VAULT_ENCRYPTED_TABLES: 'api_keys,other_keys,other_keys' });
+    const failed = await admin('POST', '/admin/rotate/dry-run');
+    expect(failed.body.error.details.failures.map(({ id }: { id: string }) => id)).toEqual(['rowid:1', '1']);
+    const skipped = await admin('POST', '/admin/rotate/dry-run', { skip_ids: ['rowid:1'] });
+    expect(skipped.body.error.details.failures.map(({ id }: { id: string }) => id)).toEqual(['1']);
+    const both = await admin('POST', '/admin/rotate/execute', { skip_ids: ['rowid:1', 'other_keys:1'] });
+    expect(both.body.rotation).toMatchObject({ state: 'completed', rows_scanned: 3, rows_skipped: 2 });
+    const { keys } = (await admin('GET', '/admin/master-keys')).body;
+    expect(keys.find(({ key_id }: { key_id: string }) => key_id === keyIdA)).toMatchObject({ rows: 0, safe_to_retire: false });
+  });
+
+  it('with a time that no calendar has are listed and decrypted like any other', async () => {
+    const { url, gateway: database } = await tableOf(1);
+    const { gateway } = await startVault(url);
+    for (const time of ['9223372036854775807', '1745000000000000', "'yesterday'"]) {
+      await database.run(`UPDATE api_keys SET created_at = ${time}, updated_at = ${time}`);
+      expect((await gateway('GET', '/v1/api-keys')).body.keys[0].created_at).toBe('1970-01-01T00:00:00.000Z');
+      expect((await gateway('POST', '/v1/api-keys/decrypt', { name: 'row-0' })).status).toBe(200);
+    }
   });
 });
 

@@ -4,7 +4,7 @@ import { readFileSync } from 'node:fs';
 import { Ajv2020, type ValidateFunction } from 'ajv/dist/2020.js';
 import { expect } from 'vitest';
 import { parse } from 'yaml';
-import { isLabel, labelFormat } from '../../src/contract/schemas.ts';
+import { isLabel, labelFormat, unicodeFormat } from '../../src/contract/schemas.ts';
 
 interface OpenApi {
   readonly paths: Readonly<Record<string, Readonly<Record<string, Operation>>>>;
@@ -22,6 +22,7 @@ export const openApi = parse(readFileSync(openApiPath, 'utf8')) as OpenApi;
 
 const ajv = new Ajv2020({ strict: false });
 ajv.addFormat(labelFormat, isLabel);
+ajv.addFormat(unicodeFormat, (text: string) => text.isWellFormed());
 ajv.addFormat('date-time', (text: string) => /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/.test(text));
 ajv.addSchema(openApi, 'openapi');
 const compiled = new Map<string, ValidateFunction>();

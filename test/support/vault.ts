@@ -4,7 +4,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { FastifyInstance } from 'fastify';
-import { fetch, type Headers } from 'undici';
+import { Agent, fetch, type Headers } from 'undici';
 import { onTestFinished } from 'vitest';
 import { readServerConfig, type ServerConfig } from '../../src/config.ts';
 import { parseMasterKey } from '../../src/crypto/master-key.ts';
@@ -97,11 +97,15 @@ export async function startVault(url: string, settings: Environment = {}): Promi
   return { origin, app, routes, services, gateway: caller(origin, gatewayToken), admin: caller(origin, adminToken), close };
 }
 
+/** Keeps no connection open, so that a vault which is closed has none to wait for. */
+const dispatcher = new Agent({ pipelining: 0 });
+
 /** Calls with a token, or without one where it is null. */
 export function caller(origin: string, token: string | null): TestVault['gateway'] {
   return async (method, path, body) => {
     const response = await fetch(origin + path, {
       method,
+      dispatcher,
       headers: {
         ...(token !== null && { authorization: `Bearer ${token}` }),
         ...(body !== undefined && { 'content-type': 'application/json' }),

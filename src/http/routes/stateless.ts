@@ -2,7 +2,7 @@
 
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import * as schemas from '../../contract/schemas.ts';
-import { VaultError } from '../../errors.ts';
+import { ConfigurationError, DecryptFailedError } from '../../errors.ts';
 import type { CiphertextInput, DecryptedText, EncryptedText, StatelessCipher } from '../../vault/stateless.ts';
 import { type ErrorAnswer, toErrorAnswer } from '../errors.ts';
 
@@ -19,6 +19,7 @@ export function statelessRoutes(stateless: StatelessCipher): FastifyPluginAsyncT
         response: { 200: schemas.EncryptAnswer, ...schemas.errorAnswers },
       },
       handler: async ({ body }) => {
+        await stateless.assertCanSeal();
         return forEach(body, async ({ plaintext, context }) =>
           presentEncrypted(await stateless.encrypt(plaintext, context ?? null)),
         );
@@ -47,13 +48,14 @@ export function statelessRoutes(stateless: StatelessCipher): FastifyPluginAsyncT
         response: { 200: schemas.EncryptAnswer, ...schemas.errorAnswers },
       },
       handler: async ({ body }) => {
+        await stateless.assertCanSeal();
         return forEach(body, async (item) => presentEncrypted(await stateless.rewrap(toInput(item))));
       },
     });
   };
 }
 
-/** Answers one item with its result, and `{items}` with `{items, failed}` in the same order. */
+/** Answers one item with its result, and `{items}` with `{items, failed}` in the same order. Only what is wrong with one item is its own. */
 async function forEach<Item extends object, Result>(
   body: Item | { items: Item[] },
   answer: (item: Item) => Promise<Result>,
@@ -65,7 +67,7 @@ async function forEach<Item extends object, Result>(
     try {
       items.push(await answer(item));
     } catch (error) {
-      if (!(error instanceof VaultError)) throw error;
+      if (!(error instanceof DecryptFailedError || error instanceof ConfigurationError)) throw error;
       failed += 1;
       items.push({ error: toErrorAnswer(error) });
     }

