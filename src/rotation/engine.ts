@@ -6,7 +6,7 @@
 import { randomUUID } from 'node:crypto';
 import type { Logger } from 'pino';
 import type { Keyring } from '../crypto/keyring.ts';
-import { ReplicaMissingKeyError, RotationInProgressError, StorageUnavailableError, VaultError } from '../errors.ts';
+import { RotationInProgressError, StorageUnavailableError, VaultError } from '../errors.ts';
 import type { ActiveKey } from '../keys/active-key.ts';
 import { nameOf } from '../keys/adoption.ts';
 import { assertNothingUncovered, type CoverageSettings, inspectCoverage } from '../keys/coverage.ts';
@@ -14,13 +14,14 @@ import { type Database, GuardFailedError, type Statement } from '../store/databa
 import { type EncryptedTables, tableStateGuard } from '../store/encrypted-tables.ts';
 import { activateStatements, type MasterKeyStore } from '../store/master-keys.ts';
 import { isMigrated, restoreColumns } from '../store/migrations.ts';
-import { type Replica, type ReplicaStore, replicaKeysGuard, replicaKeysStatement } from '../store/replicas.ts';
+import { type ReplicaStore, replicaKeysGuard } from '../store/replicas.ts';
 import type { RotationRecord, RotationStore, RotationUpdate } from '../store/rotations.ts';
 import { RowClassifier } from './classify.ts';
 import { assertPassed, type GateReport, gate } from './gate.ts';
 import { LeaseHolder } from './lease-holder.ts';
 import { planRotation, type RotationPlan, type RotationRequest } from './plan.ts';
 import { Progress, type ProgressReport } from './progress.ts';
+import { assertReplicasHoldKeys, replicasHoldKeysStatements } from './replica-check.ts';
 import { verify } from './verify.ts';
 import { prepareOneCommit, type WriteBackContext, writeChunks } from './write-back.ts';
 
@@ -94,7 +95,7 @@ export class RotationEngine {
   async start(request: RotationRequest): Promise<RunningRotation> {
     const { rotations, tables, keyring } = this.#context;
     const plan = await this.#plan(request, true);
-    if (!plan.isForced) await this.#assertReplicasHoldKeys(plan);
+    await assertReplicasHoldKeys(this.#context.replicas, plan);
     const id = plan.unfinished?.id ?? randomUUID();
     const lease = await rotations.begin({ ...plan, id, toKeyId: plan.to.id }, randomUUID());
     if (lease === null) throw await this.#inProgress();
@@ -126,8 +127,13 @@ export class RotationEngine {
   }
 
   /** What a condition of the rotation's own statements, which somebody else has broken, means for the operator. */
-  async #explain({ guard: name }: GuardFailedError, plan: RotationPlan): Promise<VaultError> {
-    return name === replicaKeysGuard ? replicaMissingKey(plan, await this.#context.replicas.live()) : this.#inProgress();
+  async #explain(error: unknown, plan: RotationPlan): Promise<unknown> {
+    if (!(error instanceof GuardFailedError)) return error;
+    if (error.guard !== replicaKeysGuard) return this.#inProgress();
+    return assertReplicasHoldKeys(this.#context.replicas, plan).then(
+      () => error,
+      (reason: unknown) => reason,
+    );
   }
 
   async #inProgress(): Promise<RotationInProgressError> {
@@ -136,13 +142,6 @@ export class RotationEngine {
     return new RotationInProgressError(`Rotation ${runningId} is running: wait for it, see GET /admin/rotate/${runningId}.`, {
       rotation_id: runningId,
     });
-  }
-
-  async #assertReplicasHoldKeys(plan: RotationPlan): Promise<void> {
-    const lacking = (await this.#context.replicas.live()).filter(({ keyIds }) =>
-      neededKeyIds(plan).some((id) => !keyIds.includes(id)),
-    );
-    if (lacking.length > 0) throw replicaMissingKey(plan, lacking);
   }
 
   async #assertCovered(): Promise<void> {
@@ -162,9 +161,9 @@ export class RotationEngine {
       await rotations.finish(holder.lease, end);
       logger.info({ rotation_id: rotationId, state: end.state }, 'rotation ended');
     } catch (error) {
-      await this.#recordFailure(run, error);
-      if (error instanceof GuardFailedError) throw await this.#explain(error, plan);
-      throw error;
+      const reason = await this.#explain(error, plan).catch(() => error);
+      await this.#recordFailure(run, reason);
+      throw reason;
     } finally {
       holder.stop();
       this.#running = null;
@@ -201,13 +200,11 @@ export class RotationEngine {
 
   /** False where a write that came between has made it fail: nothing was written then. */
   async #tryOneCommit(run: Run): Promise<boolean> {
-    const { rotations } = this.#context;
     const commit = await prepareOneCommit(run);
     if (commit === null) return false;
     run.holder.assertHeld();
-    const statements = [...(await this.#activation(run)), ...commit.statements];
     try {
-      await rotations.advance(run.holder.lease, { state: 'verifying', rowsRotated: commit.rowsRotated }, statements);
+      await this.#switch(run, { state: 'verifying', rowsRotated: commit.rowsRotated }, commit.statements);
       return true;
     } catch (error) {
       if (error instanceof GuardFailedError && error.guard === tableStateGuard) return false;
@@ -218,7 +215,7 @@ export class RotationEngine {
   async #writeInChunks(run: Run): Promise<void> {
     const { rotations } = this.#context;
     const { holder } = run;
-    await rotations.advance(holder.lease, { state: 'writing' }, await this.#activation(run));
+    await this.#switch(run, { state: 'writing' }, []);
     let rowsRotated = (await rotations.find(holder.lease.rotationId))?.rowsRotated ?? 0;
     await writeChunks(run, async (chunk) => {
       holder.assertHeld();
@@ -228,14 +225,20 @@ export class RotationEngine {
     await rotations.advance(holder.lease, { state: 'writing', rowsRotated });
   }
 
-  async #activation(run: Run): Promise<Statement[]> {
-    const { plan } = run;
-    const { masterKeys, keyring } = this.#context;
+  /** Makes the new key the active one, in one transaction with these statements. */
+  async #switch(run: Run, update: RotationUpdate, statements: readonly Statement[]): Promise<void> {
+    const { rotations, masterKeys, keyring } = this.#context;
+    const { plan, holder, mayHaveWritten } = run;
     const from = keyring.get(plan.fromKeyId);
     if (plan.activeKeyId === null && from !== undefined) await masterKeys.adopt(nameOf(from));
+    const activation = activateStatements(plan.activeKeyId ?? plan.fromKeyId, nameOf(plan.to));
     run.mayHaveWritten = true;
-    const statements = activateStatements(plan.activeKeyId ?? plan.fromKeyId, nameOf(plan.to));
-    return plan.isForced ? statements : [replicaKeysStatement(neededKeyIds(plan)), ...statements];
+    try {
+      await rotations.advance(holder.lease, update, [...replicasHoldKeysStatements(plan), ...activation, ...statements]);
+    } catch (error) {
+      if (error instanceof GuardFailedError) run.mayHaveWritten = mayHaveWritten;
+      throw error;
+    }
   }
 
   /** Rows that were written under the old key meanwhile, by a program that does not know better, are rotated as well. */
@@ -267,6 +270,7 @@ export class RotationEngine {
     const { rotations, logger } = this.#context;
     const { rotationId } = holder.lease;
     const message = error instanceof VaultError ? error.message : 'An unexpected error; see the log.';
+    if (!(error instanceof VaultError)) logger.error({ err: error, rotation_id: rotationId }, 'rotation failed unexpectedly');
     try {
       const isRefused = error instanceof VaultError && !(error instanceof StorageUnavailableError);
       const state = isRefused && !mayHaveWritten ? 'failed' : 'interrupted';
@@ -276,24 +280,4 @@ export class RotationEngine {
       logger.warn({ rotation_id: rotationId, reason: message }, 'rotation ended, which could not be recorded');
     }
   }
-}
-
-/** The keys that every live replica must hold to read all rows at any moment: the new one alone where it is active already. */
-function neededKeyIds({ from, to, activeKeyId, unfinished }: RotationPlan): string[] {
-  const isFinished = activeKeyId === to.id && unfinished === null;
-  return [to.id, ...(from === null || isFinished ? [] : [from.id])];
-}
-
-function replicaMissingKey(plan: RotationPlan, replicas: readonly Replica[]): ReplicaMissingKeyError {
-  const lacking = replicas.flatMap(({ id, host, keyIds }) => {
-    const missing = neededKeyIds(plan).filter((keyId) => !keyIds.includes(keyId));
-    return missing.length === 0 ? [] : [{ replica: id, host, missing_key_ids: missing }];
-  });
-  const names = lacking.map(
-    ({ replica, host, missing_key_ids }) => `${host} (${replica}) lacks ${missing_key_ids.join(' and ')}`,
-  );
-  return new ReplicaMissingKeyError(
-    `A live replica could not read what the rotation writes: ${names.join('; ')}. Deploy it with both keys, or wait 15 seconds if it is gone.`,
-    { replicas: lacking },
-  );
 }

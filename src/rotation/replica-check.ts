@@ -1,0 +1,37 @@
+/** Stops a rotation before it writes anything that a live replica could not read. */
+
+import { ReplicaMissingKeyError } from '../errors.ts';
+import type { Statement } from '../store/database.ts';
+import { type Replica, type ReplicaStore, replicaKeysStatement } from '../store/replicas.ts';
+import type { RotationPlan } from './plan.ts';
+
+/** Throws ReplicaMissingKeyError, unless the rotation is forced. */
+export async function assertReplicasHoldKeys(replicas: ReplicaStore, plan: RotationPlan): Promise<void> {
+  const error = plan.isForced ? null : missingKeyError(await replicas.live(), plan);
+  if (error !== null) throw error;
+}
+
+/** The same as a condition of the batch that switches, for a replica that has started since. */
+export function replicasHoldKeysStatements(plan: RotationPlan): Statement[] {
+  return plan.isForced ? [] : [replicaKeysStatement(neededKeyIds(plan))];
+}
+
+/** The keys that open every row at any moment: the new one alone where it is active already. */
+function neededKeyIds({ from, to, activeKeyId, unfinished }: RotationPlan): string[] {
+  const isFinished = activeKeyId === to.id && unfinished === null;
+  return [to.id, ...(from === null || isFinished ? [] : [from.id])];
+}
+
+function missingKeyError(replicas: readonly Replica[], plan: RotationPlan): ReplicaMissingKeyError | null {
+  const lacking = replicas.flatMap(({ id, host, keyIds }) => {
+    const missing = neededKeyIds(plan).filter((keyId) => !keyIds.includes(keyId));
+    return missing.length === 0 ? [] : [{ replica: id, host, missing_key_ids: missing }];
+  });
+  if (lacking.length === 0) return null;
+  const names = lacking.map((each) => `${each.host} (${each.replica}) lacks ${each.missing_key_ids.join(' and ')}`);
+  return new ReplicaMissingKeyError(
+    `A live replica could not read what the rotation writes: ${names.join('; ')}. ` +
+      'Deploy it with both keys, or wait 15 seconds if it is gone.',
+    { replicas: lacking },
+  );
+}
