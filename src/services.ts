@@ -40,9 +40,8 @@ export interface Services {
 }
 
 /** Opens the database and changes nothing in it. Throws ConfigurationError where it cannot be opened at all. */
-export function buildServices(config: CoreConfig, logger: Logger): Services {
+export function buildServices(config: CoreConfig, logger: Logger, database = new Database(config.database)): Services {
   const { keyring, coverage, atomicRows, rotationDueDays } = config;
-  const database = new Database(config.database);
   const tables = new EncryptedTables(database);
   const masterKeys = new MasterKeyStore(database);
   const rotations = new RotationStore(database);

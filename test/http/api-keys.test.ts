@@ -54,6 +54,16 @@ describe('rows as the gateway has written them', () => {
     expect(listed.body.key.key_id).toBe(keyIdB);
   });
 
+  it('lose the key id on record once the gateway has replaced the value under a key that nobody knows', async () => {
+    const { url, gateway: database } = await temporaryDatabase();
+    const { gateway } = await startVault(url);
+    const stored = await gateway('POST', '/v1/api-keys', { name: 'K', provider: 'openai', value: 'sample-value-1' });
+    await database.update('f'.repeat(64), stored.body.key.id, 'sample-value-2');
+    const listed = await gateway('GET', `/v1/api-keys/${stored.body.key.id}`);
+    expect(listed.body.key).toMatchObject({ key_id: null, masked_value: '••••(decrypt error)' });
+    expect((await gateway('POST', '/v1/api-keys/decrypt', { name: 'K' })).status).toBe(422);
+  });
+
   it('stand for one key where several share a name: the newest by updated_at, created_at and insertion', async () => {
     const { url, gateway: database } = await temporaryDatabase();
     await database.insert(keyA, { id: 'first', name: 'K', updatedAt: 10 });

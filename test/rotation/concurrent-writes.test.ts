@@ -1,0 +1,219 @@
+/** What others write between the moment a rotation reads a row and the moment it commits is never lost and never overwritten. */
+
+import { describe, expect, it } from 'vitest';
+import { readCliConfig } from '../../src/config.ts';
+import { createSilentLogger } from '../../src/logging.ts';
+import { buildServices } from '../../src/services.ts';
+import { Database, GuardFailedError, type Statement, type Written } from '../../src/store/database.ts';
+import { EncryptedTables, replaceStatement, tableStateStatement } from '../../src/store/encrypted-tables.ts';
+import { migrate } from '../../src/store/migrations.ts';
+import { type GatewayDatabase, gatewaySeal } from '../support/gateway.ts';
+import { keyA, keyB, keyC, keyIdA, keyIdB, temporaryDatabase } from '../support/vault.ts';
+
+/** The real database, with something that happens right before a batch which replaces ciphertexts. */
+class InterruptedDatabase extends Database {
+  interruptions: (() => Promise<void>)[] = [];
+
+  override async write(statements: readonly Statement[]): Promise<Written[]> {
+    const isWriteBack = statements.some(({ sql }) => sql.includes('json_each') && sql.startsWith('UPDATE'));
+    const interruption = isWriteBack ? this.interruptions.shift() : undefined;
+    await interruption?.();
+    return super.write(statements);
+  }
+}
+
+async function interruptedRotation(
+  url: string,
+  gateway: GatewayDatabase,
+  atomicRows: string,
+  interruptions: (() => Promise<void>)[],
+) {
+  const settings = {
+    DATABASE_URL: url,
+    PROVARA_MASTER_KEY: keyA,
+    PROVARA_MASTER_KEY_NEW: keyB,
+    VAULT_ROTATION_ATOMIC_ROWS: atomicRows,
+  };
+  const config = readCliConfig(settings);
+  const database = new InterruptedDatabase(config.database);
+  const services = buildServices(config, createSilentLogger(), database);
+  await services.prepare();
+  database.interruptions = interruptions;
+  const running = await services.engine.start({});
+  const record = await running.done;
+  expect(database.interruptions).toEqual([]);
+  const survey = await services.verify();
+  await services.close();
+  return { record, survey, rows: await gateway.rows() };
+}
+
+describe.each([
+  ['in one commit', '10000'],
+  ['in chunks', '0'],
+])('a rotation %s', (_mode, atomicRows) => {
+  async function table() {
+    const { url, gateway } = await temporaryDatabase();
+    for (const id of ['a', 'b', 'c']) await gateway.insert(keyA, { id });
+    return { url, gateway };
+  }
+
+  it('keeps an edit that the gateway makes meanwhile, and rotates it too', async () => {
+    const { url, gateway } = await table();
+    const { record, survey } = await interruptedRotation(url, gateway, atomicRows, [
+      () => gateway.update(keyA, 'b', 'sample-edited'),
+    ]);
+    expect(record).toMatchObject({ state: 'completed', rowsVerified: 3 });
+    expect(await gateway.open(keyB, 'b')).toBe('sample-edited');
+    expect(survey.rowsByKeyId).toEqual(new Map([[keyIdB, 3]]));
+  });
+
+  it('rotates a row that is inserted meanwhile', async () => {
+    const { url, gateway } = await table();
+    const { record, survey } = await interruptedRotation(url, gateway, atomicRows, [
+      () => gateway.insert(keyA, { id: 'd', value: 'sample-new' }),
+    ]);
+    expect(record).toMatchObject({ state: 'completed', rowsVerified: 4 });
+    expect(await gateway.open(keyB, 'd')).toBe('sample-new');
+    expect(survey.rowsByKeyId).toEqual(new Map([[keyIdB, 4]]));
+  });
+
+  it('does not bring back a row that is deleted meanwhile', async () => {
+    const { url, gateway } = await table();
+    const { record, rows } = await interruptedRotation(url, gateway, atomicRows, [
+      () => gateway.run("DELETE FROM api_keys WHERE id = 'b'"),
+    ]);
+    expect(record).toMatchObject({ state: 'completed', rowsVerified: 2 });
+    expect(rows.map(({ id }) => id)).toEqual(['a', 'c']);
+  });
+
+  it('completes though somebody writes before every one of its commits', async () => {
+    const { url, gateway } = await table();
+    const last = atomicRows === '0' ? 1 : 5;
+    const edits = Array.from({ length: last + 1 }, (_, index) => () => gateway.update(keyA, 'a', `sample-${index}`));
+    const { record, survey } = await interruptedRotation(url, gateway, atomicRows, edits);
+    expect(record.state).toBe('completed');
+    expect(survey.rowsByKeyId).toEqual(new Map([[keyIdB, 3]]));
+    expect(await gateway.open(keyB, 'a')).toBe(`sample-${last}`);
+  });
+
+  it('names a row that is written meanwhile under a key which nobody has, and finishes once it is gone', async () => {
+    const { url, gateway } = await table();
+    const first = interruptedRotation(url, gateway, atomicRows, [() => gateway.insert(keyC, { id: 'foreign' })]);
+    if (atomicRows === '0')
+      expect((await first).record).toMatchObject({
+        state: 'verify_failed',
+        error: expect.stringContaining('api_keys.id=foreign'),
+      });
+    else await expect(first).rejects.toThrow('api_keys.id=foreign');
+    await gateway.run("DELETE FROM api_keys WHERE id = 'foreign'");
+    const { record, survey } = await interruptedRotation(url, gateway, atomicRows, []);
+    expect(record.state).toBe('completed');
+    expect(survey.rowsByKeyId).toEqual(new Map([[keyIdB, 3]]));
+  });
+});
+
+describe('the lease', () => {
+  const settings = { PROVARA_MASTER_KEY: keyA, PROVARA_MASTER_KEY_NEW: keyB };
+
+  it('keeps a second call from taking up a rotation whose owner lives', async () => {
+    const { url, gateway } = await temporaryDatabase();
+    await gateway.insert(keyA, { id: 'a' });
+    const { record } = await interruptedRotation(url, gateway, '10000', [
+      async () => {
+        const other = buildServices(readCliConfig({ DATABASE_URL: url, ...settings }), createSilentLogger());
+        await expect(other.engine.start({})).rejects.toMatchObject({ code: 'rotation_in_progress' });
+        await other.close();
+      },
+    ]);
+    expect(record).toMatchObject({ state: 'completed', rowsRotated: 1 });
+  });
+
+  it.each(['10000', '0'])(
+    'once lost lets its former owner write nothing more (up to %s rows in one commit)',
+    async (atomicRows) => {
+      const { url, gateway } = await temporaryDatabase();
+      await gateway.insert(keyA, { id: 'a' });
+      let rows: unknown;
+      const woken = interruptedRotation(url, gateway, atomicRows, [
+        async () => {
+          await gateway.run('UPDATE vault_rotation_lease SET expires_at = 0');
+          const other = buildServices(readCliConfig({ DATABASE_URL: url, ...settings }), createSilentLogger());
+          const taken = await other.engine.start({});
+          expect((await taken.done).state).toBe('completed');
+          await other.close();
+          rows = await gateway.rows();
+        },
+      ]);
+      await expect(woken).rejects.toMatchObject({ code: 'rotation_in_progress' });
+      expect(await gateway.rows()).toEqual(rows);
+      expect((await gateway.rows('vault_rotations')).map(({ state }) => state)).toEqual(['completed']);
+      expect(await gateway.open(keyB, 'a')).toBe('sample-value-of-a');
+    },
+  );
+});
+
+describe('one commit', () => {
+  it('whose rotation was interrupted by another write leaves nothing of the attempt behind', async () => {
+    const { url, gateway } = await temporaryDatabase();
+    await gateway.insert(keyA, { id: 'a' });
+    let seen: unknown;
+    await interruptedRotation(url, gateway, '10000', [
+      () => gateway.insert(keyA, { id: 'b' }),
+      async () => {
+        seen = [await gateway.open(keyA, 'a'), (await gateway.rows('vault_active_key')).map(({ key_id }) => key_id)];
+      },
+    ]);
+    expect(seen).toEqual(['sample-value-of-a', [keyIdA]]);
+  });
+});
+
+describe('a replacement', () => {
+  it('changes a row only while all three columns are what was read', async () => {
+    const { url, gateway } = await temporaryDatabase();
+    await gateway.insert(keyA, { id: 'a' });
+    const database = new Database({ url });
+    await migrate(database);
+    const [row] = (await new EncryptedTables(database).pages('api_keys').next()).value ?? [];
+    const read = { encryptedValue: row?.encryptedValue ?? '', iv: row?.iv ?? '', authTag: row?.authTag ?? '' };
+    const { encrypted_value, iv, auth_tag } = gatewaySeal(keyB, 'sample');
+    const sealed = { encryptedValue: encrypted_value, iv, authTag: auth_tag };
+    for (const column of ['encryptedValue', 'iv', 'authTag'] as const) {
+      const statement = replaceStatement('api_keys', keyIdB, [
+        { rowId: row?.rowId ?? 0, read: { ...read, [column]: '00' }, sealed },
+      ]);
+      expect((await database.write([statement]))[0]?.changed).toBe(0);
+    }
+    const statement = replaceStatement('api_keys', keyIdB, [{ rowId: row?.rowId ?? 0, read, sealed }]);
+    expect((await database.write([statement]))[0]?.changed).toBe(1);
+    database.close();
+  });
+});
+
+describe('the assertion of a table’s state', () => {
+  it('rolls the whole batch back where a row is another, missing or more than expected', async () => {
+    const { url, gateway } = await temporaryDatabase();
+    await gateway.insert(keyA, { id: 'a' });
+    const database = new Database({ url });
+    await migrate(database);
+    const [row] = (await new EncryptedTables(database).pages('api_keys').next()).value ?? [];
+    const rename = { sql: "UPDATE api_keys SET name = 'renamed'" };
+    const bad = [
+      [],
+      [[1, '00']],
+      [[2, row?.authTag ?? '']],
+      [
+        [1, row?.authTag ?? ''],
+        [2, null],
+      ],
+    ] as const;
+    for (const expected of bad) {
+      await expect(database.write([rename, tableStateStatement('api_keys', expected)])).rejects.toThrow(GuardFailedError);
+      expect((await gateway.rows())[0]?.name).toBe('a');
+    }
+    for (const expected of [[[1, row?.authTag ?? '']], [[1, null]]] as const) {
+      await database.write([rename, tableStateStatement('api_keys', expected)]);
+    }
+    expect((await gateway.rows())[0]?.name).toBe('renamed');
+    database.close();
+  });
+});
