@@ -1,11 +1,30 @@
 import { defineConfig } from 'vitest/config';
 
+const shared = {
+  // The native database client does not survive being loaded into a second VM context.
+  pool: 'forks' as const,
+  testTimeout: 60_000,
+  hookTimeout: 60_000,
+};
+
+/** What the vault promises of its data holds on both engines: these run once on a file and once on a real libSQL server. */
+const onBothEngines = ['test/{keys,rotation,store,vault}/**/*.test.ts', 'test/http/{api-keys,stateless}.test.ts'];
+const onOneFile = ['test/store/file/**/*.test.ts'];
+const onOneServer = ['test/store/server/**/*.test.ts'];
+
 export default defineConfig({
   test: {
-    include: ['test/**/*.test.ts'],
-    // The native database client does not survive being loaded into a second VM context.
-    pool: 'forks',
-    testTimeout: 60_000,
-    hookTimeout: 60_000,
+    projects: [
+      { test: { ...shared, name: 'file', include: ['test/**/*.test.ts'], exclude: onOneServer } },
+      {
+        test: {
+          ...shared,
+          name: 'server',
+          include: [...onBothEngines, ...onOneServer],
+          exclude: onOneFile,
+          env: { VAULT_TEST_ENGINE: 'server' },
+        },
+      },
+    ],
   },
 });

@@ -2,11 +2,10 @@
 
 import { statSync } from 'node:fs';
 import { dirname } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { Keyring } from './crypto/keyring.ts';
 import { parseMasterKey } from './crypto/master-key.ts';
 import { type Environment, SettingsReader } from './settings.ts';
-import type { DatabaseLocation } from './store/database.ts';
+import { type DatabaseLocation, databaseFilePath } from './store/database.ts';
 import { readTokens, type Token } from './tokens.ts';
 
 const masterKeyVariables = ['PROVARA_MASTER_KEY', 'PROVARA_MASTER_KEY_NEW', 'PROVARA_MASTER_KEY_OLD'] as const;
@@ -106,12 +105,6 @@ function databaseFileProblem(path: string): string | null {
   if (!statSync(dirname(path), { throwIfNoEntry: false })?.isDirectory())
     return 'names a file in a directory that does not exist.';
   return null;
-}
-
-/** The path that a `file:` URL names. Throws where it is malformed. */
-export function databaseFilePath(url: string): string {
-  if (!url.startsWith('file://')) return decodeURIComponent(url.slice('file:'.length));
-  return fileURLToPath(url.replace('file://localhost', 'file://'));
 }
 
 function readKeyring(reader: SettingsReader): Keyring {

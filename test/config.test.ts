@@ -5,9 +5,10 @@ import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { databaseFilePath, databaseUrlProblem, readCliConfig, readServerConfig } from '../src/config.ts';
+import { databaseUrlProblem, readCliConfig, readServerConfig } from '../src/config.ts';
 import { parseMasterKey } from '../src/crypto/master-key.ts';
 import { type Environment, SettingsError } from '../src/settings.ts';
+import { databaseFilePath } from '../src/store/database.ts';
 import { environmentFor, keyA, keyB, keyIdA, keyIdB, keyIdC, temporaryFolder } from './support/vault.ts';
 
 const requiredKey = 'PROVARA_MASTER_KEY is required for API key encryption';

@@ -1,13 +1,13 @@
 /** Opens the services for one command on an existing database, and closes them after it. */
 
 import { existsSync } from 'node:fs';
-import { type CoreConfig, databaseFilePath, readCliConfig } from '../config.ts';
+import { type CoreConfig, readCliConfig } from '../config.ts';
 import { keptEnvironment } from '../development.ts';
 import { ConfigurationError } from '../errors.ts';
 import { createSilentLogger } from '../logging.ts';
 import { buildServices, type Services } from '../services.ts';
 import type { Environment } from '../settings.ts';
-import { isFileUrl } from '../store/database.ts';
+import { databaseFilePath, isFileUrl } from '../store/database.ts';
 
 /** The environment, completed outside production by what `npm start` keeps in `data/dev.env`. */
 export function readConfig(environment: Environment): CoreConfig {

@@ -1,7 +1,8 @@
 /** Says whether this process can serve: the database answers, and the keyring holds the keys that it needs. Never names a passphrase. */
 
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Keyring } from '../crypto/keyring.ts';
-import { ConfigurationError } from '../errors.ts';
+import { ConfigurationError, StorageUnavailableError } from '../errors.ts';
 import type { EncryptedTables } from '../store/encrypted-tables.ts';
 import type { MasterKeyStore } from '../store/master-keys.ts';
 import type { RotationStore } from '../store/rotations.ts';
@@ -11,6 +12,8 @@ import { type Survey, survey } from './survey.ts';
 /** A survey is repeated once it is older than this, and than so many times what it took: it then costs a hundredth of the time. */
 const surveyMinAgeMs = 5_000;
 const surveyAgeFactor = 100;
+/** A database that takes longer than this is not there for those who ask. */
+const answerWithinMs = 1_500;
 /** How long an answer waits for a survey; a large table's comes with a later answer. */
 const surveyWaitMs = 250;
 
@@ -34,6 +37,20 @@ export class ReadinessCheck {
 
   /** Answers what an operator should look at. Throws StorageUnavailableError, or ConfigurationError with the reasons. */
   async assertReady(): Promise<string[]> {
+    const patience = new AbortController();
+    const late = sleep(answerWithinMs, null, { signal: patience.signal }).then(() => {
+      throw new StorageUnavailableError(`The database has not answered within ${answerWithinMs} ms.`);
+    });
+    const check = this.#check();
+    for (const each of [late, check]) each.catch(() => undefined);
+    try {
+      return await Promise.race([check, late]);
+    } finally {
+      patience.abort();
+    }
+  }
+
+  async #check(): Promise<string[]> {
     const reasons = await this.#missingKeys();
     const warnings = await this.#warnings();
     if (reasons.length > 0) throw new ConfigurationError(reasons.join(' '), { reasons, warnings });

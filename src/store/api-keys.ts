@@ -32,7 +32,7 @@ export interface SealedApiKey {
 export interface StoredApiKey {
   readonly row: ApiKeyRow;
   /** False where the row is new. */
-  readonly replaced: boolean;
+  readonly isReplaced: boolean;
 }
 
 export interface TenantCount {
@@ -122,8 +122,11 @@ export class ApiKeyStore {
         args: [newId, tenantId, name, provider, encryptedValue, iv, authTag, keyId, authTag, now, now, tenantId, name, keyId],
       },
     ]);
-    const row = replaced?.rows[0] ?? inserted?.rows[0];
-    return row === undefined ? null : { row: toApiKeyRow(row), replaced: replaced?.rows.length === 1 };
+    const isReplaced = replaced?.changed === 1;
+    if (!isReplaced && inserted?.changed !== 1) return null;
+    const answered = replaced?.rows[0] ?? inserted?.rows[0];
+    const row = answered === undefined ? await this.findByName(tenantId, name) : toApiKeyRow(answered);
+    return { row: row ?? insertedRow(sealed, newId, now), isReplaced };
   }
 
   /** False where there is no such row of that tenant. */
@@ -137,6 +140,11 @@ export class ApiKeyStore {
       FROM json_each(?) AS used WHERE api_keys.id = used.value->>0`;
     await this.#database.writeOne(sql, [JSON.stringify([...usedAt])]);
   }
+}
+
+/** For an insert whose answer was lost, and whose row another call has deleted since. */
+function insertedRow({ keyId, ...sealed }: SealedApiKey, id: string, now: number): ApiKeyRow {
+  return { ...sealed, id, keyIdHint: keyId, createdAt: now, updatedAt: now, lastUsedAt: null };
 }
 
 function toApiKeyRow(row: Row): ApiKeyRow {

@@ -1,16 +1,28 @@
 /**
- * The one way to the database. A read sees committed data, a write is one atomic batch, and a failure is either
- * {@link StorageUnavailableError}, which is safe to try again, or an error that names what is wrong.
+ * The one way to the database. A read sees committed data; a write is one atomic batch, carried out once or not at all.
+ * Every failure is {@link StorageUnavailableError}, which is safe to try again, or an error that names what is wrong.
  */
 
-import { setTimeout as sleep } from 'node:timers/promises';
-import { type Client, createClient, type InArgs, LibsqlBatchError, LibsqlError, type ResultSet } from '@libsql/client';
-import { ConfigurationError, StorageUnavailableError } from '../errors.ts';
+import { randomUUID } from 'node:crypto';
+import { statSync } from 'node:fs';
+import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import { type Client, createClient, type InArgs, LibsqlBatchError, type ResultSet } from '@libsql/client';
+import { ConfigurationError } from '../errors.ts';
+import { AttemptTimeoutError, describe, isConstraint, kindOf, translate } from './failures.ts';
 
 /** How long SQLite itself waits for a lock. It blocks the event loop meanwhile, so the longer wait is ours. */
 const lockWaitMs = 20;
-const busyRetryTotalMs = 5_000;
-const remoteTimeoutMs = 10_000;
+/** For so long an operation that failed is tried again; the attempt that runs then is the last. */
+const retryTotalMs = 4_000;
+const maxRetryDelayMs = 200;
+/** How long one attempt on a server may take, and how much longer for each MiB that it sends. */
+const attemptMs = 3_000;
+const attemptPerMebibyteMs = 1_000;
+/** The native client frees its statements only between turns of the event loop (libsql-js#153). */
+const operationsPerTurn = 50;
+/** From this size the write-ahead log is folded into the file. */
+const maxLogBytes = 4 * 1024 * 1024;
 
 export interface Statement {
   readonly sql: string;
@@ -23,7 +35,7 @@ export type Row = ResultSet['rows'][number];
 
 export interface Written {
   readonly changed: number;
-  /** What a RETURNING clause answered, a row for each that was changed. */
+  /** What a RETURNING clause answered, a row for each that was changed; none where a server's answer was lost. */
   readonly rows: readonly Row[];
 }
 
@@ -35,6 +47,12 @@ export interface DatabaseLocation {
 /** Whether a URL names a file on this machine rather than a server. */
 export function isFileUrl(url: string): boolean {
   return url.startsWith('file:');
+}
+
+/** The path that a `file:` URL names. Throws where it is malformed. */
+export function databaseFilePath(url: string): string {
+  if (!url.startsWith('file://')) return decodeURIComponent(url.slice('file:'.length));
+  return fileURLToPath(url.replace('file://localhost', 'file://'));
 }
 
 /** A batch was rolled back because the condition of a {@link guard} in it did not hold. */
@@ -73,9 +91,13 @@ export function integerOrNull(row: Row, column: string): number | null {
 
 export class Database {
   readonly #client: Client;
+  /** Of the write-ahead log, or null for a server. */
+  readonly #logPath: string | null;
+  #operations = 0;
 
   /** Opens the database, creating the file where there is none. Throws ConfigurationError where it cannot be opened at all. */
   constructor({ url, authToken }: DatabaseLocation) {
+    this.#logPath = isFileUrl(url) ? `${databaseFilePath(url)}-wal` : null;
     try {
       this.#client = createClient({
         url,
@@ -83,9 +105,8 @@ export class Database {
         // Not 'number', which throws for an integer above 2^53, after the fact.
         intMode: 'bigint',
         timeout: lockWaitMs,
-        // One connection to a file: statements run one after the other anyway, and settings then hold for all of them.
+        // One connection to a file: statements run one after the other anyway.
         concurrency: isFileUrl(url) ? 1 : 20,
-        fetch: (request: Request) => fetch(request, { signal: AbortSignal.timeout(remoteTimeoutMs) }),
       });
     } catch (error) {
       throw new ConfigurationError(`DATABASE_URL could not be opened: ${describe(error)}.`);
@@ -94,25 +115,27 @@ export class Database {
 
   /** Lets readers and a writer of a file work side by side; recorded in the file, so once is enough. */
   async useWriteAheadLog(): Promise<void> {
-    if (this.#client.protocol === 'file') await this.read('PRAGMA journal_mode = WAL');
+    if (this.#logPath !== null) await this.read('PRAGMA journal_mode = WAL');
   }
 
   async read(sql: string, args: InArgs = []): Promise<Row[]> {
-    const { rows } = await this.#attempt(() => this.#client.execute({ sql, args }));
+    const { rows } = await this.#attempt(() => this.#client.execute({ sql, args }), attemptMs);
     return rows;
   }
 
-  /** Commits all statements or none, and answers what each changed. */
+  /** Commits all statements or none, once, and answers what each changed. Throws GuardFailedError. */
   async write(statements: readonly Statement[]): Promise<Written[]> {
-    const batch = statements.map(({ sql, args = [] }) => ({ sql, args }));
-    try {
-      const results = await this.#attempt(() => this.#client.batch(batch, 'write'));
-      return results.map(({ rowsAffected, rows }) => ({ changed: rows.length > 0 ? rows.length : rowsAffected, rows }));
-    } catch (error) {
-      const failed = error instanceof LibsqlBatchError ? statements[error.statementIndex]?.guard : undefined;
-      if (failed !== undefined && isConstraint(error)) throw new GuardFailedError(failed);
-      throw error;
-    }
+    if (this.#logPath === null) return this.#writeMarked(statements);
+    // Folding the log at a commit may race another process's (the WAL-reset bug, libsql#2271): it is done apart, see #foldLog.
+    const results = await this.#batch([{ sql: 'PRAGMA wal_autocheckpoint = 0' }, ...statements]);
+    await this.#foldLog(this.#logPath);
+    return results.slice(1).map(toWritten);
+  }
+
+  /** As {@link write}, for statements that may be carried out twice without harm: on a server it leaves no mark. */
+  async writeIdempotent(statements: readonly Statement[]): Promise<void> {
+    if (this.#logPath === null) await this.#batch(statements);
+    else await this.write(statements);
   }
 
   /** Writes one statement and answers how many rows it changed. */
@@ -126,47 +149,94 @@ export class Database {
   }
 
   /**
-   * A busy database is waited for without blocking. The connection is replaced each time: after SQLITE_BUSY it may
-   * acknowledge writes that are rolled back later (libsql-client-ts#352, libsql-js#228).
+   * A server's answer may be lost, and the write carried out or not. So each batch begins by recording a mark of its own:
+   * the same batch, sent again, is refused at the mark if it was carried out before, and what it changed is read there.
    */
-  async #attempt<T>(operation: () => Promise<T>): Promise<T> {
-    const deadline = Date.now() + busyRetryTotalMs;
-    for (let delayMs = 5; ; delayMs = Math.min(delayMs * 2, 200)) {
+  async #writeMarked(statements: readonly Statement[]): Promise<Written[]> {
+    const id = randomUUID();
+    const marked = [
+      { sql: "INSERT INTO vault_writes (id, changed, written_at) VALUES (?, '', unixepoch())", args: [id] },
+      ...statements.flatMap((statement) => [
+        statement,
+        { sql: "UPDATE vault_writes SET changed = changed || changes() || ' ' WHERE id = ?", args: [id] },
+      ]),
+    ];
+    try {
+      const results = await this.#batch(marked);
+      return statements.map((_statement, index) => toWritten(results[1 + 2 * index]));
+    } catch (error) {
+      const isCarriedOut = error instanceof LibsqlBatchError && error.statementIndex === 0 && isConstraint(error);
+      if (isCarriedOut) return this.#readMark(id);
+      throw error;
+    }
+  }
+
+  async #readMark(id: string): Promise<Written[]> {
+    const [row] = await this.read('SELECT changed FROM vault_writes WHERE id = ?', [id]);
+    const counts = row === undefined ? [] : text(row, 'changed').trim().split(' ');
+    return counts.map((count) => ({ changed: Number(count), rows: [] }));
+  }
+
+  async #batch(statements: readonly Statement[]): Promise<ResultSet[]> {
+    const batch = statements.map(({ sql, args = [] }) => ({ sql, args }));
+    try {
+      return await this.#attempt(() => this.#client.batch(batch, 'write'), attemptMs + sendingMs(batch));
+    } catch (error) {
+      const failed = error instanceof LibsqlBatchError ? statements[error.statementIndex]?.guard : undefined;
+      if (failed !== undefined && isConstraint(error)) throw new GuardFailedError(failed);
+      throw error;
+    }
+  }
+
+  /**
+   * Tries again, without blocking, what another writer or the network has kept from being done. A file's connection is
+   * replaced each time: after SQLITE_BUSY it may acknowledge writes that are rolled back later (libsql-client-ts#352).
+   */
+  async #attempt<T>(operation: () => Promise<T>, timeoutMs: number): Promise<T> {
+    this.#operations += 1;
+    if (this.#operations % operationsPerTurn === 0) await nextTurn();
+    const deadline = Date.now() + retryTotalMs;
+    for (let delayMs = 5; ; delayMs = Math.min(delayMs * 2, maxRetryDelayMs)) {
       try {
-        return await operation();
+        return this.#logPath === null ? await withTimeout(operation(), timeoutMs) : await operation();
       } catch (error) {
-        if (!isBusy(error)) throw translate(error);
-        await this.#client.reconnect();
-        if (Date.now() + delayMs > deadline) throw new StorageUnavailableError('The database is locked by another writer.');
+        if (kindOf(error) === 'final') throw translate(error);
+        if (this.#logPath !== null) await this.#client.reconnect();
+        if (Date.now() + delayMs > deadline) throw translate(error);
         await sleep(delayMs * (0.5 + Math.random()));
       }
     }
   }
-}
 
-function isBusy(error: unknown): boolean {
-  return error instanceof LibsqlError && /^SQLITE_(BUSY|LOCKED)/.test(error.code);
-}
-
-function isConstraint(error: unknown): boolean {
-  return error instanceof LibsqlError && error.code.startsWith('SQLITE_CONSTRAINT');
-}
-
-function translate(error: unknown): unknown {
-  const message = error instanceof Error ? error.message : '';
-  const missing = /no such (table|column): ([\w.]+)/.exec(message);
-  if (missing !== null) {
-    return new ConfigurationError(
-      `The database has no ${missing[1]} ${missing[2]}. Restart the vault to put back what it needs.`,
-    );
+  /** Holds the writers' lock while it copies, and is done by the one process that writes most: best effort, repeated at the next write. */
+  async #foldLog(path: string): Promise<void> {
+    const bytes = statSync(path, { throwIfNoEntry: false })?.size ?? 0;
+    if (bytes > maxLogBytes) await this.#client.execute('PRAGMA wal_checkpoint(TRUNCATE)').catch(() => this.#client.reconnect());
   }
-  if (isConstraint(error) || (error instanceof LibsqlError && error.code === 'SQLITE_ERROR')) return error;
-  return new StorageUnavailableError(`The database could not be used: ${describe(error)}.`);
 }
 
-/** A code alone where there is one: the client's messages may quote a URL. */
-function describe(error: unknown): string {
-  if (error instanceof LibsqlError) return error.code;
-  const cause = error instanceof Error && error.cause instanceof Error ? error.cause : error;
-  return cause instanceof Error && 'code' in cause ? String(cause.code) : 'it did not open';
+function toWritten(result: ResultSet | undefined): Written {
+  const rows = result?.rows ?? [];
+  return { changed: rows.length > 0 ? rows.length : (result?.rowsAffected ?? 0), rows };
+}
+
+/** How much longer a large batch may take, for the time it is on the wire. */
+function sendingMs(batch: readonly { readonly args: InArgs }[]): number {
+  const values = batch.flatMap(({ args }) => (Array.isArray(args) ? args : []));
+  const characters = values.reduce<number>((sum, value) => sum + (typeof value === 'string' ? value.length : 8), 0);
+  return (characters / 1_048_576) * attemptPerMebibyteMs;
+}
+
+async function withTimeout<T>(operation: Promise<T>, timeoutMs: number): Promise<T> {
+  const patience = new AbortController();
+  const timeout = sleep(timeoutMs, null, { signal: patience.signal, ref: false }).then(() => {
+    throw new AttemptTimeoutError('No answer in time.');
+  });
+  timeout.catch(() => undefined);
+  operation.catch(() => undefined);
+  try {
+    return await Promise.race([operation, timeout]);
+  } finally {
+    patience.abort();
+  }
 }

@@ -24,6 +24,7 @@ const nameIndex = 'CREATE INDEX IF NOT EXISTS vault_api_keys_tenant_id_name ON a
 /** Forward only: a statement that has shipped is never edited, the next one is appended. */
 const migrations: readonly (readonly string[])[] = [
   [
+    'CREATE TABLE vault_writes (id text PRIMARY KEY NOT NULL, changed text NOT NULL, written_at integer NOT NULL)',
     'CREATE TABLE vault_assertions (failed integer CHECK (failed IS NULL))',
     `CREATE TABLE vault_master_keys (
       key_id text PRIMARY KEY NOT NULL, is_passphrase integer NOT NULL, first_seen_at integer NOT NULL,
@@ -65,14 +66,14 @@ export async function isMigrated(database: Database): Promise<boolean> {
 }
 
 async function migrateOnce(database: Database): Promise<void> {
-  await database.write([
+  await database.writeIdempotent([
     { sql: gatewayTable },
     { sql: 'CREATE TABLE IF NOT EXISTS vault_migrations (version integer PRIMARY KEY NOT NULL, applied_at integer NOT NULL)' },
   ]);
   await restoreColumns(database);
   const applied = (await database.read('SELECT version FROM vault_migrations')).length;
   for (const [index, statements] of migrations.entries()) {
-    if (index >= applied) await database.write(asBatch(index + 1, statements));
+    if (index >= applied) await database.writeIdempotent(asBatch(index + 1, statements));
   }
 }
 
@@ -83,7 +84,7 @@ export async function restoreColumns(database: Database): Promise<void> {
   );
   const missing = Object.entries(addedColumns).filter(([name]) => !present.has(name));
   const statements = missing.map(([name, type]) => ({ sql: `ALTER TABLE api_keys ADD COLUMN ${name} ${type}` }));
-  await database.write([...statements, { sql: nameIndex }]);
+  await database.writeIdempotent([...statements, { sql: nameIndex }]);
 }
 
 function asBatch(version: number, statements: readonly string[]): Statement[] {

@@ -32,7 +32,7 @@ export class ReplicaStore {
     }));
   }
 
-  /** Says that the replica lives, and forgets those that have long gone without a word. */
+  /** Says that the replica lives, and forgets what is long past: replicas that went without a word, and settled writes. */
   async beat({ id, host, keyIds }: Replica): Promise<void> {
     await this.#database.write([
       {
@@ -40,6 +40,7 @@ export class ReplicaStore {
               ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at, key_ids = excluded.key_ids`,
         args: [id, host, JSON.stringify(keyIds)],
       },
+      { sql: `DELETE FROM vault_writes WHERE written_at < unixepoch() - ${forgottenSeconds}` },
       { sql: `DELETE FROM vault_replicas WHERE seen_at < unixepoch() - ${forgottenSeconds}` },
     ]);
   }

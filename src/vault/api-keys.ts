@@ -72,9 +72,9 @@ export class ApiKeys {
   async store({ tenantId, name, provider, value }: NewApiKey): Promise<{ key: ListedApiKey; isReplaced: boolean }> {
     const normalized = normalizeValue(value);
     const plaintext = Buffer.from(normalized, 'utf8');
-    const { row, replaced } = await this.#put({ table: apiKeysTable, tenantId, name, provider }, plaintext);
+    const { row, isReplaced } = await this.#put({ table: apiKeysTable, tenantId, name, provider }, plaintext);
     plaintext.fill(0);
-    return { key: { ...row, maskedValue: maskValue(normalized), keyId: row.keyIdHint }, isReplaced: replaced };
+    return { key: { ...row, maskedValue: maskValue(normalized), keyId: row.keyIdHint }, isReplaced };
   }
 
   async list(tenantId: string | null, provider: string | null, page: PageRequest): Promise<Page<ListedApiKey>> {

@@ -25,7 +25,11 @@ const flags = ['--old', keyA, '--new', keyB];
 async function tableOf(rows: number) {
   const database = await temporaryDatabase();
   for (let index = 0; index < rows; index += 1) await database.gateway.insert(keyA, { id: `row-${index}` });
-  return { ...database, environment: { NODE_ENV: 'production', DATABASE_URL: database.url } };
+  return {
+    ...database,
+    path: database.url.slice('file:'.length),
+    environment: { NODE_ENV: 'production', DATABASE_URL: database.url },
+  };
 }
 
 /** Reads the file in a process of its own: closing it in this one would drop the locks of the test's connection. */

@@ -14,6 +14,7 @@ import { buildServices, type Services } from '../../src/services.ts';
 import type { Environment } from '../../src/settings.ts';
 import { GatewayDatabase } from './gateway.ts';
 import { expectDescribed } from './openapi.ts';
+import { startSqld } from './sqld.ts';
 
 /** Sample keys: obviously no one's. */
 export const keyA = 'a1'.repeat(32);
@@ -44,16 +45,16 @@ export interface TestVault {
   readonly close: () => Promise<void>;
 }
 
-/** A database file in a folder that goes with the test, with a second program's connection to it. */
-export async function temporaryDatabase({
-  withTable = true,
-} = {}): Promise<{ url: string; path: string; gateway: GatewayDatabase }> {
-  const folder = temporaryFolder();
-  const path = join(folder, 'vault.db');
-  const gateway = new GatewayDatabase(`file:${path}`);
+/** The engine that this run is about: a file, or a real libSQL server. The same suite runs against both. */
+export const engine = process.env.VAULT_TEST_ENGINE === 'server' ? 'server' : 'file';
+
+/** An empty database that goes with the test, with a second program's connection to it. */
+export async function temporaryDatabase({ withTable = true } = {}): Promise<{ url: string; gateway: GatewayDatabase }> {
+  const url = engine === 'server' ? (await startSqld()).url : `file:${join(temporaryFolder(), 'vault.db')}`;
+  const gateway = new GatewayDatabase(url);
   onTestFinished(() => gateway.close());
   if (withTable) await gateway.createTable();
-  return { url: `file:${path}`, path, gateway };
+  return { url, gateway };
 }
 
 export function temporaryFolder(): string {

@@ -1,0 +1,80 @@
+/** Tells apart what can go wrong between the vault and its database, and says it in words that name what to look at. */
+
+import { LibsqlError } from '@libsql/client';
+import { ConfigurationError, StorageUnavailableError } from '../errors.ts';
+
+/**
+ * `busy`: another writer holds the lock, nothing was done. `unreached`: the request was never sent. `lost`: it may have been
+ * carried out or not. `final`: trying again changes nothing.
+ */
+export type FailureKind = 'busy' | 'unreached' | 'lost' | 'final';
+
+/** An attempt took longer than it may; whether it is carried out is unknown. */
+export class AttemptTimeoutError extends Error {
+  readonly code = 'ETIMEDOUT';
+}
+
+const unreachedCodes = ['ECONNREFUSED', 'ENOTFOUND', 'EAI_AGAIN', 'EHOSTUNREACH', 'ENETUNREACH', 'UND_ERR_CONNECT_TIMEOUT'];
+
+/** What SQLite's codes mean to an operator. */
+const meanings: readonly (readonly [RegExp, string])[] = [
+  [/^SQLITE_(BUSY|LOCKED)/, 'another writer keeps it locked'],
+  [/^SQLITE_FULL/, 'the disk is full'],
+  [/^SQLITE_READONLY/, 'the file or its folder is read-only'],
+  [/^SQLITE_(CORRUPT|NOTADB)/, 'the file is damaged, or no database'],
+  [/^SQLITE_(CANTOPEN|IOERR|PERM|AUTH)/, 'the file cannot be read or written'],
+  [/^(RESPONSE_TOO_LARGE|SQLITE_TOOBIG|ARGS_INVALID)/, 'a value is larger than the server takes'],
+];
+
+export function kindOf(error: unknown): FailureKind {
+  const code = codeOf(error);
+  if (/^SQLITE_(BUSY|LOCKED)/.test(code)) return 'busy';
+  if (unreachedCodes.includes(code)) return 'unreached';
+  if (!(error instanceof LibsqlError)) return 'lost';
+  if (/^(HRANA_|STREAM_|TRANSACTION_|CLIENT_CLOSED)/.test(code)) return 'lost';
+  const status = statusOf(error);
+  return code === 'SERVER_ERROR' && (status === null || status >= 500) ? 'lost' : 'final';
+}
+
+export function isConstraint(error: unknown): boolean {
+  return error instanceof LibsqlError && error.code.startsWith('SQLITE_CONSTRAINT');
+}
+
+/** What a caller is told. An SQL error that only the code can be to blame for stays as it is. */
+export function translate(error: unknown): unknown {
+  const message = error instanceof Error ? error.message : '';
+  const [, kind, name] = /no such (table|column): ([\w.]+)/.exec(message) ?? [];
+  if (kind !== undefined) {
+    return new ConfigurationError(`The database has no ${kind} ${name}. Restart the vault to put back what it needs.`);
+  }
+  const status = statusOf(error);
+  if (status === 401 || status === 403) return new ConfigurationError('The database refuses DATABASE_AUTH_TOKEN.');
+  if (status !== null && status < 500) {
+    return new ConfigurationError(`DATABASE_URL does not name a libSQL server: it answers with status ${status}.`);
+  }
+  if (isConstraint(error) || codeOf(error) === 'SQLITE_ERROR') return error;
+  return new StorageUnavailableError(`The database could not be used: ${describe(error)}.`);
+}
+
+/** The code and what it means: never the client's own message, which may quote a URL or a value. */
+export function describe(error: unknown): string {
+  const code = codeOf(error) || 'it did not open';
+  const [, meaning] = meanings.find(([pattern]) => pattern.test(code)) ?? [];
+  if (meaning !== undefined) return `${meaning} (${code})`;
+  return unreachedCodes.includes(code) ? `it cannot be reached at DATABASE_URL (${code})` : code;
+}
+
+function codeOf(error: unknown): string {
+  if (error instanceof LibsqlError) return error.code;
+  for (let each: unknown = error; each instanceof Error; each = each.cause) {
+    if ('code' in each && typeof each.code === 'string') return each.code;
+  }
+  return '';
+}
+
+/** The HTTP status that the server answered with, or null. */
+function statusOf(error: unknown): number | null {
+  if (!(error instanceof LibsqlError) || error.code !== 'SERVER_ERROR') return null;
+  const cause: unknown = error.cause;
+  return cause instanceof Error && 'status' in cause && typeof cause.status === 'number' ? cause.status : null;
+}

