@@ -40,6 +40,11 @@ export function isConstraint(error: unknown): boolean {
   return error instanceof LibsqlError && error.code.startsWith('SQLITE_CONSTRAINT');
 }
 
+/** Another process has made the same change to the schema first. A server gives no code for it. */
+export function isSchemaRace(error: unknown): boolean {
+  return error instanceof LibsqlError && /duplicate column|already exists/i.test(error.message);
+}
+
 /** What a caller is told. An SQL error that only the code can be to blame for stays as it is. */
 export function translate(error: unknown): unknown {
   const message = error instanceof Error ? error.message : '';
@@ -52,7 +57,7 @@ export function translate(error: unknown): unknown {
   if (status !== null && status < 500) {
     return new ConfigurationError(`DATABASE_URL does not name a libSQL server: it answers with status ${status}.`);
   }
-  if (isConstraint(error) || codeOf(error) === 'SQLITE_ERROR') return error;
+  if (isConstraint(error) || isSchemaRace(error) || codeOf(error) === 'SQLITE_ERROR') return error;
   return new StorageUnavailableError(`The database could not be used: ${describe(error)}.`);
 }
 

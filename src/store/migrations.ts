@@ -1,7 +1,9 @@
 /** Brings any database to the schema the vault needs, by adding only: the gateway's own statements go on working on the result. */
 
+import { ConfigurationError } from '../errors.ts';
 import type { Database, Statement } from './database.ts';
 import { text } from './database.ts';
+import { isConstraint, isSchemaRace } from './failures.ts';
 
 /** The table as the gateway creates it, for a database that has none yet. */
 const gatewayTable = `CREATE TABLE IF NOT EXISTS api_keys (
@@ -19,7 +21,8 @@ const addedColumns: Readonly<Record<string, string>> = {
   last_used_at: 'integer',
 };
 
-const nameIndex = 'CREATE INDEX IF NOT EXISTS vault_api_keys_tenant_id_name ON api_keys (tenant_id, name)';
+const nameIndex = 'vault_api_keys_tenant_id_name';
+const gatewayColumns = ['id', 'name', 'provider', 'encrypted_value', 'iv', 'auth_tag', 'tenant_id', 'created_at', 'updated_at'];
 
 /** Forward only: a statement that has shipped is never edited, the next one is appended. */
 const migrations: readonly (readonly string[])[] = [
@@ -53,7 +56,7 @@ export async function migrate(database: Database): Promise<void> {
       await migrateOnce(database);
       return;
     } catch (error) {
-      const isRace = /duplicate column|already exists|UNIQUE constraint/i.test(String(error));
+      const isRace = isSchemaRace(error) || isConstraint(error);
       if (!isRace || attempt === maxAttempts) throw error;
     }
   }
@@ -77,14 +80,22 @@ async function migrateOnce(database: Database): Promise<void> {
   }
 }
 
-/** Adds the vault's columns where the gateway's own migrations have recreated the table without them. */
+/**
+ * Adds the vault's columns and index where they are not, as on a table that the gateway's own migrations have recreated.
+ * Throws ConfigurationError where the gateway's own columns are not all there.
+ */
 export async function restoreColumns(database: Database): Promise<void> {
-  const present = new Set(
-    (await database.read("SELECT name FROM pragma_table_info('api_keys')")).map((row) => text(row, 'name')),
-  );
+  const columns = await database.read("SELECT name FROM pragma_table_info('api_keys')");
+  const present = new Set(columns.map((row) => text(row, 'name')));
+  const lacking = gatewayColumns.filter((name) => !present.has(name));
+  if (present.size > 0 && lacking.length > 0) {
+    throw new ConfigurationError(`The table api_keys has no column ${lacking.join(', ')}: it is not the gateway's.`);
+  }
+  const indexes = await database.read('SELECT 1 FROM sqlite_schema WHERE name = ?', [nameIndex]);
   const missing = Object.entries(addedColumns).filter(([name]) => !present.has(name));
   const statements = missing.map(([name, type]) => ({ sql: `ALTER TABLE api_keys ADD COLUMN ${name} ${type}` }));
-  await database.writeIdempotent([...statements, { sql: nameIndex }]);
+  if (indexes.length === 0) statements.push({ sql: `CREATE INDEX IF NOT EXISTS ${nameIndex} ON api_keys (tenant_id, name)` });
+  if (statements.length > 0) await database.writeIdempotent(statements);
 }
 
 function asBatch(version: number, statements: readonly string[]): Statement[] {

@@ -1,0 +1,103 @@
+/** The gateway's own table is brought to the vault's schema by adding alone, by many at once, from whatever state, and the gateway goes on working. */
+
+import { describe, expect, it } from 'vitest';
+import { Database } from '../../src/store/database.ts';
+import { migrate } from '../../src/store/migrations.ts';
+import type { GatewayDatabase } from '../support/gateway.ts';
+import { keyA, keyB, keyIdA, keyIdB, startVault, temporaryDatabase } from '../support/vault.ts';
+
+async function schemaOf(gateway: GatewayDatabase): Promise<unknown[]> {
+  const { rows } = await gateway.client.execute(
+    "SELECT type, name, tbl_name FROM sqlite_schema WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND name NOT LIKE 'libsql%' ORDER BY name",
+  );
+  const columns = await gateway.client.execute("SELECT name, type FROM pragma_table_info('api_keys') ORDER BY cid");
+  return [...rows, ...columns.rows].map((row) => ({ ...row }));
+}
+
+async function migrated(url: string): Promise<void> {
+  const database = new Database({ url });
+  await migrate(database);
+  database.close();
+}
+
+describe('a migration', () => {
+  it('leaves every row and column of the gateway’s table as it was', async () => {
+    const { url, gateway } = await temporaryDatabase();
+    for (const id of ['a', 'b']) await gateway.insert(keyA, { id, tenantId: id === 'a' ? null : 'tenant-1' });
+    const before = await gateway.rows();
+    await migrated(url);
+    const after = (await gateway.rows()).map(({ key_id, key_id_tag, last_used_at, ...row }) => ({
+      row,
+      added: [key_id, key_id_tag, last_used_at],
+    }));
+    expect(after.map(({ row }) => row)).toEqual(before);
+    expect(after.map(({ added }) => added)).toEqual([
+      [null, null, null],
+      [null, null, null],
+    ]);
+  });
+
+  it('run by eight at once, and again, gives the one schema', async () => {
+    const { url, gateway } = await temporaryDatabase();
+    await Promise.all(Array.from({ length: 8 }, () => migrated(url)));
+    const schema = await schemaOf(gateway);
+    await migrated(url);
+    expect(await schemaOf(gateway)).toEqual(schema);
+    const alone = await temporaryDatabase();
+    await migrated(alone.url);
+    expect(await schemaOf(alone.gateway)).toEqual(schema);
+    expect(await gateway.rows('vault_migrations')).toHaveLength((await alone.gateway.rows('vault_migrations')).length);
+  });
+
+  it.each([1, 2, 3, 4, 5, 6, 7])('that ended after %i of its batches is finished by the next start', async (batches) => {
+    const whole = await temporaryDatabase();
+    await migrated(whole.url);
+    const { url, gateway } = await temporaryDatabase();
+    await gateway.insert(keyA, { id: 'a' });
+    const interrupted = new Database({ url });
+    let left = batches;
+    const writeIdempotent = interrupted.writeIdempotent.bind(interrupted);
+    interrupted.writeIdempotent = async (statements) => {
+      if (left === 0) throw new Error('The process has ended.');
+      left -= 1;
+      await writeIdempotent(statements);
+    };
+    await migrate(interrupted).catch(() => undefined);
+    interrupted.close();
+    await migrated(url);
+    expect(await schemaOf(gateway)).toEqual(await schemaOf(whole.gateway));
+    expect(await gateway.open(keyA, 'a')).toBe('sample-value-of-a');
+  });
+
+  it('names a column that the gateway’s table lacks, and does not start', async () => {
+    const { url, gateway } = await temporaryDatabase({ withTable: false });
+    await gateway.run('CREATE TABLE api_keys (id text PRIMARY KEY, name text, provider text, encrypted_value text, iv text)');
+    await expect(startVault(url)).rejects.toThrow('The table api_keys has no column auth_tag, tenant_id, created_at, updated_at');
+  });
+});
+
+describe('today’s gateway', () => {
+  it('inserts, replaces in place, reads and deletes on the migrated table, and leaves no stale key id behind', async () => {
+    const { url, gateway: database } = await temporaryDatabase();
+    const { gateway, admin } = await startVault(url, { PROVARA_MASTER_KEY_NEW: keyB });
+    const stored = await gateway('POST', '/v1/api-keys', { name: 'STORED', provider: 'openai', value: 'sample-by-vault' });
+    await database.insert(keyA, { id: 'inserted', value: 'sample-by-gateway' });
+    expect(await database.open(keyA, 'inserted')).toBe('sample-by-gateway');
+    await admin('POST', '/admin/rotate/execute');
+    expect(await database.open(keyB, 'inserted')).toBe('sample-by-gateway');
+
+    for (const id of ['inserted', stored.body.key.id]) await database.update(keyA, id, `sample-again-${id}`);
+    const rows = await database.rows();
+    expect(rows.every(({ key_id_tag, auth_tag }) => key_id_tag !== auth_tag)).toBe(true);
+    for (const { id, name } of rows) {
+      expect(await database.open(keyA, String(id))).toBe(`sample-again-${id}`);
+      expect((await gateway('POST', '/v1/api-keys/decrypt', { name })).body.key.value).toBe(`sample-again-${id}`);
+      expect((await gateway('GET', `/v1/api-keys/${id}`)).body.key.key_id).toBe(keyIdA);
+    }
+    const again = await admin('POST', '/admin/rotate/execute');
+    expect(again.body.rotation).toMatchObject({ state: 'completed', rows_rotated: 2 });
+    expect((await admin('POST', '/admin/verify')).body.rows_by_key_id).toEqual({ [keyIdB]: 2 });
+    await database.run("DELETE FROM api_keys WHERE id = 'inserted'");
+    expect((await gateway('GET', '/v1/api-keys')).body.keys).toHaveLength(1);
+  });
+});

@@ -1,0 +1,135 @@
+/** Whatever happens between the vault and its server, every outcome is a correct answer or a truthful error: nothing lost, nothing doubled. */
+
+import { randomInt } from 'node:crypto';
+import { describe, expect, it } from 'vitest';
+import { StorageUnavailableError } from '../../../src/errors.ts';
+import { type Fault, startFaultProxy } from '../../support/fault-proxy.ts';
+import { GatewayDatabase } from '../../support/gateway.ts';
+import { startSqld } from '../../support/sqld.ts';
+import { keyA, keyB, keyIdB, startVault } from '../../support/vault.ts';
+
+const faults: Fault[] = [
+  'slow',
+  'cut before',
+  'cut after',
+  'half an answer',
+  '500 before',
+  '500 after',
+  'no JSON',
+  'silence before',
+  'silence after',
+];
+
+async function start(settings = {}) {
+  const server = await startSqld();
+  const proxy = await startFaultProxy(server.port);
+  const vault = await startVault(proxy.url, settings);
+  return { server, proxy, vault, database: new GatewayDatabase(server.url) };
+}
+
+/** The fault for the next so many requests, and none after. */
+function times(count: number, fault: Fault): () => Fault {
+  let left = count;
+  return () => {
+    left -= 1;
+    return left >= 0 ? fault : 'none';
+  };
+}
+
+describe.each(faults)('%s', (fault) => {
+  it('on the request of a store is settled: the store answers as if nothing had happened, and made one row', async () => {
+    const { vault, proxy, database } = await start();
+    await vault.services.masterKeys.activeKeyId();
+    const { apiKeys } = vault.services;
+    await apiKeys.isConfigured();
+    proxy.fault = times(1, fault);
+    const stored = await apiKeys.store({ tenantId: null, name: 'K', provider: 'openai', value: 'sample-1' });
+    expect(stored.isReplaced).toBe(false);
+    expect(await database.rows()).toHaveLength(1);
+    proxy.fault = times(1, fault);
+    const replaced = await apiKeys.store({ tenantId: null, name: 'K', provider: 'openai', value: 'sample-2' });
+    expect([replaced.isReplaced, replaced.key.id]).toEqual([true, stored.key.id]);
+    proxy.fault = times(1, fault);
+    expect((await apiKeys.decrypt(null, 'K')).value).toBe('sample-2');
+    proxy.fault = times(1, fault);
+    await apiKeys.delete(null, stored.key.id);
+    expect(await database.rows()).toEqual([]);
+  });
+
+  it('that does not end is a truthful error in bounded time, and over as soon as it is over', { timeout: 120_000 }, async () => {
+    const { vault, proxy, database } = await start();
+    const { gateway } = vault;
+    await gateway('POST', '/v1/api-keys', { name: 'K', provider: 'openai', value: 'sample-1' });
+    if (fault !== 'slow') {
+      proxy.fault = () => fault;
+      const stored = await gateway('POST', '/v1/api-keys', { name: 'K', provider: 'openai', value: 'sample-2' });
+      expect([stored.status, stored.body.error.type, stored.headers.get('retry-after')]).toEqual([
+        503,
+        'storage_unavailable',
+        '1',
+      ]);
+      const ready = await gateway('GET', '/ready');
+      expect([ready.status, ready.body.error.type]).toEqual([503, 'storage_unavailable']);
+    }
+    proxy.fault = () => 'none';
+    expect((await gateway('GET', '/ready')).status).toBe(200);
+    const stored = await gateway('POST', '/v1/api-keys', { name: 'K', provider: 'openai', value: 'sample-3' });
+    expect(stored.status).toBe(200);
+    expect((await gateway('POST', '/v1/api-keys/decrypt', { name: 'K' })).body.key.value).toBe('sample-3');
+    expect(await database.rows()).toHaveLength(1);
+  });
+});
+
+describe('faults at random', () => {
+  it('lose nothing that was acknowledged and double nothing', { timeout: 240_000 }, async () => {
+    const { vault, proxy, database } = await start();
+    const { apiKeys } = vault.services;
+    const quick = faults.filter((fault) => !fault.startsWith('silence'));
+    proxy.fault = () => (randomInt(10) < 4 ? (quick[randomInt(quick.length)] ?? 'none') : 'none');
+    const acknowledged = new Map<string, string>();
+    const unknown = new Set<string>();
+    const work = Array.from({ length: 8 }, async (_, worker) => {
+      for (let index = 0; index < 40; index += 1) {
+        const name = `K-${worker}-${index % 10}`;
+        const value = `sample-${worker}-${index}`;
+        try {
+          await apiKeys.store({ tenantId: null, name, provider: 'openai', value });
+          acknowledged.set(name, value);
+          unknown.delete(name);
+        } catch (error) {
+          expect(error).toBeInstanceOf(StorageUnavailableError);
+          unknown.add(name);
+        }
+      }
+    });
+    await Promise.all(work);
+    proxy.fault = () => 'none';
+    const rows = await database.rows();
+    expect(new Set(rows.map(({ name }) => name)).size).toBe(rows.length);
+    for (const [name, value] of acknowledged) {
+      if (!unknown.has(name)) expect((await apiKeys.decrypt(null, name)).value).toBe(value);
+    }
+    expect(acknowledged.size).toBeGreaterThan(50);
+  });
+
+  it('let a rotation be finished by the same call', { timeout: 240_000 }, async () => {
+    const { vault, proxy, database } = await start({ PROVARA_MASTER_KEY_NEW: keyB, VAULT_ROTATION_ATOMIC_ROWS: '10' });
+    for (let index = 0; index < 60; index += 1) await database.insert(keyA, { id: `row-${index}` });
+    const quick = faults.filter((fault) => !fault.startsWith('silence') && fault !== 'slow');
+    proxy.fault = () => (randomInt(10) < 3 ? (quick[randomInt(quick.length)] ?? 'none') : 'none');
+    for (let attempt = 0; ; attempt += 1) {
+      const { status, body } = await vault.admin('POST', '/admin/rotate/execute');
+      if (status === 200) {
+        expect(body.rotation.state).toBe('completed');
+        break;
+      }
+      expect(['storage_unavailable', 'rotation_in_progress']).toContain(body.error.type);
+      if (body.error.type === 'rotation_in_progress') await new Promise((resolve) => setTimeout(resolve, 1_000));
+      expect(attempt).toBeLessThan(60);
+    }
+    proxy.fault = () => 'none';
+    expect((await vault.admin('POST', '/admin/verify')).body.rows_by_key_id).toEqual({ [keyIdB]: 60 });
+    for (let index = 0; index < 60; index += 1)
+      expect(await database.open(keyB, `row-${index}`)).toBe(`sample-value-of-row-${index}`);
+  });
+});

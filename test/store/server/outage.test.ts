@@ -1,0 +1,70 @@
+/** A server that goes away and comes back costs 503s for as long as it is away, and nothing else; the vault is not restarted. */
+
+import { describe, expect, it } from 'vitest';
+import { startServer } from '../../support/process.ts';
+import { startSqld } from '../../support/sqld.ts';
+import { caller, environmentFor, gatewayToken } from '../../support/vault.ts';
+
+describe('the server killed and restarted under load', () => {
+  it('loses no acknowledged store, answers 503 meanwhile, and /ready says so both ways', { timeout: 120_000 }, async () => {
+    const server = await startSqld();
+    const vault = await startServer(environmentFor(server.url));
+    const gateway = caller(vault.origin, gatewayToken);
+    const acknowledged = new Map<string, string>();
+    const statuses = new Set<number>();
+    let isRunning = true;
+    const load = Array.from({ length: 4 }, async (_, worker) => {
+      for (let index = 0; isRunning; index += 1) {
+        const name = `K-${worker}-${index}`;
+        const answer = await gateway('POST', '/v1/api-keys', { name, provider: 'openai', value: `sample-${index}` });
+        statuses.add(answer.status);
+        if (answer.status === 201 || answer.status === 200) acknowledged.set(name, `sample-${index}`);
+        else expect(answer.body.error.type).toBe('storage_unavailable');
+      }
+    });
+    for (let round = 0; round < 3; round += 1) {
+      const before = acknowledged.size;
+      await until(() => acknowledged.size > before + 20);
+      await server.stop('SIGKILL');
+      expect((await gateway('GET', '/ready')).status).toBe(503);
+      expect((await gateway('GET', '/health')).status).toBe(200);
+      await new Promise((resolve) => setTimeout(resolve, 1_000));
+      await server.start();
+      expect((await gateway('GET', '/ready')).status).toBe(200);
+    }
+    const before = acknowledged.size;
+    await until(() => acknowledged.size > before + 20);
+    isRunning = false;
+    await Promise.all(load);
+    for (const [name, value] of acknowledged) {
+      expect((await gateway('POST', '/v1/api-keys/decrypt', { name })).body.key?.value, name).toBe(value);
+    }
+    expect([...statuses].every((status) => [200, 201, 503].includes(status))).toBe(true);
+    expect(await vault.stop()).toBe(0);
+  });
+});
+
+describe('two vaults on one server', () => {
+  it('act as one: what one stores the other decrypts, and a new name stored by both at once is one row', async () => {
+    const server = await startSqld();
+    const vaults = [await startServer(environmentFor(server.url)), await startServer(environmentFor(server.url))];
+    const [first, second] = vaults.map(({ origin }) => caller(origin, gatewayToken));
+    if (first === undefined || second === undefined) throw new Error('Two were started.');
+    await first('POST', '/v1/api-keys', { name: 'K', provider: 'openai', value: 'sample-1' });
+    expect((await second('POST', '/v1/api-keys/decrypt', { name: 'K' })).body.key.value).toBe('sample-1');
+    const stores = Array.from({ length: 20 }, (_, index) =>
+      (index % 2 === 0 ? first : second)('POST', '/v1/api-keys', { name: 'NEW', provider: 'openai', value: `sample-${index}` }),
+    );
+    const statuses = (await Promise.all(stores)).map(({ status }) => status);
+    expect(statuses.filter((status) => status === 201)).toHaveLength(1);
+    expect((await first('GET', '/v1/api-keys')).body.keys).toHaveLength(2);
+  });
+});
+
+async function until(condition: () => boolean): Promise<void> {
+  const deadline = Date.now() + 30_000;
+  while (!condition()) {
+    if (Date.now() > deadline) throw new Error('It did not come to pass in time.');
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+}

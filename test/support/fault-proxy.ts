@@ -1,0 +1,83 @@
+/** A proxy between the vault and its database server that breaks requests on purpose. */
+
+import { createServer, type IncomingMessage, request, type Server, type ServerResponse } from 'node:http';
+import { onTestFinished } from 'vitest';
+
+/** What becomes of one request, and whether the server sees it. */
+export type Fault =
+  | 'none'
+  | 'slow'
+  | 'cut before'
+  | 'cut after'
+  | 'half an answer'
+  | '500 before'
+  | '500 after'
+  | 'no JSON'
+  | 'silence before'
+  | 'silence after';
+
+export interface FaultProxy {
+  readonly url: string;
+  /** Asked for every request that carries SQL. */
+  fault: () => Fault;
+}
+
+const slowMs = 300;
+
+export async function startFaultProxy(serverPort: number): Promise<FaultProxy> {
+  const proxy = { url: '', fault: (): Fault => 'none' };
+  const server: Server = createServer((incoming, outgoing) => {
+    void handle(incoming, outgoing, serverPort, incoming.method === 'POST' ? proxy.fault() : 'none');
+  });
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const address = server.address();
+  proxy.url = `http://127.0.0.1:${typeof address === 'object' && address !== null ? address.port : 0}`;
+  onTestFinished(() => {
+    server.closeAllConnections();
+    server.close();
+  });
+  return proxy;
+}
+
+async function handle(incoming: IncomingMessage, outgoing: ServerResponse, port: number, fault: Fault): Promise<void> {
+  const body = await readAll(incoming);
+  if (fault === 'cut before') return void incoming.socket.destroy();
+  if (fault === '500 before') return void outgoing.writeHead(500).end('{"error":"broken on purpose"}');
+  if (fault === 'silence before') return;
+  const answer = await forward(incoming, body, port);
+  if (fault === 'slow') await new Promise((resolve) => setTimeout(resolve, slowMs));
+  if (fault === 'cut after' || answer === null) return void incoming.socket.destroy();
+  if (fault === '500 after') return void outgoing.writeHead(502).end('broken on purpose');
+  if (fault === 'no JSON') return void outgoing.writeHead(200, { 'content-type': 'application/json' }).end('<html>');
+  if (fault === 'silence after') return;
+  outgoing.writeHead(answer.status, { 'content-type': 'application/json', 'content-length': answer.body.length });
+  if (fault !== 'half an answer') return void outgoing.end(answer.body);
+  outgoing.write(answer.body.subarray(0, Math.floor(answer.body.length / 2)));
+  setTimeout(() => incoming.socket.destroy(), 10);
+}
+
+async function forward(incoming: IncomingMessage, body: Buffer, port: number): Promise<{ status: number; body: Buffer } | null> {
+  const { method, url, headers } = incoming;
+  return new Promise((resolve) => {
+    const plain = {
+      'content-type': headers['content-type'],
+      authorization: headers.authorization,
+      'content-length': body.length,
+    };
+    const sent = Object.fromEntries(Object.entries(plain).filter(([, value]) => value !== undefined));
+    const upstream = request({ host: '127.0.0.1', port, method, path: url, headers: sent }, (answer) => {
+      readAll(answer).then(
+        (received) => resolve({ status: answer.statusCode ?? 500, body: received }),
+        () => resolve(null),
+      );
+    });
+    upstream.once('error', () => resolve(null));
+    upstream.end(body);
+  });
+}
+
+async function readAll(stream: IncomingMessage): Promise<Buffer> {
+  const chunks: Buffer[] = [];
+  for await (const chunk of stream) chunks.push(chunk as Buffer);
+  return Buffer.concat(chunks);
+}
