@@ -1,6 +1,6 @@
 /** The environment, read once into one frozen object that the server and the command line share; every problem is listed at once. */
 
-import { statSync } from 'node:fs';
+import { existsSync, statSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { Keyring } from './crypto/keyring.ts';
 import { parseMasterKey } from './crypto/master-key.ts';
@@ -12,6 +12,10 @@ const masterKeyVariables = ['PROVARA_MASTER_KEY', 'PROVARA_MASTER_KEY_NEW', 'PRO
 export const defaultDatabaseUrl = 'file:./data/vault.db';
 const logLevels = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const;
 const identifier = /^[A-Za-z_][A-Za-z0-9_]*$/;
+/** How other programs ask for an embedded replica, which this one refuses: see docs/adr/0004. */
+const replicaVariables = ['DATABASE_SYNC_URL', 'LIBSQL_SYNC_URL', 'TURSO_SYNC_URL'] as const;
+const noReplica =
+  'embedded replicas are not supported, because their faults reach the callers. Set DATABASE_URL to the server itself.';
 const databaseSchemes = ['file:', 'libsql:', 'http:', 'https:', 'ws:', 'wss:'];
 
 /** What every process needs that works on the database. */
@@ -81,6 +85,9 @@ function readDatabase(reader: SettingsReader, production: boolean): DatabaseLoca
     reader.problem('DATABASE_URL is required in production: a container’s own disk does not survive a deployment.');
   }
   const url = given ?? defaultDatabaseUrl;
+  for (const name of replicaVariables) {
+    if (reader.text(name) !== undefined) reader.problem(`${name} is set: ${noReplica}`);
+  }
   const problem = given === undefined && production ? null : databaseUrlProblem(url);
   if (problem !== null) reader.problem(`DATABASE_URL ${problem}`);
   return { url, authToken: reader.text('DATABASE_AUTH_TOKEN') };
@@ -102,6 +109,7 @@ export function databaseUrlProblem(url: string): string | null {
 function databaseFileProblem(path: string): string | null {
   if (path === '' || path === '/' || path === ':memory:') return 'must name a file: a database in memory would lose every key.';
   if (statSync(path, { throwIfNoEntry: false })?.isDirectory()) return 'names a directory, not a database file.';
+  if (existsSync(`${path}-info`)) return `names an embedded replica: ${noReplica}`;
   if (!statSync(dirname(path), { throwIfNoEntry: false })?.isDirectory())
     return 'names a file in a directory that does not exist.';
   return null;

@@ -45,13 +45,21 @@ export async function completeEnvironment(environment: Environment): Promise<Dev
   const url = environment.DATABASE_URL || defaultDatabaseUrl;
   if (url === defaultDatabaseUrl) mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
   if (databaseUrlProblem(url) !== null) return { environment, path, added: [], made: [] };
+  const database = await inspectDatabase(url, environment.DATABASE_AUTH_TOKEN);
+  const isGiven = isGivenIn(environment);
+  const isComplete = Object.keys(changes(readSettings(path), isGiven, database)).length === 0;
+  const made = isComplete ? {} : await makeSettings(path, isGiven, database);
+  const kept = readSettings(path);
+  return { environment: merge(environment, kept), path, added: applicable(environment, kept), made: Object.keys(made) };
+}
+
+/** Makes what is missing, one process at a time: two that start at once must not each stage a key of their own. */
+async function makeSettings(path: string, isGiven: (name: string) => boolean, database: DatabaseState): Promise<Settings> {
   mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
   return withLock(`${path}.lock`, async () => {
-    const kept = readSettings(path);
-    const next = complete(kept, isGivenIn(environment), await inspectDatabase(url, environment.DATABASE_AUTH_TOKEN));
-    const made = Object.keys(next).filter((name) => next[name] !== kept[name]);
-    if (made.length > 0) writeSettings(path, next, made);
-    return { environment: merge(environment, next), path, added: applicable(environment, next), made };
+    const made = changes(readSettings(path), isGiven, database);
+    if (Object.keys(made).length > 0) writeSettings(path, made);
+    return made;
   });
 }
 
@@ -75,10 +83,10 @@ function isGivenIn(environment: Environment): (name: string) => boolean {
   return (name) => Boolean(environment[name] || environment[`${name}_FILE`]);
 }
 
-/** What the file is to hold. */
-function complete(kept: Settings, isGiven: (name: string) => boolean, database: DatabaseState): Settings {
+/** What the file is to hold beside, or instead of, what it holds. */
+function changes(kept: Settings, isGiven: (name: string) => boolean, database: DatabaseState): Settings {
   const isMissing = (name: string): boolean => kept[name] === undefined && !isGiven(name);
-  const next: Record<string, string> = { ...kept };
+  const next: Record<string, string> = {};
   if (isMissing('VAULT_GATEWAY_TOKENS')) next.VAULT_GATEWAY_TOKENS = `dev:${randomToken()}`;
   if (isMissing('VAULT_ADMIN_TOKENS')) next.VAULT_ADMIN_TOKENS = `dev:${randomToken()}`;
 
@@ -121,13 +129,13 @@ function readSettings(path: string): Settings {
 }
 
 /** Changes the settings that were made, and keeps every other line; an old value stays as a comment, since rows may need it. */
-function writeSettings(path: string, next: Settings, made: readonly string[]): void {
+function writeSettings(path: string, made: Settings): void {
   const current = readLines(path);
-  const isChanged = (line: string): boolean => made.some((name) => line.startsWith(`${name}=`));
+  const isChanged = (line: string): boolean => Object.keys(made).some((name) => line.startsWith(`${name}=`));
   const lines = [
     ...(current.length === 0 ? [header] : []),
     ...current.map((line) => (isChanged(line) ? `# was: ${line}` : line)),
-    ...made.map((name) => `${name}=${next[name]}`),
+    ...Object.entries(made).map(([name, value]) => `${name}=${value}`),
   ];
   const temporary = `${path}.${process.pid}`;
   writeFileSync(temporary, `${lines.join('\n')}\n`, { mode: 0o600, flush: true });
@@ -138,7 +146,7 @@ function readLines(path: string): string[] {
   return existsSync(path) ? readFileSync(path, 'utf8').replace(/\n$/, '').split('\n') : [];
 }
 
-/** Runs one at a time over all processes: two that start at once must not each stage a key of their own. */
+/** Runs one at a time over all processes. */
 async function withLock<Result>(path: string, run: () => Promise<Result>): Promise<Result> {
   while (!tryLock(path)) await sleep(lockPollMs);
   try {

@@ -15,12 +15,23 @@ export interface CommandResult {
   readonly stderr: string;
 }
 
-/** Runs a command with nothing but this environment. */
-export function runCommand(file: string, args: readonly string[], environment: Environment, cwd: string): Promise<CommandResult> {
+/** Runs a command with nothing but this environment, as another user where one is given. */
+export function runCommand(
+  file: string,
+  args: readonly string[],
+  environment: Environment,
+  cwd: string,
+  uid?: number,
+): Promise<CommandResult> {
   return new Promise((resolve) => {
-    execFile(file, args, { env: bare(environment), cwd, timeout: 60_000 }, (error, stdout, stderr) => {
-      resolve({ code: typeof error?.code === 'number' ? error.code : error === null ? 0 : -1, stdout, stderr });
-    });
+    execFile(
+      file,
+      args,
+      { env: bare(environment), cwd, timeout: 60_000, ...(uid !== undefined && { uid }) },
+      (error, stdout, stderr) => {
+        resolve({ code: typeof error?.code === 'number' ? error.code : error === null ? 0 : -1, stdout, stderr });
+      },
+    );
   });
 }
 
@@ -29,8 +40,8 @@ export function runCli(args: readonly string[], environment: Environment, cwd = 
 }
 
 /** Runs the service to its end, for starts that must fail. */
-export function runServer(environment: Environment, cwd = root): Promise<CommandResult> {
-  return runCommand(process.execPath, [join(root, 'dist/server.js')], environment, cwd);
+export function runServer(environment: Environment, cwd = root, uid?: number): Promise<CommandResult> {
+  return runCommand(process.execPath, [join(root, 'dist/server.js')], environment, cwd, uid);
 }
 
 export interface ServerProcess {
