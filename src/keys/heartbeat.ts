@@ -11,6 +11,7 @@ export class Heartbeat {
   readonly #replicas: ReplicaStore;
   readonly #replica: { readonly id: string; readonly host: string; readonly keyIds: readonly string[] };
   #timer: NodeJS.Timeout | null = null;
+  #beating: Promise<void> = Promise.resolve();
 
   constructor(replicas: ReplicaStore, keyring: Keyring) {
     this.#replicas = replicas;
@@ -20,12 +21,15 @@ export class Heartbeat {
   /** Resolves once the replica is on record. A later beat that fails is made up for by the next. */
   async start(): Promise<void> {
     await this.#replicas.beat(this.#replica);
-    this.#timer = setInterval(() => void this.#replicas.beat(this.#replica).catch(() => undefined), intervalMs).unref();
+    this.#timer = setInterval(() => {
+      this.#beating = this.#replicas.beat(this.#replica).catch(() => undefined);
+    }, intervalMs).unref();
   }
 
   async stop(): Promise<void> {
     if (this.#timer === null) return;
     clearInterval(this.#timer);
+    await this.#beating;
     await this.#replicas.remove(this.#replica.id).catch(() => undefined);
   }
 }

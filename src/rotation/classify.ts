@@ -52,7 +52,8 @@ export class RowClassifier {
     reopened?.fill(0);
     plaintext.fill(0);
     if (!isSame) throw new Error('A row that was sealed does not open again; nothing of it was written.');
-    return { rowId: row.rowId, read, sealed };
+    const { rowId, tenantId, name, provider } = row;
+    return { rowId, read: { ...read, tenantId, name, provider }, sealed };
   }
 
   #isUpgraded(table: string, row: EncryptedRow): boolean {

@@ -139,9 +139,11 @@ export class RotationEngine {
   async #inProgress(): Promise<RotationInProgressError> {
     const { rotations } = this.#context;
     const runningId = (await rotations.findRunningId()) ?? (await rotations.findUnfinished())?.id ?? null;
-    return new RotationInProgressError(`Rotation ${runningId} is running: wait for it, see GET /admin/rotate/${runningId}.`, {
-      rotation_id: runningId,
-    });
+    const message =
+      runningId === null
+        ? 'Another process has just finished this rotation: run it again to see that all is done.'
+        : `Rotation ${runningId} is running: wait for it, see GET /admin/rotate/${runningId}.`;
+    return new RotationInProgressError(message, { rotation_id: runningId });
   }
 
   async #assertCovered(): Promise<void> {
@@ -166,7 +168,7 @@ export class RotationEngine {
       throw reason;
     } finally {
       holder.stop();
-      this.#running = null;
+      if (this.#running?.id === rotationId) this.#running = null;
     }
     const record = await rotations.find(rotationId);
     if (record === null) throw new Error(`The record of rotation ${rotationId} has gone.`);

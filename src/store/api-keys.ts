@@ -1,6 +1,8 @@
 /** The statements on `api_keys`. A store is conditional on the active key id, so that a writer with an outdated key writes nothing. */
 
-import { type Database, integer, integerOrNull, type Row, text, textOrNull } from './database.ts';
+import { type Database, integer, integerOrNull, type Row, type Statement, text, textOrNull, type Written } from './database.ts';
+import { MissingSchemaError } from './failures.ts';
+import { restoreColumns } from './migrations.ts';
 
 export interface ApiKeyRow {
   readonly id: string;
@@ -64,12 +66,12 @@ export class ApiKeyStore {
   /** The row that the name stands for: the newest where there are several. */
   async findByName(tenantId: string | null, name: string): Promise<ApiKeyRow | null> {
     const sql = `SELECT ${columns} FROM api_keys WHERE tenant_id IS ? AND name = ? ORDER BY ${newestFirst} LIMIT 1`;
-    const [row] = await this.#database.read(sql, [tenantId, name]);
+    const [row] = await this.#read(sql, [tenantId, name]);
     return row === undefined ? null : toApiKeyRow(row);
   }
 
   async findById(tenantId: string | null, id: string): Promise<ApiKeyRow | null> {
-    const [row] = await this.#database.read(`SELECT ${columns} FROM api_keys WHERE id = ? AND tenant_id IS ?`, [id, tenantId]);
+    const [row] = await this.#read(`SELECT ${columns} FROM api_keys WHERE id = ? AND tenant_id IS ?`, [id, tenantId]);
     return row === undefined ? null : toApiKeyRow(row);
   }
 
@@ -77,7 +79,7 @@ export class ApiKeyStore {
   async list(tenantId: string | null, provider: string | null, page: PageRequest): Promise<ApiKeyRow[]> {
     const sql = `SELECT ${columns} FROM api_keys
       WHERE tenant_id IS ? AND (? IS NULL OR provider = ?) AND (? IS NULL OR id > ?) ORDER BY id LIMIT ?`;
-    const rows = await this.#database.read(sql, [tenantId, provider, provider, page.after, page.after, page.limit]);
+    const rows = await this.#read(sql, [tenantId, provider, provider, page.after, page.after, page.limit]);
     return rows.map(toApiKeyRow);
   }
 
@@ -88,7 +90,7 @@ export class ApiKeyStore {
         SELECT rowid FROM api_keys WHERE tenant_id IS outer_row.tenant_id AND name = outer_row.name
         ORDER BY ${newestFirst} LIMIT 1)
       ORDER BY id LIMIT ?`;
-    const rows = await this.#database.read(sql, [tenantId, page.after, page.after, page.limit]);
+    const rows = await this.#read(sql, [tenantId, page.after, page.after, page.limit]);
     return rows.map(toApiKeyRow);
   }
 
@@ -98,7 +100,7 @@ export class ApiKeyStore {
       WHERE ? = 0 OR tenant_id > coalesce(?, '') OR (? IS NULL AND tenant_id = '')
       GROUP BY tenant_id ORDER BY tenant_id LIMIT ?`;
     const tenantId = after?.tenantId ?? null;
-    const rows = await this.#database.read(sql, [after === null ? 0 : 1, tenantId, tenantId, limit]);
+    const rows = await this.#read(sql, [after === null ? 0 : 1, tenantId, tenantId, limit]);
     return rows.map((row) => ({ tenantId: textOrNull(row, 'tenant_id'), keys: integer(row, 'keys') }));
   }
 
@@ -108,7 +110,7 @@ export class ApiKeyStore {
    */
   async put(sealed: SealedApiKey, newId: string, now: number): Promise<StoredApiKey | null> {
     const { tenantId, name, provider, encryptedValue, iv, authTag, keyId } = sealed;
-    const [replaced, inserted] = await this.#database.write([
+    const [replaced, inserted] = await this.#write([
       {
         sql: `UPDATE api_keys SET provider = ?, encrypted_value = ?, iv = ?, auth_tag = ?, key_id = ?, key_id_tag = ?, updated_at = ?
               WHERE rowid = (${newestOfName}) AND ${isActive} RETURNING ${columns}`,
@@ -131,14 +133,38 @@ export class ApiKeyStore {
 
   /** False where there is no such row of that tenant. */
   async delete(tenantId: string | null, id: string): Promise<boolean> {
-    return (await this.#database.writeOne('DELETE FROM api_keys WHERE id = ? AND tenant_id IS ?', [id, tenantId])) === 1;
+    return (await this.#writeOne('DELETE FROM api_keys WHERE id = ? AND tenant_id IS ?', [id, tenantId])) === 1;
   }
 
   /** Notes when rows were last used, and changes nothing else of them; an older time never replaces a newer one. */
   async noteUse(usedAt: ReadonlyMap<string, number>): Promise<void> {
     const sql = `UPDATE api_keys SET last_used_at = max(coalesce(last_used_at, 0), used.value->>1)
       FROM json_each(?) AS used WHERE api_keys.id = used.value->>0`;
-    await this.#database.writeOne(sql, [JSON.stringify([...usedAt])]);
+    await this.#writeOne(sql, [JSON.stringify([...usedAt])]);
+  }
+
+  async #read(sql: string, args: (string | number | null)[]): Promise<Row[]> {
+    return this.#mended(() => this.#database.read(sql, args));
+  }
+
+  async #write(statements: readonly Statement[]): Promise<Written[]> {
+    return this.#mended(() => this.#database.write(statements));
+  }
+
+  async #writeOne(sql: string, args: (string | number | null)[]): Promise<number> {
+    const [written] = await this.#write([{ sql, args }]);
+    return written?.changed ?? 0;
+  }
+
+  /** The gateway's own migrations may recreate the table while the vault serves: its columns are put back, unseen by the caller. */
+  async #mended<T>(operation: () => Promise<T>): Promise<T> {
+    try {
+      return await operation();
+    } catch (error) {
+      if (!(error instanceof MissingSchemaError)) throw error;
+      await restoreColumns(this.#database);
+      return operation();
+    }
   }
 }
 

@@ -3,11 +3,13 @@
  * Every failure is {@link StorageUnavailableError}, which is safe to try again, or an error that names what is wrong.
  */
 
+import { AsyncLocalStorage } from 'node:async_hooks';
 import { randomUUID } from 'node:crypto';
 import { statSync } from 'node:fs';
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { type Client, createClient, type InArgs, LibsqlBatchError, type ResultSet } from '@libsql/client';
+import pLimit from 'p-limit';
 import { ConfigurationError } from '../errors.ts';
 import { AttemptTimeoutError, describe, isConstraint, kindOf, translate } from './failures.ts';
 
@@ -19,10 +21,17 @@ const maxRetryDelayMs = 200;
 /** How long one attempt on a server may take, and how much longer for each MiB that it sends. */
 const attemptMs = 3_000;
 const attemptPerMebibyteMs = 1_000;
+/** As many requests as this are under way on a server at once. Others wait here, where they can be given up, not in the client. */
+const maxRequests = 20;
 /** The native client frees its statements only between turns of the event loop (libsql-js#153). */
 const operationsPerTurn = 50;
 /** From this size the write-ahead log is folded into the file. */
 const maxLogBytes = 4 * 1024 * 1024;
+/** The guard that refuses a batch which reaches the server after its caller has been told that it failed. */
+const deadlineGuard = 'deadline';
+
+/** Ends the requests of the attempt that it belongs to: the client itself has no way to give one up. */
+const attemptSignal = new AsyncLocalStorage<AbortSignal>();
 
 export interface Statement {
   readonly sql: string;
@@ -89,11 +98,20 @@ export function integerOrNull(row: Row, column: string): number | null {
   return value === null || value === undefined ? null : Number(value);
 }
 
+/** One attempt at an operation. */
+interface Attempt {
+  /** When it is given up, by `performance.now()`. */
+  readonly endsAtMs: number;
+}
+
 export class Database {
   readonly #client: Client;
   /** Of the write-ahead log, or null for a server. */
   readonly #logPath: string | null;
+  readonly #limit = pLimit(maxRequests);
   #operations = 0;
+  /** By how much the server's clock, in seconds, is ahead of `performance.now()`; null until it has been asked. */
+  #clockOffset: number | null = null;
 
   /** Opens the database, creating the file where there is none. Throws ConfigurationError where it cannot be opened at all. */
   constructor({ url, authToken }: DatabaseLocation) {
@@ -106,7 +124,8 @@ export class Database {
         intMode: 'bigint',
         timeout: lockWaitMs,
         // One connection to a file: statements run one after the other anyway.
-        concurrency: isFileUrl(url) ? 1 : 20,
+        concurrency: isFileUrl(url) ? 1 : maxRequests,
+        fetch: (request: Request) => fetch(request, { signal: attemptSignal.getStore() ?? null }),
       });
     } catch (error) {
       throw new ConfigurationError(`DATABASE_URL could not be opened: ${describe(error)}.`);
@@ -151,6 +170,8 @@ export class Database {
   /**
    * A server's answer may be lost, and the write carried out or not. So each batch begins by recording a mark of its own:
    * the same batch, sent again, is refused at the mark if it was carried out before, and what it changed is read there.
+   * Before the mark stands the attempt's deadline by the server's clock: one that arrives late, when its caller has been
+   * told that it failed and others may have written since, is refused.
    */
   async #writeMarked(statements: readonly Statement[]): Promise<Written[]> {
     const id = randomUUID();
@@ -162,13 +183,34 @@ export class Database {
       ]),
     ];
     try {
-      const results = await this.#batch(marked);
-      return statements.map((_statement, index) => toWritten(results[1 + 2 * index]));
+      const results = await this.#attempt((attempt) => this.#sendMarked(marked, attempt), attemptMs + sendingMs(marked));
+      return statements.map((_statement, index) => toWritten(results[2 + 2 * index]));
     } catch (error) {
-      const isCarriedOut = error instanceof LibsqlBatchError && error.statementIndex === 0 && isConstraint(error);
-      if (isCarriedOut) return this.#readMark(id);
-      throw error;
+      // Behind the deadline's statement.
+      const failedAt = error instanceof LibsqlBatchError && isConstraint(error) ? error.statementIndex - 1 : -1;
+      if (failedAt === 0) return this.#readMark(id);
+      throw guardFailure(marked[failedAt]) ?? error;
     }
+  }
+
+  async #sendMarked(marked: readonly Statement[], { endsAtMs }: Attempt): Promise<ResultSet[]> {
+    const deadline = endsAtMs / 1000 + (await this.#readClockOffset());
+    try {
+      return await this.#client.batch(toBatch([guard(deadlineGuard, "unixepoch('subsec') < ?", [deadline]), ...marked]), 'write');
+    } catch (error) {
+      if (!(error instanceof LibsqlBatchError && error.statementIndex === 0 && isConstraint(error))) throw error;
+      this.#clockOffset = null;
+      throw new AttemptTimeoutError('It reached the server too late.');
+    }
+  }
+
+  /** The clock is read before the answer comes, so that the offset is too small by the time of the way back, never too large. */
+  async #readClockOffset(): Promise<number> {
+    if (this.#clockOffset === null) {
+      const { rows } = await this.#client.execute("SELECT unixepoch('subsec') AS now");
+      this.#clockOffset = Number(rows[0]?.now) - performance.now() / 1000;
+    }
+    return this.#clockOffset;
   }
 
   async #readMark(id: string): Promise<Written[]> {
@@ -178,13 +220,11 @@ export class Database {
   }
 
   async #batch(statements: readonly Statement[]): Promise<ResultSet[]> {
-    const batch = statements.map(({ sql, args = [] }) => ({ sql, args }));
     try {
-      return await this.#attempt(() => this.#client.batch(batch, 'write'), attemptMs + sendingMs(batch));
+      return await this.#attempt(() => this.#client.batch(toBatch(statements), 'write'), attemptMs + sendingMs(statements));
     } catch (error) {
-      const failed = error instanceof LibsqlBatchError ? statements[error.statementIndex]?.guard : undefined;
-      if (failed !== undefined && isConstraint(error)) throw new GuardFailedError(failed);
-      throw error;
+      const failedAt = error instanceof LibsqlBatchError && isConstraint(error) ? error.statementIndex : -1;
+      throw guardFailure(statements[failedAt]) ?? error;
     }
   }
 
@@ -192,19 +232,41 @@ export class Database {
    * Tries again, without blocking, what another writer or the network has kept from being done. A file's connection is
    * replaced each time: after SQLITE_BUSY it may acknowledge writes that are rolled back later (libsql-client-ts#352).
    */
-  async #attempt<T>(operation: () => Promise<T>, timeoutMs: number): Promise<T> {
+  async #attempt<T>(operation: (attempt: Attempt) => Promise<T>, timeoutMs: number): Promise<T> {
     this.#operations += 1;
     if (this.#operations % operationsPerTurn === 0) await nextTurn();
     const deadline = Date.now() + retryTotalMs;
     for (let delayMs = 5; ; delayMs = Math.min(delayMs * 2, maxRetryDelayMs)) {
       try {
-        return this.#logPath === null ? await withTimeout(operation(), timeoutMs) : await operation();
+        return await this.#attemptOnce(operation, timeoutMs);
       } catch (error) {
         if (kindOf(error) === 'final') throw translate(error);
         if (this.#logPath !== null) await this.#client.reconnect();
         if (Date.now() + delayMs > deadline) throw translate(error);
         await sleep(delayMs * (0.5 + Math.random()));
       }
+    }
+  }
+
+  /** On a server an attempt that takes too long is given up, whether it waits for its turn or for its answer. */
+  async #attemptOnce<T>(operation: (attempt: Attempt) => Promise<T>, timeoutMs: number): Promise<T> {
+    const endsAtMs = performance.now() + timeoutMs;
+    if (this.#logPath !== null) return operation({ endsAtMs });
+    const patience = new AbortController();
+    const timer = setTimeout(() => patience.abort(new AttemptTimeoutError('No answer in time.')), timeoutMs);
+    const { signal } = patience;
+    const given = this.#limit(async () => {
+      signal.throwIfAborted();
+      return attemptSignal.run(signal, () => operation({ endsAtMs }));
+    });
+    const up = new Promise<never>((_resolve, reject) => {
+      signal.addEventListener('abort', () => reject(signal.reason as Error), { once: true });
+    });
+    given.catch(() => undefined);
+    try {
+      return await Promise.race([given, up]);
+    } finally {
+      clearTimeout(timer);
     }
   }
 
@@ -220,23 +282,17 @@ function toWritten(result: ResultSet | undefined): Written {
   return { changed: rows.length > 0 ? rows.length : (result?.rowsAffected ?? 0), rows };
 }
 
-/** How much longer a large batch may take, for the time it is on the wire. */
-function sendingMs(batch: readonly { readonly args: InArgs }[]): number {
-  const values = batch.flatMap(({ args }) => (Array.isArray(args) ? args : []));
-  const characters = values.reduce<number>((sum, value) => sum + (typeof value === 'string' ? value.length : 8), 0);
-  return (characters / 1_048_576) * attemptPerMebibyteMs;
+function toBatch(statements: readonly Statement[]): { sql: string; args: InArgs }[] {
+  return statements.map(({ sql, args = [] }) => ({ sql, args }));
 }
 
-async function withTimeout<T>(operation: Promise<T>, timeoutMs: number): Promise<T> {
-  const patience = new AbortController();
-  const timeout = sleep(timeoutMs, null, { signal: patience.signal, ref: false }).then(() => {
-    throw new AttemptTimeoutError('No answer in time.');
-  });
-  timeout.catch(() => undefined);
-  operation.catch(() => undefined);
-  try {
-    return await Promise.race([operation, timeout]);
-  } finally {
-    patience.abort();
-  }
+function guardFailure(failed: Statement | undefined): GuardFailedError | null {
+  return failed?.guard === undefined ? null : new GuardFailedError(failed.guard);
+}
+
+/** How much longer a large batch may take, for the time it is on the wire. */
+function sendingMs(statements: readonly Statement[]): number {
+  const values = statements.flatMap(({ args }) => (Array.isArray(args) ? args : []));
+  const characters = values.reduce<number>((sum, value) => sum + (typeof value === 'string' ? value.length : 8), 0);
+  return (characters / 1_048_576) * attemptPerMebibyteMs;
 }

@@ -10,6 +10,7 @@ import { type Database, guard, integer, type Row, type Statement, text } from '.
 export const apiKeysTable = 'api_keys';
 
 const ciphertextColumns = ['encrypted_value', 'iv', 'auth_tag'] as const;
+const bindingColumns = ['tenant_id', 'name', 'provider'] as const;
 const pageRows = 500;
 /** Hex characters of ciphertext after which a page ends, so that a page of large rows fits into memory and an answer. */
 const pageCharacters = 2_000_000;
@@ -31,8 +32,15 @@ export interface EncryptedRow {
 /** A new ciphertext for a row, to be written only over the one that was read. */
 export interface Replacement {
   readonly rowId: number;
-  readonly read: CiphertextColumns;
+  readonly read: CiphertextColumns & BindingColumns;
   readonly sealed: CiphertextColumns;
+}
+
+/** What a ciphertext in format 2 is bound to, of `api_keys` alone: it must not change under it. */
+interface BindingColumns {
+  readonly tenantId: string | null;
+  readonly name: string | null;
+  readonly provider: string | null;
 }
 
 interface CiphertextColumns {
@@ -65,12 +73,14 @@ export class EncryptedTables {
   /** All rows in the order of their row ids. What is inserted behind the reader's place meanwhile is not seen. */
   async *pages(table: string): AsyncGenerator<EncryptedRow[]> {
     const sql = await this.#pageStatement(table);
-    for (let after = Number.MIN_SAFE_INTEGER; ; ) {
-      const rows = (await this.#database.read(sql, [after, pageRows, pageCharacters])).map(toEncryptedRow);
+    for (let after = Number.MIN_SAFE_INTEGER, limit = pageRows; ; ) {
+      const rows = (await this.#database.read(sql, [after, limit, pageCharacters])).map(toEncryptedRow);
       const last = rows.at(-1);
       if (last === undefined) return;
       yield rows;
       after = last.rowId;
+      // Of large rows no more are asked for than fit: the database would read them for nothing.
+      limit = Math.min(pageRows, rows.length * 2);
     }
   }
 
@@ -104,7 +114,7 @@ export class EncryptedTables {
 
   async #pageStatement(table: string): Promise<string> {
     const columns = await this.#columns(table);
-    const owned = table === apiKeysTable ? ['tenant_id', 'name', 'provider'] : [];
+    const owned = table === apiKeysTable ? bindingColumns : [];
     const missing = [...ciphertextColumns, ...owned].filter((column) => !columns.has(column));
     if (columns.size === 0) throw new ConfigurationError(`The database has no table ${table}, which the vault is told to cover.`);
     if (missing.length > 0) throw new ConfigurationError(`The table ${table} has no column ${missing.join(', ')}.`);
@@ -120,22 +130,28 @@ export class EncryptedTables {
 }
 
 /**
- * Replaces ciphertexts by compare-and-swap: the statement changes as many rows as still hold what was read. Of `api_keys`
+ * Replaces ciphertexts by compare-and-swap: the statement changes as many rows as still hold what was read, and what the
+ * new ciphertext is bound to. Of `api_keys`
  * it records the key id too; other tables are other programs', and keep their columns.
  */
 export function replaceStatement(table: string, keyId: string, replacements: readonly Replacement[]): Statement {
-  const recordKeyId = table === apiKeysTable ? ', key_id = ?, key_id_tag = r.value->>6' : '';
+  const isOwned = table === apiKeysTable;
+  const recordKeyId = isOwned ? ', key_id = ?, key_id_tag = r.value->>6' : '';
+  const sameBinding = isOwned
+    ? bindingColumns.map((column, index) => `AND ${textOnly(column)} IS r.value->>${7 + index}`).join(' ')
+    : '';
   const sql = `UPDATE ${quote(table)} SET encrypted_value = r.value->>4, iv = r.value->>5, auth_tag = r.value->>6${recordKeyId}
     FROM json_each(?) AS r WHERE ${quote(table)}.rowid = r.value->>0
-      AND ${quote(table)}.encrypted_value = r.value->>1 AND ${quote(table)}.iv = r.value->>2 AND ${quote(table)}.auth_tag = r.value->>3`;
+      AND ${quote(table)}.encrypted_value = r.value->>1 AND ${quote(table)}.iv = r.value->>2 AND ${quote(table)}.auth_tag = r.value->>3 ${sameBinding}`;
   const json = JSON.stringify(
     replacements.map(({ rowId, read, sealed }) => [
       rowId,
       ...[read.encryptedValue, read.iv, read.authTag],
       ...[sealed.encryptedValue, sealed.iv, sealed.authTag],
+      ...[read.tenantId, read.name, read.provider],
     ]),
   );
-  return { sql, args: table === apiKeysTable ? [keyId, json] : [json] };
+  return { sql, args: isOwned ? [keyId, json] : [json] };
 }
 
 /** The guard that fails once a table is not exactly what the batch's author believes. */
@@ -150,6 +166,11 @@ export function tableStateStatement(table: string, rows: readonly ExpectedRow[])
       ON t.rowid = expected.value->>0 AND coalesce(t.auth_tag = expected.value->>1, 1)) = ?
     AND (SELECT count(*) FROM ${quote(table)}) = ?`;
   return guard(tableStateGuard, condition, [JSON.stringify(rows), rows.length, rows.length]);
+}
+
+/** As {@link EncryptedRow} has it: null for what is not text. */
+function textOnly(column: string): string {
+  return `iif(typeof(${column}) = 'text', ${column}, NULL)`;
 }
 
 function quote(identifier: string): string {

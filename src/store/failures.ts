@@ -14,7 +14,13 @@ export class AttemptTimeoutError extends Error {
   readonly code = 'ETIMEDOUT';
 }
 
+/** A table or a column is not there: the vault's own can be put back. */
+export class MissingSchemaError extends ConfigurationError {}
+
 const unreachedCodes = ['ECONNREFUSED', 'ENOTFOUND', 'EAI_AGAIN', 'EHOSTUNREACH', 'ENETUNREACH', 'UND_ERR_CONNECT_TIMEOUT'];
+
+/** A server that asks to come again later. */
+const throttlingStatuses = [408, 425, 429];
 
 /** What SQLite's codes mean to an operator. */
 const meanings: readonly (readonly [RegExp, string])[] = [
@@ -30,10 +36,18 @@ export function kindOf(error: unknown): FailureKind {
   const code = codeOf(error);
   if (/^SQLITE_(BUSY|LOCKED)/.test(code)) return 'busy';
   if (unreachedCodes.includes(code)) return 'unreached';
-  if (!(error instanceof LibsqlError)) return 'lost';
+  if (!(error instanceof LibsqlError)) return isFromNetwork(error) ? 'lost' : 'final';
   if (/^(HRANA_|STREAM_|TRANSACTION_|CLIENT_CLOSED)/.test(code)) return 'lost';
   const status = statusOf(error);
+  if (status !== null && throttlingStatuses.includes(status)) return 'busy';
   return code === 'SERVER_ERROR' && (status === null || status >= 500) ? 'lost' : 'final';
+}
+
+/** A request that was cut, an answer that was, or none in time; nothing of what our own code may throw. */
+function isFromNetwork(error: unknown): boolean {
+  if (error instanceof AttemptTimeoutError || error instanceof SyntaxError) return true;
+  const isAborted = error instanceof Error && ['AbortError', 'TimeoutError'].includes(error.name);
+  return isAborted || (error instanceof TypeError && (codeOf(error) !== '' || /fetch failed|terminated/.test(error.message)));
 }
 
 export function isConstraint(error: unknown): boolean {
@@ -50,14 +64,15 @@ export function translate(error: unknown): unknown {
   const message = error instanceof Error ? error.message : '';
   const [, kind, name] = /no such (table|column): ([\w.]+)/.exec(message) ?? [];
   if (kind !== undefined) {
-    return new ConfigurationError(`The database has no ${kind} ${name}. Restart the vault to put back what it needs.`);
+    return new MissingSchemaError(`The database has no ${kind} ${name}. Restart the vault to put back what it needs.`);
   }
   const status = statusOf(error);
   if (status === 401 || status === 403) return new ConfigurationError('The database refuses DATABASE_AUTH_TOKEN.');
-  if (status !== null && status < 500) {
+  if (status !== null && status < 500 && !throttlingStatuses.includes(status)) {
     return new ConfigurationError(`DATABASE_URL does not name a libSQL server: it answers with status ${status}.`);
   }
   if (isConstraint(error) || isSchemaRace(error) || codeOf(error) === 'SQLITE_ERROR') return error;
+  if (!(error instanceof LibsqlError) && !isFromNetwork(error)) return error;
   return new StorageUnavailableError(`The database could not be used: ${describe(error)}.`);
 }
 

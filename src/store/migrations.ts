@@ -50,10 +50,14 @@ const migrations: readonly (readonly string[])[] = [
 const maxAttempts = 5;
 
 /** Runs whatever is missing. Several processes may do so at once: the one that comes second finds the work done and looks again. */
-export async function migrate(database: Database): Promise<void> {
+export function migrate(database: Database): Promise<void> {
+  return againAfterRace(() => migrateOnce(database));
+}
+
+async function againAfterRace(change: () => Promise<void>): Promise<void> {
   for (let attempt = 1; ; attempt += 1) {
     try {
-      await migrateOnce(database);
+      await change();
       return;
     } catch (error) {
       const isRace = isSchemaRace(error) || isConstraint(error);
@@ -84,7 +88,11 @@ async function migrateOnce(database: Database): Promise<void> {
  * Adds the vault's columns and index where they are not, as on a table that the gateway's own migrations have recreated.
  * Throws ConfigurationError where the gateway's own columns are not all there.
  */
-export async function restoreColumns(database: Database): Promise<void> {
+export function restoreColumns(database: Database): Promise<void> {
+  return againAfterRace(() => restoreColumnsOnce(database));
+}
+
+async function restoreColumnsOnce(database: Database): Promise<void> {
   const columns = await database.read("SELECT name FROM pragma_table_info('api_keys')");
   const present = new Set(columns.map((row) => text(row, 'name')));
   const lacking = gatewayColumns.filter((name) => !present.has(name));

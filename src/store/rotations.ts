@@ -102,12 +102,13 @@ export class RotationStore {
    */
   async begin(rotation: NewRotation, owner: string): Promise<Lease | null> {
     const { id, fromKeyId, toKeyId, upgradeFormat, isForced, skippedRows } = rotation;
+    const itselfFinished = `SELECT 1 FROM vault_rotations WHERE id = ? AND state IN (${finalStates})`;
     const otherUnfinished = `SELECT 1 FROM vault_rotations WHERE state NOT IN (${finalStates}) AND id <> ?`;
     const [lease] = await this.#database.write([
       {
         sql: `UPDATE vault_rotation_lease SET rotation_id = ?, owner = ?, fence = fence + 1, expires_at = unixepoch() + ${leaseSeconds}
-              WHERE expires_at <= unixepoch() AND NOT EXISTS (${otherUnfinished})`,
-        args: [id, owner, id],
+              WHERE expires_at <= unixepoch() AND NOT EXISTS (${otherUnfinished}) AND NOT EXISTS (${itselfFinished})`,
+        args: [id, owner, id, id],
       },
       {
         sql: `INSERT INTO vault_rotations (id, state, from_key_id, to_key_id, upgrade_format, forced, skipped_rows, started_at)

@@ -3,6 +3,7 @@
 import { describe, expect, it } from 'vitest';
 import { readCliConfig } from '../../src/config.ts';
 import { createSilentLogger } from '../../src/logging.ts';
+import type { RotationRequest } from '../../src/rotation/plan.ts';
 import { buildServices } from '../../src/services.ts';
 import { Database, GuardFailedError, type Statement, type Written } from '../../src/store/database.ts';
 import { EncryptedTables, replaceStatement, tableStateStatement } from '../../src/store/encrypted-tables.ts';
@@ -27,6 +28,7 @@ async function interruptedRotation(
   gateway: GatewayDatabase,
   atomicRows: string,
   interruptions: (() => Promise<void>)[],
+  request: RotationRequest = {},
 ) {
   const settings = {
     DATABASE_URL: url,
@@ -39,7 +41,7 @@ async function interruptedRotation(
   const services = buildServices(config, createSilentLogger(), database);
   await services.prepare();
   database.interruptions = interruptions;
-  const running = await services.engine.start({});
+  const running = await services.engine.start(request);
   const record = await running.done;
   expect(database.interruptions).toEqual([]);
   const survey = await services.verify();
@@ -75,6 +77,19 @@ describe.each([
     expect(record).toMatchObject({ state: 'completed', rowsVerified: 4 });
     expect(await gateway.open(keyB, 'd')).toBe('sample-new');
     expect(survey.rowsByKeyId).toEqual(new Map([[keyIdB, 4]]));
+  });
+
+  it('binds a row to the provider that somebody gives it meanwhile', async () => {
+    const { url, gateway } = await table();
+    const rename = () => gateway.run("UPDATE api_keys SET provider = 'xai' WHERE id = 'b'");
+    const { record, survey, rows } = await interruptedRotation(url, gateway, atomicRows, [rename], { upgradeFormat: true });
+    expect(record).toMatchObject({ state: 'completed', rowsVerified: 3 });
+    expect(rows.map(({ provider, iv }) => [provider, String(iv).length])).toEqual([
+      ['openai', 24],
+      ['xai', 24],
+      ['openai', 24],
+    ]);
+    expect(survey.rowsFailed).toBe(0);
   });
 
   it('does not bring back a row that is deleted meanwhile', async () => {
@@ -168,22 +183,23 @@ describe('one commit', () => {
 });
 
 describe('a replacement', () => {
-  it('changes a row only while all three columns are what was read', async () => {
+  it('changes a row only while its ciphertext and what that is bound to are what was read', async () => {
     const { url, gateway } = await temporaryDatabase();
     await gateway.insert(keyA, { id: 'a' });
     const database = new Database({ url });
     await migrate(database);
     const [row] = (await new EncryptedTables(database).pages('api_keys').next()).value ?? [];
     const read = { encryptedValue: row?.encryptedValue ?? '', iv: row?.iv ?? '', authTag: row?.authTag ?? '' };
+    const binding = { tenantId: null, name: 'a', provider: 'openai' };
     const { encrypted_value, iv, auth_tag } = gatewaySeal(keyB, 'sample');
     const sealed = { encryptedValue: encrypted_value, iv, authTag: auth_tag };
-    for (const column of ['encryptedValue', 'iv', 'authTag'] as const) {
+    for (const column of ['encryptedValue', 'iv', 'authTag', 'tenantId', 'name', 'provider'] as const) {
       const statement = replaceStatement('api_keys', keyIdB, [
-        { rowId: row?.rowId ?? 0, read: { ...read, [column]: '00' }, sealed },
+        { rowId: row?.rowId ?? 0, read: { ...read, ...binding, [column]: '00' }, sealed },
       ]);
       expect((await database.write([statement]))[0]?.changed).toBe(0);
     }
-    const statement = replaceStatement('api_keys', keyIdB, [{ rowId: row?.rowId ?? 0, read, sealed }]);
+    const statement = replaceStatement('api_keys', keyIdB, [{ rowId: row?.rowId ?? 0, read: { ...read, ...binding }, sealed }]);
     expect((await database.write([statement]))[0]?.changed).toBe(1);
     database.close();
   });

@@ -2,7 +2,7 @@
 
 import { describe, expect, it } from 'vitest';
 import { Database } from '../../src/store/database.ts';
-import { migrate } from '../../src/store/migrations.ts';
+import { migrate, restoreColumns } from '../../src/store/migrations.ts';
 import type { GatewayDatabase } from '../support/gateway.ts';
 import { keyA, keyB, keyIdA, keyIdB, startVault, temporaryDatabase } from '../support/vault.ts';
 
@@ -73,6 +73,40 @@ describe('a migration', () => {
     const { url, gateway } = await temporaryDatabase({ withTable: false });
     await gateway.run('CREATE TABLE api_keys (id text PRIMARY KEY, name text, provider text, encrypted_value text, iv text)');
     await expect(startVault(url)).rejects.toThrow('The table api_keys has no column auth_tag, tenant_id, created_at, updated_at');
+  });
+});
+
+describe('the gateway’s own migration, which recreates the table while the vault serves', () => {
+  it('is unseen by callers: the vault’s columns are put back at the first use', async () => {
+    const { url, gateway: database } = await temporaryDatabase();
+    await database.insert(keyA, { id: 'a', name: 'K' });
+    const { gateway } = await startVault(url);
+    const uses: (() => Promise<{ status: number }>)[] = [
+      () => gateway('POST', '/v1/api-keys/decrypt', { name: 'K' }),
+      () => gateway('GET', '/v1/api-keys'),
+      () => gateway('POST', '/v1/api-keys', { name: 'N', provider: 'openai', value: 'sample' }),
+      () => gateway('POST', '/v1/api-keys/decrypt-all', {}),
+    ];
+    for (const use of uses) {
+      await database.run('ALTER TABLE api_keys RENAME TO old_keys');
+      await database.createTable();
+      await database.run(`INSERT INTO api_keys (id, name, provider, encrypted_value, iv, auth_tag, tenant_id, created_at, updated_at)
+        SELECT id, name, provider, encrypted_value, iv, auth_tag, tenant_id, created_at, updated_at FROM old_keys`);
+      await database.run('DROP TABLE old_keys');
+      expect([200, 201]).toContain((await use()).status);
+    }
+    expect((await gateway('POST', '/v1/api-keys/decrypt', { name: 'N' })).status).toBe(200);
+  });
+
+  it('may be noticed by several processes at once', async () => {
+    const { url } = await temporaryDatabase();
+    await Promise.all(
+      Array.from({ length: 6 }, async () => {
+        const database = new Database({ url });
+        await restoreColumns(database);
+        database.close();
+      }),
+    );
   });
 });
 

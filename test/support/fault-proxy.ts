@@ -14,20 +14,36 @@ export type Fault =
   | '500 after'
   | 'no JSON'
   | 'silence before'
-  | 'silence after';
+  | 'silence after'
+  /** Held back until {@link FaultProxy.release}, and carried out then, whoever still listens. */
+  | 'late';
 
 export interface FaultProxy {
   readonly url: string;
   /** Asked for every request that carries SQL. */
   fault: () => Fault;
+  /** Lets go of what was held back, and answers how many requests that were once the server has carried them out. */
+  release: () => Promise<number>;
 }
 
 const slowMs = 300;
 
 export async function startFaultProxy(serverPort: number): Promise<FaultProxy> {
-  const proxy = { url: '', fault: (): Fault => 'none' };
+  let held: (() => Promise<unknown>)[] = [];
+  const proxy = {
+    url: '',
+    fault: (): Fault => 'none',
+    release: async (): Promise<number> => {
+      const released = held;
+      held = [];
+      await Promise.all(released.map((carryOut) => carryOut()));
+      return released.length;
+    },
+  };
   const server: Server = createServer((incoming, outgoing) => {
-    void handle(incoming, outgoing, serverPort, incoming.method === 'POST' ? proxy.fault() : 'none');
+    const fault = incoming.method === 'POST' ? proxy.fault() : 'none';
+    if (fault !== 'late') return void handle(incoming, outgoing, serverPort, fault);
+    void readAll(incoming).then((body) => held.push(() => forward(incoming, body, serverPort)));
   });
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
   const address = server.address();

@@ -80,6 +80,48 @@ describe.each(faults)('%s', (fault) => {
   });
 });
 
+describe('a request that the network delivers after its caller was told that it failed', () => {
+  it('is refused: what others have written since is neither overwritten nor brought back', { timeout: 120_000 }, async () => {
+    const { server, vault, proxy, database } = await start();
+    const other = await startVault(server.url);
+    const store = (value: string) => ({ name: 'K', provider: 'openai', value });
+    const stored = await vault.gateway('POST', '/v1/api-keys', store('sample-0'));
+    await vault.gateway('POST', '/v1/api-keys', store('sample-1'));
+
+    proxy.fault = () => 'late';
+    expect((await vault.gateway('POST', '/v1/api-keys', store('sample-late'))).status).toBe(503);
+    proxy.fault = () => 'none';
+    expect((await other.gateway('POST', '/v1/api-keys', store('sample-2'))).status).toBe(200);
+    expect(await proxy.release()).toBeGreaterThan(0);
+    expect((await other.gateway('POST', '/v1/api-keys/decrypt', { name: 'K' })).body.key.value).toBe('sample-2');
+
+    await vault.services.apiKeys.isConfigured();
+    proxy.fault = () => 'late';
+    await expect(vault.services.apiKeys.store({ tenantId: null, ...store('sample-late') })).rejects.toThrow(
+      StorageUnavailableError,
+    );
+    proxy.fault = () => 'none';
+    await other.gateway('DELETE', `/v1/api-keys/${stored.body.key.id}`);
+    expect(await proxy.release()).toBeGreaterThan(0);
+    expect(await database.rows()).toEqual([]);
+  });
+});
+
+describe('more callers than the server is asked at once', () => {
+  it('do not outlast a silence: the vault serves and is ready as soon as it is over', { timeout: 120_000 }, async () => {
+    const { vault, proxy } = await start();
+    await vault.gateway('POST', '/v1/api-keys', { name: 'K', provider: 'openai', value: 'sample' });
+    proxy.fault = () => 'silence before';
+    const answers = await Promise.all(
+      Array.from({ length: 60 }, () => vault.gateway('POST', '/v1/api-keys/decrypt', { name: 'K' })),
+    );
+    expect(new Set(answers.map(({ status }) => status))).toEqual(new Set([503]));
+    proxy.fault = () => 'none';
+    expect((await vault.gateway('GET', '/ready')).status).toBe(200);
+    expect((await vault.gateway('POST', '/v1/api-keys/decrypt', { name: 'K' })).status).toBe(200);
+  });
+});
+
 describe('faults at random', () => {
   it('lose nothing that was acknowledged and double nothing', { timeout: 240_000 }, async () => {
     const { vault, proxy, database } = await start();
