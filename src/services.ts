@@ -9,6 +9,7 @@ import { ReadinessCheck } from './keys/readiness.ts';
 import { type MasterKeyReport, reportMasterKeys } from './keys/report.ts';
 import { type Survey, survey } from './keys/survey.ts';
 import { RotationEngine } from './rotation/engine.ts';
+import { Resumption } from './rotation/resumption.ts';
 import { ApiKeyStore } from './store/api-keys.ts';
 import { Database } from './store/database.ts';
 import { EncryptedTables } from './store/encrypted-tables.ts';
@@ -32,7 +33,7 @@ export interface Services {
   readonly readiness: ReadinessCheck;
   readonly verify: () => Promise<Survey>;
   readonly reportMasterKeys: () => Promise<{ activeKeyId: string | null; keys: MasterKeyReport[] }>;
-  /** Brings the schema up to date, finds the active key, and joins the live replicas. Throws ConfigurationError or StorageUnavailableError. */
+  /** Brings the schema up to date, finds the active key, joins the live replicas, and takes up an unfinished rotation. Throws ConfigurationError or StorageUnavailableError. */
   readonly prepare: () => Promise<void>;
   /** As {@link prepare}, but leaves the active key of a new table to whoever asks. */
   readonly migrate: () => Promise<void>;
@@ -64,6 +65,7 @@ export function buildServices(config: CoreConfig, logger: Logger, database = new
     logger,
   });
 
+  const resumption = new Resumption(engine, rotations, logger);
   const prepareSchema = async (): Promise<void> => {
     await database.useWriteAheadLog();
     await migrate(database);
@@ -84,9 +86,11 @@ export function buildServices(config: CoreConfig, logger: Logger, database = new
       await prepareSchema();
       await adoptActiveKey({ tables, coverage, masterKeys, keyring });
       await heartbeat.start();
+      resumption.start();
     },
     migrate: prepareSchema,
     close: async () => {
+      resumption.stop();
       await engine.close();
       await heartbeat.stop();
       await Promise.all([rowUses.close(), statelessUses.close()]);

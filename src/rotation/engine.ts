@@ -6,7 +6,7 @@
 import { randomUUID } from 'node:crypto';
 import type { Logger } from 'pino';
 import type { Keyring } from '../crypto/keyring.ts';
-import { RotationInProgressError, StorageUnavailableError, VaultError } from '../errors.ts';
+import { NotFoundError, RotationInProgressError, StorageUnavailableError, VaultError } from '../errors.ts';
 import type { ActiveKey } from '../keys/active-key.ts';
 import { nameOf } from '../keys/adoption.ts';
 import { assertNothingUncovered, type CoverageSettings, inspectCoverage } from '../keys/coverage.ts';
@@ -110,6 +110,27 @@ export class RotationEngine {
     return running;
   }
 
+  /** Throws NotFoundError. */
+  async find(id: string): Promise<RotationRecord> {
+    const rotation = await this.#context.rotations.find(id);
+    if (rotation === null) throw new NotFoundError('There is no such rotation.');
+    return rotation;
+  }
+
+  /**
+   * Ends a rotation that has not switched the active key, whichever process runs it. Throws NotFoundError, or
+   * RotationInProgressError where it has switched or ended otherwise: the way back is then a rotation back.
+   */
+  async cancel(id: string): Promise<RotationRecord> {
+    const isCancelled = await this.#context.rotations.cancel(id);
+    const rotation = await this.find(id);
+    if (isCancelled || rotation.state === 'cancelled') return rotation;
+    throw new RotationInProgressError(
+      `Rotation ${id} is ${rotation.state} and cannot be cancelled any more. To undo it, rotate from ${rotation.toKeyId} back to ${rotation.fromKeyId}.`,
+      { rotation_id: id },
+    );
+  }
+
   /** Stops a running rotation at its next step, as an interrupted one that the same call finishes. */
   async close(): Promise<void> {
     this.#stop.abort();
@@ -163,6 +184,8 @@ export class RotationEngine {
       await rotations.finish(holder.lease, end);
       logger.info({ rotation_id: rotationId, state: end.state }, 'rotation ended');
     } catch (error) {
+      const ended = error instanceof GuardFailedError ? await rotations.find(rotationId).catch(() => null) : null;
+      if (ended?.state === 'cancelled') return ended;
       const reason = await this.#explain(error, plan).catch(() => error);
       await this.#recordFailure(run, reason);
       throw reason;
@@ -170,9 +193,7 @@ export class RotationEngine {
       holder.stop();
       if (this.#running?.id === rotationId) this.#running = null;
     }
-    const record = await rotations.find(rotationId);
-    if (record === null) throw new Error(`The record of rotation ${rotationId} has gone.`);
-    return record;
+    return this.find(rotationId);
   }
 
   /** Returns once every row was under the new key, or skipped, at the moment it was read. */

@@ -148,6 +148,27 @@ export class RotationStore {
     ]);
   }
 
+  /**
+   * Ends a rotation that has not switched the active key, and takes the lease from whoever holds it for that. False, and
+   * nothing changed, where it has switched or ended.
+   */
+  async cancel(id: string): Promise<boolean> {
+    const [cancelled] = await this.#database.write([
+      {
+        sql: `UPDATE vault_rotations SET state = 'cancelled', finished_at = unixepoch()
+              WHERE id = ? AND state IN ('gating', 'interrupted')
+                AND NOT EXISTS (SELECT 1 FROM vault_active_key WHERE key_id = to_key_id)`,
+        args: [id],
+      },
+      {
+        sql: `UPDATE vault_rotation_lease SET rotation_id = NULL, owner = NULL, expires_at = 0, fence = fence + 1
+              WHERE rotation_id = ? AND EXISTS (SELECT 1 FROM vault_rotations WHERE id = rotation_id AND state = 'cancelled')`,
+        args: [id],
+      },
+    ]);
+    return cancelled?.changed === 1;
+  }
+
   async #one(clause: string, args: string[] = []): Promise<RotationRecord | null> {
     const [row] = await this.#database.read(`SELECT ${columns} FROM vault_rotations ${clause} LIMIT 1`, args);
     return row === undefined ? null : toRotationRecord(row);

@@ -167,6 +167,24 @@ describe('the lease', () => {
   );
 });
 
+describe('a rotation that is cancelled while it runs', () => {
+  it('stops at its next step, and says so to whoever waits for it', async () => {
+    const { url, gateway } = await temporaryDatabase();
+    await gateway.insert(keyA, { id: 'a' });
+    const { record } = await interruptedRotation(url, gateway, '10000', [
+      async () => {
+        const other = buildServices(readCliConfig({ DATABASE_URL: url, PROVARA_MASTER_KEY: keyA }), createSilentLogger());
+        const id = (await other.rotations.findUnfinished())?.id ?? '';
+        expect((await other.engine.cancel(id)).state).toBe('cancelled');
+        await other.close();
+      },
+    ]);
+    expect(record.state).toBe('cancelled');
+    expect(await gateway.open(keyA, 'a')).toBe('sample-value-of-a');
+    expect((await gateway.rows('vault_active_key')).map(({ key_id }) => key_id)).toEqual([keyIdA]);
+  });
+});
+
 describe('one commit', () => {
   it('whose rotation was interrupted by another write leaves nothing of the attempt behind', async () => {
     const { url, gateway } = await temporaryDatabase();

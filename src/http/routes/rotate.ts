@@ -4,7 +4,6 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import { presentDryRun, presentRotation } from '../../contract/presenters.ts';
 import * as schemas from '../../contract/schemas.ts';
-import { NotFoundError } from '../../errors.ts';
 import type { RotationEngine, RunningRotation } from '../../rotation/engine.ts';
 import type { RotationRequest } from '../../rotation/plan.ts';
 import type { RotationRecord, RotationStore } from '../../store/rotations.ts';
@@ -22,11 +21,7 @@ export function rotateRoutes({ engine, rotations, encryptedTables }: RotateRoute
     const progress = engine.running?.id === rotation.id ? engine.running.progress() : null;
     return presentRotation(rotation, encryptedTables, progress);
   };
-  const find = async (id: string): Promise<RotationRecord> => {
-    const rotation = await rotations.find(id);
-    if (rotation === null) throw new NotFoundError('There is no such rotation.');
-    return rotation;
-  };
+  const find = (id: string): Promise<RotationRecord> => engine.find(id);
 
   return async (app) => {
     app.post('/rotate/dry-run', {
@@ -56,6 +51,18 @@ export function rotateRoutes({ engine, rotations, encryptedTables }: RotateRoute
         reply.code(202).header('Location', `/admin/rotate/${running.id}`);
         return { rotation: present(await find(running.id)) };
       },
+    });
+
+    app.post('/rotate/:id/cancel', {
+      schema: {
+        operationId: 'cancelRotation',
+        summary: 'Stop a rotation that has not switched the active key yet',
+        tags,
+        params: schemas.IdParams,
+        body: schemas.EmptyBody,
+        response: { 200: schemas.RotationEnvelope, ...schemas.errorAnswers },
+      },
+      handler: async ({ params }) => ({ rotation: present(await engine.cancel(params.id)) }),
     });
 
     app.get('/rotate', {

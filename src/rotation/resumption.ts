@@ -1,0 +1,48 @@
+/** Finishes, when a replica starts, the rotation that another process has left behind. */
+
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Logger } from 'pino';
+import { VaultError } from '../errors.ts';
+import type { RotationStore } from '../store/rotations.ts';
+import type { RotationEngine } from './engine.ts';
+
+/** How often it is looked whether the process that holds the lease has gone. */
+const pollMs = 1_000;
+
+export class Resumption {
+  readonly #engine: RotationEngine;
+  readonly #rotations: RotationStore;
+  readonly #logger: Logger;
+  readonly #stop = new AbortController();
+
+  constructor(engine: RotationEngine, rotations: RotationStore, logger: Logger) {
+    this.#engine = engine;
+    this.#rotations = rotations;
+    this.#logger = logger;
+  }
+
+  /** Returns at once; what it does shows in the log and in the rotation's record. */
+  start(): void {
+    this.#resume().catch((error: unknown) => {
+      const reason = error instanceof VaultError ? error.message : 'an unexpected error';
+      if (!this.#stop.signal.aborted) this.#logger.warn({ reason }, 'the unfinished rotation was not taken up: run it again');
+    });
+  }
+
+  stop(): void {
+    this.#stop.abort();
+  }
+
+  /** A lease that is held is waited for: its owner either ends the rotation or loses it. */
+  async #resume(): Promise<void> {
+    for (;;) {
+      if ((await this.#rotations.findUnfinished()) === null) return;
+      if ((await this.#rotations.findRunningId()) === null) break;
+      await sleep(pollMs, null, { signal: this.#stop.signal, ref: false });
+    }
+    if (this.#stop.signal.aborted) return;
+    const { id, done } = await this.#engine.start({});
+    this.#logger.info({ rotation_id: id }, 'taking up an unfinished rotation');
+    await done;
+  }
+}

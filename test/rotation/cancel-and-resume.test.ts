@@ -1,0 +1,87 @@
+/** A rotation can be called off before it switches, by anybody; and one whose process has gone is finished by the next start. */
+
+import { describe, expect, it } from 'vitest';
+import { Database } from '../../src/store/database.ts';
+import { RotationStore } from '../../src/store/rotations.ts';
+import type { GatewayDatabase } from '../support/gateway.ts';
+import { keyA, keyB, keyC, keyIdA, keyIdB, keyIdC, startVault, type TestVault, temporaryDatabase } from '../support/vault.ts';
+
+const staged = { PROVARA_MASTER_KEY_NEW: keyB };
+
+/** A vault on a table of two rows, and a rotation on record whose process has gone without a word. */
+async function abandonedRotation(): Promise<{ url: string; database: GatewayDatabase; id: string }> {
+  const { url, gateway: database } = await temporaryDatabase();
+  for (const id of ['a', 'b']) await database.insert(keyA, { id });
+  await (await startVault(url, staged)).close();
+  const connection = new Database({ url });
+  const rotation = { fromKeyId: keyIdA, toKeyId: keyIdB, upgradeFormat: false, isForced: false, skippedRows: [] };
+  await new RotationStore(connection).begin({ ...rotation, id: 'abandoned' }, 'gone');
+  connection.close();
+  return { url, database, id: 'abandoned' };
+}
+
+async function untilCompleted({ admin }: TestVault, id: string) {
+  const deadline = Date.now() + 30_000;
+  for (;;) {
+    const { rotation } = (await admin('GET', `/admin/rotate/${id}`)).body;
+    if (rotation.state === 'completed') return rotation;
+    if (Date.now() > deadline) throw new Error(`It is still ${rotation.state}.`);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+}
+
+describe('a cancelled rotation', () => {
+  it('frees the way for another with other keys, and has changed no row', async () => {
+    const { url, database, id } = await abandonedRotation();
+    const { admin } = await startVault(url, { ...staged, PROVARA_MASTER_KEY_OLD: keyC });
+    const refused = await admin('POST', '/admin/rotate/execute', { old_key_id: keyIdA, new_key_id: keyIdC });
+    expect([refused.status, refused.body.error.details.rotation_id]).toEqual([409, id]);
+    const cancelled = await admin('POST', `/admin/rotate/${id}/cancel`);
+    expect(cancelled.status).toBe(200);
+    expect(cancelled.body.rotation).toMatchObject({ id, state: 'cancelled' });
+    expect(await database.open(keyA, 'a')).toBe('sample-value-of-a');
+    expect((await admin('GET', '/admin/rotate')).body).toMatchObject({ running: null, last: { id, state: 'cancelled' } });
+    const other = await admin('POST', '/admin/rotate/execute', { old_key_id: keyIdA, new_key_id: keyIdC });
+    expect(other.body.rotation).toMatchObject({ state: 'completed', rows_rotated: 2 });
+  });
+
+  it('is answered the same when it is cancelled again', async () => {
+    const { url, id } = await abandonedRotation();
+    const { admin } = await startVault(url, staged);
+    const first = await admin('POST', `/admin/rotate/${id}/cancel`);
+    const again = await admin('POST', `/admin/rotate/${id}/cancel`);
+    expect([again.status, again.body]).toEqual([200, first.body]);
+  });
+
+  it('is no other than one that has not switched: a finished one gets 409, an unknown one 404', async () => {
+    const { url, gateway: database } = await temporaryDatabase();
+    await database.insert(keyA, { id: 'a' });
+    const { admin } = await startVault(url, staged);
+    const { id } = (await admin('POST', '/admin/rotate/execute')).body.rotation;
+    const refused = await admin('POST', `/admin/rotate/${id}/cancel`);
+    expect([refused.status, refused.body.error.type]).toEqual([409, 'rotation_in_progress']);
+    expect(refused.body.error.message).toContain(`rotate from ${keyIdB} back to ${keyIdA}`);
+    expect((await admin('POST', '/admin/rotate/no-such-rotation/cancel')).status).toBe(404);
+    expect(await database.open(keyB, 'a')).toBe('sample-value-of-a');
+  });
+});
+
+describe('a rotation whose process has gone', () => {
+  it('is finished by the next start of a replica, once the lease has expired', async () => {
+    const { url, database, id } = await abandonedRotation();
+    await database.run('UPDATE vault_rotation_lease SET expires_at = unixepoch() + 2');
+    const vault = await startVault(url, staged);
+    expect((await vault.admin('GET', `/admin/rotate/${id}`)).body.rotation.state).toBe('gating');
+    expect(await untilCompleted(vault, id)).toMatchObject({ rows_rotated: 2, rows_verified: 2 });
+    expect(await database.open(keyB, 'a')).toBe('sample-value-of-a');
+  });
+
+  it('is left alone by a replica that lacks one of its keys, which is not ready', async () => {
+    const { url, database } = await abandonedRotation();
+    await database.run('UPDATE vault_rotation_lease SET expires_at = 0');
+    const vault = await startVault(url);
+    expect((await vault.gateway('GET', '/ready')).status).toBe(503);
+    expect((await vault.admin('GET', '/admin/rotate')).body.running).toMatchObject({ state: 'gating' });
+    expect(await database.open(keyA, 'a')).toBe('sample-value-of-a');
+  });
+});
