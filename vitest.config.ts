@@ -1,4 +1,18 @@
 import { defineConfig } from 'vitest/config';
+import { BaseSequencer, type TestSpecification } from 'vitest/node';
+
+/** Tests that take minutes begin first, so that the others run beside them and not before them. */
+const slowest = ['memory', 'faults', 'durability', 'crash-matrix', 'hostile-input'];
+
+class SlowestFirst extends BaseSequencer {
+  override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {
+    const rank = ({ moduleId }: TestSpecification): number => {
+      const index = slowest.findIndex((name) => moduleId.includes(`${name}.test.ts`));
+      return index === -1 ? slowest.length : index;
+    };
+    return (await super.sort(files)).toSorted((left, right) => rank(left) - rank(right));
+  }
+}
 
 const shared = {
   // The native database client does not survive being loaded into a second VM context.
@@ -14,6 +28,7 @@ const onOneServer = ['test/store/server/**/*.test.ts'];
 
 export default defineConfig({
   test: {
+    sequence: { sequencer: SlowestFirst },
     projects: [
       { test: { ...shared, name: 'file', include: ['test/**/*.test.ts'], exclude: onOneServer } },
       {
