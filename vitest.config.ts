@@ -28,6 +28,8 @@ const onOneServer = ['test/store/server/**/*.test.ts'];
 
 export default defineConfig({
   test: {
+    // Most of them wait for processes of their own: one worker a core is not too many.
+    maxWorkers: '100%',
     sequence: { sequencer: SlowestFirst },
     projects: [
       { test: { ...shared, name: 'file', include: ['test/**/*.test.ts'], exclude: onOneServer } },
