@@ -131,8 +131,7 @@ export class EncryptedTables {
 
 /**
  * Replaces ciphertexts by compare-and-swap: the statement changes as many rows as still hold what was read, and what the
- * new ciphertext is bound to. Of `api_keys`
- * it records the key id too; other tables are other programs', and keep their columns.
+ * new ciphertext is bound to. Of `api_keys` it records the key id too; other tables are other programs', and keep their columns.
  */
 export function replaceStatement(table: string, keyId: string, replacements: readonly Replacement[]): Statement {
   const isOwned = table === apiKeysTable;
