@@ -5,7 +5,7 @@ import { Server as NetServer } from 'node:net';
 import type { FastifyInstance } from 'fastify';
 
 /** How long an idle connection stays open for a request that its client may be sending, and how often that is looked at. */
-const idleGraceMs = 500;
+const idleGraceMs = 1_000;
 
 /** Makes `app.close()` take no new connection, answer with `Connection: close`, and wait for the last connection to end. */
 export function addDraining(app: FastifyInstance): void {

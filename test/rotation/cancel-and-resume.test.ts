@@ -69,7 +69,7 @@ describe('a cancelled rotation', () => {
 describe('a rotation whose process has gone', () => {
   it('is finished by the next start of a replica, once the lease has expired', async () => {
     const { url, database, id } = await abandonedRotation();
-    await database.run('UPDATE vault_rotation_lease SET expires_at = unixepoch() + 2');
+    await database.run('UPDATE vault_rotation_lease SET expires_at = unixepoch() + 6');
     const vault = await startVault(url, staged);
     expect((await vault.admin('GET', `/admin/rotate/${id}`)).body.rotation.state).toBe('gating');
     expect(await untilCompleted(vault, id)).toMatchObject({ rows_rotated: 2, rows_verified: 2 });
