@@ -91,3 +91,27 @@ export class StorageUnavailableError extends VaultError {
   readonly code = 'storage_unavailable';
   readonly retryAfterSeconds = 1;
 }
+
+type SimpleError = new (message: string, details?: ErrorDetails) => VaultError;
+
+const classes: readonly SimpleError[] = [
+  ValidationError,
+  AuthError,
+  ForbiddenError,
+  NotFoundError,
+  RotationInProgressError,
+  ReplicaMissingKeyError,
+  DecryptGateFailedError,
+  UncoveredTableError,
+  ConfigurationError,
+  StorageUnavailableError,
+];
+
+/** The error that an operation on another thread ended with. */
+export function errorWithCode(code: ErrorCode, message: string, details: ErrorDetails | undefined): VaultError {
+  for (const Class of classes) {
+    const error = new Class(message, details);
+    if (error.code === code) return error;
+  }
+  return new DecryptFailedError();
+}

@@ -29,7 +29,7 @@ try {
 /** Answers the port it listens on. */
 async function start(config: ServerConfig): Promise<number> {
   const logger = createLogger(config.logLevel);
-  const services = buildServices(config, logger);
+  const services = buildServices(config, logger, undefined, 'threads');
   try {
     await services.prepare();
     return await serve(services, config, logger);
@@ -46,7 +46,7 @@ async function serve(services: Services, config: ServerConfig, logger: Logger): 
   closeWithGrace({ delay: stopTimeoutMs, logger: false }, async ({ signal, err }) => {
     if (err) logger.fatal({ err }, 'stopping after an unexpected error');
     else logger.info({ signal }, 'stopping: requests in flight are finished first');
-    const interruption = setTimeout(() => void services.engine.close(), rotationStopMs);
+    const interruption = setTimeout(() => void services.rotator.close(), rotationStopMs);
     await app.close();
     clearTimeout(interruption);
     await services.close();

@@ -2,14 +2,16 @@
 
 import type { Logger } from 'pino';
 import type { CoreConfig } from './config.ts';
+import type { MasterKey } from './crypto/master-key.ts';
 import { ActiveKey } from './keys/active-key.ts';
 import { adoptActiveKey } from './keys/adoption.ts';
 import { Heartbeat } from './keys/heartbeat.ts';
 import { ReadinessCheck } from './keys/readiness.ts';
 import { type MasterKeyReport, reportMasterKeys } from './keys/report.ts';
 import { type Survey, survey } from './keys/survey.ts';
-import { RotationEngine } from './rotation/engine.ts';
+import { RotationEngine, type Rotator } from './rotation/engine.ts';
 import { Resumption } from './rotation/resumption.ts';
+import { RotationThreads } from './rotation/thread.ts';
 import { ApiKeyStore } from './store/api-keys.ts';
 import { Database } from './store/database.ts';
 import { EncryptedTables } from './store/encrypted-tables.ts';
@@ -24,7 +26,7 @@ import { UseRecorder } from './vault/use-recorder.ts';
 export interface Services {
   readonly apiKeys: ApiKeys;
   readonly stateless: StatelessCipher;
-  readonly engine: RotationEngine;
+  readonly rotator: Rotator;
   readonly rotations: RotationStore;
   readonly masterKeys: MasterKeyStore;
   readonly replicas: ReplicaStore;
@@ -40,9 +42,22 @@ export interface Services {
   readonly close: () => Promise<void>;
 }
 
+/** What a rotation's thread is given of the configuration: the keyring as the keys that it is built of. */
+export interface ThreadSettings extends Omit<CoreConfig, 'keyring'> {
+  readonly keys: readonly { readonly source: string; readonly key: MasterKey }[];
+}
+
+/** Where rotations run: on this thread, as in a command, or on threads of their own, as in the service. */
+export type RotationPlace = 'here' | 'threads';
+
 /** Opens the database and changes nothing in it. Throws ConfigurationError where it cannot be opened at all. */
-export function buildServices(config: CoreConfig, logger: Logger, database = new Database(config.database)): Services {
-  const { keyring, coverage, atomicRows, rotationDueDays } = config;
+export function buildServices(
+  config: CoreConfig,
+  logger: Logger,
+  database = new Database(config.database),
+  place: RotationPlace = 'here',
+): Services {
+  const { keyring, coverage, rotationDueDays } = config;
   const tables = new EncryptedTables(database);
   const masterKeys = new MasterKeyStore(database);
   const rotations = new RotationStore(database);
@@ -52,20 +67,9 @@ export function buildServices(config: CoreConfig, logger: Logger, database = new
   const activeKey = new ActiveKey(masterKeys, keyring);
   const rowUses = new UseRecorder((usedAt) => apiKeyStore.noteUse(usedAt));
   const statelessUses = new UseRecorder((usedAt) => masterKeys.noteStatelessUse(usedAt));
-  const engine = new RotationEngine({
-    database,
-    tables,
-    masterKeys,
-    rotations,
-    replicas,
-    keyring,
-    activeKey,
-    coverage,
-    atomicRows,
-    logger,
-  });
-
-  const resumption = new Resumption(engine, rotations, logger);
+  const onSwitched = (): void => activeKey.forget();
+  const rotator = place === 'here' ? buildEngine(config, logger, database, onSwitched) : buildThreads(config, logger, onSwitched);
+  const resumption = new Resumption(rotator, rotations, logger);
   const prepareSchema = async (): Promise<void> => {
     await database.useWriteAheadLog();
     await migrate(database);
@@ -74,7 +78,7 @@ export function buildServices(config: CoreConfig, logger: Logger, database = new
   return {
     apiKeys: new ApiKeys(apiKeyStore, keyring, activeKey, rowUses),
     stateless: new StatelessCipher(keyring, activeKey, statelessUses),
-    engine,
+    rotator,
     rotations,
     masterKeys,
     replicas,
@@ -91,10 +95,36 @@ export function buildServices(config: CoreConfig, logger: Logger, database = new
     migrate: prepareSchema,
     close: async () => {
       resumption.stop();
-      await engine.close();
+      await rotator.close();
       await heartbeat.stop();
       await Promise.all([rowUses.close(), statelessUses.close()]);
       database.close();
     },
   };
+}
+
+export function buildEngine(
+  { keyring, coverage, atomicRows }: Pick<CoreConfig, 'keyring' | 'coverage' | 'atomicRows'>,
+  logger: Pick<Logger, 'info' | 'warn' | 'error'>,
+  database: Database,
+  onSwitched: () => void,
+): RotationEngine {
+  return new RotationEngine({
+    database,
+    tables: new EncryptedTables(database),
+    masterKeys: new MasterKeyStore(database),
+    rotations: new RotationStore(database),
+    replicas: new ReplicaStore(database),
+    keyring,
+    coverage,
+    atomicRows,
+    logger,
+    onSwitched,
+  });
+}
+
+function buildThreads({ keyring, ...config }: CoreConfig, logger: Logger, onSwitched: () => void): Rotator {
+  const keys = keyring.entries.flatMap(({ sources, key }) => sources.map((source) => ({ source, key })));
+  const settings: ThreadSettings = { ...config, keys };
+  return new RotationThreads({ entry: new URL('./rotation-thread.js', import.meta.url), settings, logger, onSwitched });
 }

@@ -7,9 +7,10 @@ import { type MasterKey, parseMasterKey } from '../crypto/master-key.ts';
 import { type DecryptGateFailedError, ValidationError } from '../errors.ts';
 import { dryRunMessage, rotationMessage, rotationWarnings } from '../rotation/messages.ts';
 import type { RotationRequest } from '../rotation/plan.ts';
-import { Progress, type ProgressReport } from '../rotation/progress.ts';
+import { Progress } from '../rotation/progress.ts';
 import type { Services } from '../services.ts';
 import { type Environment, SettingsReader } from '../settings.ts';
+import type { RotationProgress } from '../store/rotations.ts';
 import { exitCodes } from './exit-codes.ts';
 import { print, printError, printJson } from './output.ts';
 import { readConfig, withServices } from './session.ts';
@@ -85,9 +86,9 @@ function readKeys(flags: RotateFlags, environment: Environment): [MasterKey, Mas
   return [parseMasterKey(oldText), parseMasterKey(newText)];
 }
 
-async function dryRun({ engine }: Services, request: RotationRequest, { json }: RotateFlags): Promise<number> {
+async function dryRun({ rotator }: Services, request: RotationRequest, { json }: RotateFlags): Promise<number> {
   const progress = new Progress();
-  const report = await withBar(() => progress.report(), engine.dryRun(request, progress));
+  const report = await withBar(() => progress.report(), rotator.dryRun(request, progress));
   if (json) printJson(presentDryRun(report));
   else {
     print(`[rotate] ${dryRunMessage(report.rowsScanned, oldKeyName)}`);
@@ -98,15 +99,15 @@ async function dryRun({ engine }: Services, request: RotationRequest, { json }: 
 }
 
 async function execute(
-  { engine, migrate, isMigrated }: Services,
+  { rotator, migrate, isMigrated }: Services,
   request: RotationRequest,
   { json }: RotateFlags,
   tables: readonly string[],
 ): Promise<number> {
   // On a table that the vault has never served, what is refused leaves no trace: not even the vault's own tables.
-  if (!(await isMigrated())) await engine.dryRun(request);
+  if (!(await isMigrated())) await rotator.dryRun(request);
   await migrate();
-  const running = await engine.start(request);
+  const running = await rotator.start(request);
   const rotation = await withBar(running.progress, running.done);
   if (json) printJson({ rotation: presentRotation(rotation, tables, null) });
   else {
@@ -122,7 +123,7 @@ async function execute(
 }
 
 /** Shows how far the work is, on standard error and on a terminal alone, until it ends. */
-async function withBar<Result>(report: () => ProgressReport, work: Promise<Result>): Promise<Result> {
+async function withBar<Result>(report: () => RotationProgress, work: Promise<Result>): Promise<Result> {
   const bar = new SingleBar(
     {
       stream: process.stderr,

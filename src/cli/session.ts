@@ -21,12 +21,12 @@ export async function withServices<Result>(config: CoreConfig, run: (services: S
     throw new ConfigurationError('DATABASE_URL names a file that does not exist.');
   }
   const services = buildServices(config, createSilentLogger());
-  const stop = (): void => void services.engine.close();
+  const stop = (): void => void services.rotator.close();
   process.once('SIGINT', stop).once('SIGTERM', stop);
   try {
     return await run(services);
   } finally {
     process.off('SIGINT', stop).off('SIGTERM', stop);
-    await services.engine.close();
+    await services.rotator.close();
   }
 }

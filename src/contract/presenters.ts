@@ -4,8 +4,7 @@ import type { MasterKeyReport } from '../keys/report.ts';
 import type { Survey } from '../keys/survey.ts';
 import type { DryRun } from '../rotation/engine.ts';
 import { dryRunMessage, rotationMessage, rotationWarnings } from '../rotation/messages.ts';
-import type { ProgressReport } from '../rotation/progress.ts';
-import type { RotationRecord } from '../store/rotations.ts';
+import type { RotationProgress, RotationRecord } from '../store/rotations.ts';
 import type { ListedApiKey } from '../vault/api-keys.ts';
 import type { ApiKeyAnswer, RotationAnswer } from './schemas.ts';
 
@@ -49,12 +48,13 @@ export function presentDryRun(dryRun: DryRun) {
   };
 }
 
-/** `progress` is null where another process runs the rotation, or none does. */
+/** `progress` is that of the answering process, where it runs the rotation; otherwise what the owner last reported counts. */
 export function presentRotation(
   rotation: RotationRecord,
   tables: readonly string[],
-  progress: ProgressReport | null,
+  liveProgress: RotationProgress | null,
 ): RotationAnswer {
+  const progress = liveProgress ?? rotation.progress;
   return {
     id: rotation.id,
     state: rotation.state,

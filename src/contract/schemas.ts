@@ -245,7 +245,7 @@ const Rotation = Type.Object(
           rows_per_second: Type.Number({ minimum: 0 }),
           seconds_left: nullable(Count),
         },
-        { ...strict, description: 'Of the present phase, where the answering process runs the rotation.' },
+        { ...strict, description: 'Of the present phase, some seconds old where another process runs the rotation.' },
       ),
     ),
     error: nullable(Type.String()),

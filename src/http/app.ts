@@ -17,7 +17,7 @@ import {
 import { ErrorBody } from '../contract/schemas.ts';
 import { ValidationError } from '../errors.ts';
 import type { ReadinessCheck } from '../keys/readiness.ts';
-import type { RotationEngine } from '../rotation/engine.ts';
+import type { Rotator } from '../rotation/engine.ts';
 import type { RotationStore } from '../store/rotations.ts';
 import type { Role, Token } from '../tokens.ts';
 import type { ApiKeys } from '../vault/api-keys.ts';
@@ -39,7 +39,7 @@ const givenRequestId = /^[\x21-\x7e]{1,128}$/;
 export interface AppOptions extends MasterKeyRoutesOptions {
   readonly apiKeys: ApiKeys;
   readonly stateless: StatelessCipher;
-  readonly engine: RotationEngine;
+  readonly rotator: Rotator;
   readonly rotations: RotationStore;
   readonly readiness: ReadinessCheck;
   readonly encryptedTables: readonly string[];

@@ -2,19 +2,22 @@
 
 import { StorageUnavailableError } from '../errors.ts';
 import { type Lease, leaseSeconds, type RotationStore } from '../store/rotations.ts';
+import type { Progress } from './progress.ts';
 
 const renewalIntervalMs = (leaseSeconds * 1000) / 3;
 
 export class LeaseHolder {
   readonly lease: Lease;
   readonly #rotations: RotationStore;
+  readonly #progress: Progress;
   readonly #stop: AbortSignal;
   readonly #timer: NodeJS.Timeout;
   #isLost = false;
 
-  constructor(rotations: RotationStore, lease: Lease, stop: AbortSignal) {
+  constructor(rotations: RotationStore, lease: Lease, progress: Progress, stop: AbortSignal) {
     this.#rotations = rotations;
     this.lease = lease;
+    this.#progress = progress;
     this.#stop = stop;
     this.#timer = setInterval(() => void this.#renew(), renewalIntervalMs).unref();
   }
@@ -31,7 +34,7 @@ export class LeaseHolder {
 
   /** A renewal that fails is tried again at the next interval; the fence decides whether anything may still be written. */
   async #renew(): Promise<void> {
-    const isHeld = await this.#rotations.renew(this.lease).catch(() => true);
+    const isHeld = await this.#rotations.renew(this.lease, this.#progress.report()).catch(() => true);
     if (!isHeld) this.#isLost = true;
   }
 }

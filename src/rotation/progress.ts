@@ -1,12 +1,6 @@
 /** How far a rotation is, for whoever watches it. */
 
-export interface ProgressReport {
-  readonly rowsDone: number;
-  readonly rowsTotal: number;
-  readonly rowsPerSecond: number;
-  /** Of the present phase; null before a rate is known. */
-  readonly secondsLeft: number | null;
-}
+import type { RotationProgress } from '../store/rotations.ts';
 
 export class Progress {
   #rowsDone = 0;
@@ -24,7 +18,7 @@ export class Progress {
     this.#rowsDone += rows;
   }
 
-  report(): ProgressReport {
+  report(): RotationProgress {
     const elapsedSeconds = Math.max((Date.now() - this.#startedAtMs) / 1000, 0.001);
     const rowsPerSecond = Math.round(this.#rowsDone / elapsedSeconds);
     const rowsLeft = Math.max(this.#rowsTotal - this.#rowsDone, 0);

@@ -4,19 +4,19 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import { VaultError } from '../errors.ts';
 import type { RotationStore } from '../store/rotations.ts';
-import type { RotationEngine } from './engine.ts';
+import type { Rotator } from './engine.ts';
 
 /** How often it is looked whether the process that holds the lease has gone. */
 const pollMs = 1_000;
 
 export class Resumption {
-  readonly #engine: RotationEngine;
+  readonly #rotator: Rotator;
   readonly #rotations: RotationStore;
   readonly #logger: Logger;
   readonly #stop = new AbortController();
 
-  constructor(engine: RotationEngine, rotations: RotationStore, logger: Logger) {
-    this.#engine = engine;
+  constructor(rotator: Rotator, rotations: RotationStore, logger: Logger) {
+    this.#rotator = rotator;
     this.#rotations = rotations;
     this.#logger = logger;
   }
@@ -41,7 +41,7 @@ export class Resumption {
       await sleep(pollMs, null, { signal: this.#stop.signal, ref: false });
     }
     if (this.#stop.signal.aborted) return;
-    const { id, done } = await this.#engine.start({});
+    const { id, done } = await this.#rotator.start({});
     this.#logger.info({ rotation_id: id }, 'taking up an unfinished rotation');
     await done;
   }

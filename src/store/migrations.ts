@@ -45,6 +45,7 @@ const migrations: readonly (readonly string[])[] = [
     'CREATE TABLE vault_replicas (id text PRIMARY KEY NOT NULL, host text NOT NULL, key_ids text NOT NULL, seen_at integer NOT NULL)',
     'INSERT INTO vault_rotation_lease (one, fence, expires_at) VALUES (1, 0, 0)',
   ],
+  ['ALTER TABLE vault_rotations ADD COLUMN progress text'],
 ];
 
 const maxAttempts = 5;

@@ -10,6 +10,15 @@ export interface SkippedRow {
   readonly id: string;
 }
 
+/** How far a rotation is, in its present phase. */
+export interface RotationProgress {
+  readonly rowsDone: number;
+  readonly rowsTotal: number;
+  readonly rowsPerSecond: number;
+  /** Null before a rate is known. */
+  readonly secondsLeft: number | null;
+}
+
 interface RotationCounts {
   readonly rowsScanned: number;
   readonly rowsRotated: number;
@@ -32,6 +41,8 @@ export interface RotationRecord extends RotationCounts {
   /** Unix seconds. */
   readonly startedAt: number;
   readonly finishedAt: number | null;
+  /** As its owner last reported it, at most some seconds ago; null once it has ended. */
+  readonly progress: RotationProgress | null;
 }
 
 export type NewRotation = Pick<RotationRecord, 'id' | 'fromKeyId' | 'toKeyId' | 'upgradeFormat' | 'isForced' | 'skippedRows'>;
@@ -55,7 +66,7 @@ export const leaseSeconds = 15;
 const fenceGuard = 'rotation_fence';
 
 const columns = `id, state, from_key_id, to_key_id, upgrade_format, forced, skipped_rows, rows_scanned, rows_rotated,
-  rows_already_rotated, rows_skipped, rows_verified, error, started_at, finished_at`;
+  rows_already_rotated, rows_skipped, rows_verified, error, started_at, finished_at, progress`;
 const finalStates = "'completed', 'cancelled', 'failed'";
 
 export class RotationStore {
@@ -123,10 +134,19 @@ export class RotationStore {
     return row === undefined ? null : { rotationId: id, owner, fence: integer(row, 'fence') };
   }
 
-  /** Keeps the lease for another {@link leaseSeconds}. False once it belongs to somebody else. */
-  async renew({ owner, fence }: Lease): Promise<boolean> {
-    const sql = `UPDATE vault_rotation_lease SET expires_at = unixepoch() + ${leaseSeconds} WHERE owner = ? AND fence = ?`;
-    return (await this.#database.writeOne(sql, [owner, fence])) === 1;
+  /** Keeps the lease for another {@link leaseSeconds}, and reports how far its rotation is. False once it belongs to somebody else. */
+  async renew({ owner, fence, rotationId }: Lease, progress: RotationProgress): Promise<boolean> {
+    const [renewed] = await this.#database.write([
+      {
+        sql: `UPDATE vault_rotation_lease SET expires_at = unixepoch() + ${leaseSeconds} WHERE owner = ? AND fence = ?`,
+        args: [owner, fence],
+      },
+      {
+        sql: 'UPDATE vault_rotations SET progress = ? WHERE id = ? AND EXISTS (SELECT 1 FROM vault_rotation_lease WHERE owner = ? AND fence = ?)',
+        args: [JSON.stringify(progress), rotationId, owner, fence],
+      },
+    ]);
+    return renewed?.changed === 1;
   }
 
   /** Writes the rotation's statements together with its new state, and answers how many rows each changed. All of it fails where the lease has been lost. */
@@ -140,7 +160,7 @@ export class RotationStore {
     await this.#database.write([
       fenceStatement(lease),
       updateStatement(lease.rotationId, update),
-      { sql: 'UPDATE vault_rotations SET finished_at = unixepoch() WHERE id = ?', args: [lease.rotationId] },
+      { sql: 'UPDATE vault_rotations SET finished_at = unixepoch(), progress = NULL WHERE id = ?', args: [lease.rotationId] },
       {
         sql: 'UPDATE vault_rotation_lease SET rotation_id = NULL, owner = NULL, expires_at = 0 WHERE owner = ?',
         args: [lease.owner],
@@ -155,7 +175,7 @@ export class RotationStore {
   async cancel(id: string): Promise<boolean> {
     const [cancelled] = await this.#database.write([
       {
-        sql: `UPDATE vault_rotations SET state = 'cancelled', finished_at = unixepoch()
+        sql: `UPDATE vault_rotations SET state = 'cancelled', finished_at = unixepoch(), progress = NULL
               WHERE id = ? AND state IN ('gating', 'interrupted')
                 AND NOT EXISTS (SELECT 1 FROM vault_active_key WHERE key_id = to_key_id)`,
         args: [id],
@@ -207,5 +227,10 @@ function toRotationRecord(row: Row): RotationRecord {
     error: textOrNull(row, 'error'),
     startedAt: integer(row, 'started_at'),
     finishedAt: integerOrNull(row, 'finished_at'),
+    progress: toProgress(textOrNull(row, 'progress')),
   };
+}
+
+function toProgress(json: string | null): RotationProgress | null {
+  return json === null ? null : (JSON.parse(json) as RotationProgress);
 }

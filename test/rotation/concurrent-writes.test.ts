@@ -3,6 +3,7 @@
 import { describe, expect, it } from 'vitest';
 import { readCliConfig } from '../../src/config.ts';
 import { createSilentLogger } from '../../src/logging.ts';
+import { cancelRotation } from '../../src/rotation/control.ts';
 import type { RotationRequest } from '../../src/rotation/plan.ts';
 import { buildServices } from '../../src/services.ts';
 import { Database, GuardFailedError, type Statement, type Written } from '../../src/store/database.ts';
@@ -41,7 +42,7 @@ async function interruptedRotation(
   const services = buildServices(config, createSilentLogger(), database);
   await services.prepare();
   database.interruptions = interruptions;
-  const running = await services.engine.start(request);
+  const running = await services.rotator.start(request);
   const record = await running.done;
   expect(database.interruptions).toEqual([]);
   const survey = await services.verify();
@@ -136,7 +137,7 @@ describe('the lease', () => {
     const { record } = await interruptedRotation(url, gateway, '10000', [
       async () => {
         const other = buildServices(readCliConfig({ DATABASE_URL: url, ...settings }), createSilentLogger());
-        await expect(other.engine.start({})).rejects.toMatchObject({ code: 'rotation_in_progress' });
+        await expect(other.rotator.start({})).rejects.toMatchObject({ code: 'rotation_in_progress' });
         await other.close();
       },
     ]);
@@ -153,7 +154,7 @@ describe('the lease', () => {
         async () => {
           await gateway.run('UPDATE vault_rotation_lease SET expires_at = 0');
           const other = buildServices(readCliConfig({ DATABASE_URL: url, ...settings }), createSilentLogger());
-          const taken = await other.engine.start({});
+          const taken = await other.rotator.start({});
           expect((await taken.done).state).toBe('completed');
           await other.close();
           rows = await gateway.rows();
@@ -175,7 +176,7 @@ describe('a rotation that is cancelled while it runs', () => {
       async () => {
         const other = buildServices(readCliConfig({ DATABASE_URL: url, PROVARA_MASTER_KEY: keyA }), createSilentLogger());
         const id = (await other.rotations.findUnfinished())?.id ?? '';
-        expect((await other.engine.cancel(id)).state).toBe('cancelled');
+        expect((await cancelRotation(other.rotations, id)).state).toBe('cancelled');
         await other.close();
       },
     ]);

@@ -84,7 +84,7 @@ async function rotate(url: string, rows: readonly SomeRow[], { upgradeFormat, at
   const services = buildServices(readCliConfig(settings), createSilentLogger());
   await services.migrate();
   const skipIds = rows.flatMap(({ isSkipped, table }, index) => (isSkipped ? [`${table}:row-${index}`] : []));
-  const started = services.engine.start({ oldKeyId: keyIdA, newKeyId: keyIdB, skipIds, upgradeFormat });
+  const started = services.rotator.start({ oldKeyId: keyIdA, newKeyId: keyIdB, skipIds, upgradeFormat });
   const outcome: unknown = await started.then(({ done }) => done).catch((error: unknown) => error);
   const survey = await services.verify();
   await services.close();

@@ -28,7 +28,7 @@ const config = readCliConfig({
 const services = buildServices(config, createSilentLogger(), new DyingDatabase(config.database));
 await services.migrate();
 const key = (index) => config.keyring.entries[index].key.id;
-const { done } = await services.engine.start({ oldKeyId: key(0), newKeyId: key(1) });
+const { done } = await services.rotator.start({ oldKeyId: key(0), newKeyId: key(1) });
 const { state } = await done;
 process.stdout.write(`${state} ${writes}\n`);
 process.exit(0);

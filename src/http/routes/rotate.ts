@@ -4,24 +4,25 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import { presentDryRun, presentRotation } from '../../contract/presenters.ts';
 import * as schemas from '../../contract/schemas.ts';
-import type { RotationEngine, RunningRotation } from '../../rotation/engine.ts';
+import { cancelRotation, findRotation } from '../../rotation/control.ts';
+import type { Rotator, RunningRotation } from '../../rotation/engine.ts';
 import type { RotationRequest } from '../../rotation/plan.ts';
 import type { RotationRecord, RotationStore } from '../../store/rotations.ts';
 
 const tags = ['Rotation'];
 
 export interface RotateRoutesOptions {
-  readonly engine: RotationEngine;
+  readonly rotator: Rotator;
   readonly rotations: RotationStore;
   readonly encryptedTables: readonly string[];
 }
 
-export function rotateRoutes({ engine, rotations, encryptedTables }: RotateRoutesOptions): FastifyPluginAsyncTypebox {
+export function rotateRoutes({ rotator, rotations, encryptedTables }: RotateRoutesOptions): FastifyPluginAsyncTypebox {
   const present = (rotation: RotationRecord): schemas.RotationAnswer => {
-    const progress = engine.running?.id === rotation.id ? engine.running.progress() : null;
+    const progress = rotator.running?.id === rotation.id ? rotator.running.progress() : null;
     return presentRotation(rotation, encryptedTables, progress);
   };
-  const find = (id: string): Promise<RotationRecord> => engine.find(id);
+  const find = (id: string): Promise<RotationRecord> => findRotation(rotations, id);
 
   return async (app) => {
     app.post('/rotate/dry-run', {
@@ -32,7 +33,7 @@ export function rotateRoutes({ engine, rotations, encryptedTables }: RotateRoute
         body: schemas.DryRunBody,
         response: { 200: schemas.DryRunAnswer, ...schemas.errorAnswers },
       },
-      handler: async ({ body }) => presentDryRun(await engine.dryRun(toRequest(body))),
+      handler: async ({ body }) => presentDryRun(await rotator.dryRun(toRequest(body))),
     });
 
     app.post('/rotate/execute', {
@@ -45,7 +46,7 @@ export function rotateRoutes({ engine, rotations, encryptedTables }: RotateRoute
         response: { 200: schemas.RotationEnvelope, 202: schemas.RotationEnvelope, ...schemas.errorAnswers },
       },
       handler: async ({ body, query }, reply) => {
-        const running = await engine.start(toRequest(body));
+        const running = await rotator.start(toRequest(body));
         const finished = await waitFor(running, query.wait * 1000);
         if (finished !== null) return { rotation: present(finished) };
         reply.code(202).header('Location', `/admin/rotate/${running.id}`);
@@ -62,7 +63,7 @@ export function rotateRoutes({ engine, rotations, encryptedTables }: RotateRoute
         body: schemas.EmptyBody,
         response: { 200: schemas.RotationEnvelope, ...schemas.errorAnswers },
       },
-      handler: async ({ params }) => ({ rotation: present(await engine.cancel(params.id)) }),
+      handler: async ({ params }) => ({ rotation: present(await cancelRotation(rotations, params.id)) }),
     });
 
     app.get('/rotate', {

@@ -1,0 +1,25 @@
+/** What may be asked of a rotation whichever process runs it: how it is, and to stop before it switches. */
+
+import { NotFoundError, RotationInProgressError } from '../errors.ts';
+import type { RotationRecord, RotationStore } from '../store/rotations.ts';
+
+/** Throws NotFoundError. */
+export async function findRotation(rotations: RotationStore, id: string): Promise<RotationRecord> {
+  const rotation = await rotations.find(id);
+  if (rotation === null) throw new NotFoundError('There is no such rotation.');
+  return rotation;
+}
+
+/**
+ * Ends a rotation that has not switched the active key. Throws NotFoundError, or RotationInProgressError where it has
+ * switched or ended otherwise: the way back is then a rotation back.
+ */
+export async function cancelRotation(rotations: RotationStore, id: string): Promise<RotationRecord> {
+  const isCancelled = await rotations.cancel(id);
+  const rotation = await findRotation(rotations, id);
+  if (isCancelled || rotation.state === 'cancelled') return rotation;
+  throw new RotationInProgressError(
+    `Rotation ${id} is ${rotation.state} and cannot be cancelled any more. To undo it, rotate from ${rotation.toKeyId} back to ${rotation.fromKeyId}.`,
+    { rotation_id: id },
+  );
+}

@@ -1,0 +1,227 @@
+/** One attempt at a rotation, from the gate to its recorded end; it holds the lease, and writes only while it does. */
+
+import type { Logger } from 'pino';
+import type { Keyring } from '../crypto/keyring.ts';
+import { RotationInProgressError, StorageUnavailableError, VaultError } from '../errors.ts';
+import { nameOf } from '../keys/adoption.ts';
+import { assertNothingUncovered, type CoverageSettings, inspectCoverage } from '../keys/coverage.ts';
+import { type Database, GuardFailedError, type Statement } from '../store/database.ts';
+import { type EncryptedTables, tableStateGuard } from '../store/encrypted-tables.ts';
+import { activateStatements, type MasterKeyStore } from '../store/master-keys.ts';
+import { restoreColumns } from '../store/migrations.ts';
+import { type ReplicaStore, replicaKeysGuard } from '../store/replicas.ts';
+import type { RotationRecord, RotationStore, RotationUpdate } from '../store/rotations.ts';
+import { RowClassifier } from './classify.ts';
+import { findRotation } from './control.ts';
+import { assertPassed, type GateReport, gate } from './gate.ts';
+import type { LeaseHolder } from './lease-holder.ts';
+import type { RotationPlan } from './plan.ts';
+import type { Progress } from './progress.ts';
+import { assertReplicasHoldKeys, replicasHoldKeysStatements } from './replica-check.ts';
+import { verify } from './verify.ts';
+import { prepareOneCommit, type WriteBackContext, writeChunks } from './write-back.ts';
+
+/** How often a commit that somebody else's write made fail is prepared anew before the rotation goes on in chunks. */
+const maxCommitAttempts = 5;
+/** How often rows that another program goes on writing under the old key are rotated before that is an error. */
+const maxVerifyPasses = 5;
+/** One commit takes at most 16 MiB of ciphertext, twice as many hex characters. */
+const maxCommitCharacters = 2 * 16 * 1024 * 1024;
+const logIntervalMs = 10_000;
+
+export interface RotationContext {
+  readonly database: Database;
+  readonly tables: EncryptedTables;
+  readonly masterKeys: MasterKeyStore;
+  readonly rotations: RotationStore;
+  readonly replicas: ReplicaStore;
+  readonly keyring: Keyring;
+  readonly coverage: CoverageSettings;
+  /** Up to so many rows are rotated in one commit. */
+  readonly atomicRows: number;
+  readonly logger: Pick<Logger, 'info' | 'warn' | 'error'>;
+  /** Called once the new key is the active one. */
+  readonly onSwitched: () => void;
+}
+
+export class RotationRun {
+  readonly #context: RotationContext;
+  readonly #plan: RotationPlan;
+  readonly #holder: LeaseHolder;
+  readonly #progress: Progress;
+  readonly #classifier: RowClassifier;
+  readonly #writeBack: WriteBackContext;
+  /** Whether any of its writes, the switch included, may have been committed. */
+  #mayHaveWritten: boolean;
+
+  constructor(context: RotationContext, plan: RotationPlan, holder: LeaseHolder, progress: Progress) {
+    this.#context = context;
+    this.#plan = plan;
+    this.#holder = holder;
+    this.#progress = progress;
+    this.#classifier = new RowClassifier(plan, context.keyring);
+    const { tables, coverage } = context;
+    this.#writeBack = { tables, tableNames: coverage.encryptedTables, plan, classifier: this.#classifier, progress };
+    this.#mayHaveWritten = plan.unfinished !== null && plan.activeKeyId === plan.to.id;
+  }
+
+  /** Runs to the end and records how it ended, whatever that is. Rejects with why it did not complete. */
+  async finish(): Promise<RotationRecord> {
+    const { rotations, logger } = this.#context;
+    const { fromKeyId, to } = this.#plan;
+    const rotationId = this.#rotationId;
+    const timer = setInterval(() => this.#logProgress(), logIntervalMs).unref();
+    try {
+      logger.info({ rotation_id: rotationId, from_key_id: fromKeyId, to_key_id: to.id }, 'rotation started');
+      await this.#writeAll();
+      this.#context.onSwitched();
+      const end = await this.#verifyAll();
+      await rotations.finish(this.#holder.lease, end);
+      logger.info({ rotation_id: rotationId, state: end.state }, 'rotation ended');
+    } catch (error) {
+      const ended = error instanceof GuardFailedError ? await rotations.find(rotationId).catch(() => null) : null;
+      if (ended?.state === 'cancelled') return ended;
+      const reason = await this.#explain(error).catch(() => error);
+      await this.#recordFailure(reason);
+      throw reason;
+    } finally {
+      clearInterval(timer);
+      this.#holder.stop();
+    }
+    return findRotation(rotations, rotationId);
+  }
+
+  get #rotationId(): string {
+    return this.#holder.lease.rotationId;
+  }
+
+  #logProgress(): void {
+    const { rowsDone, rowsTotal, rowsPerSecond, secondsLeft } = this.#progress.report();
+    const counts = { rows_done: rowsDone, rows_total: rowsTotal, rows_per_second: rowsPerSecond, seconds_left: secondsLeft };
+    this.#context.logger.info({ rotation_id: this.#rotationId, ...counts }, 'rotation running');
+  }
+
+  /** What a condition of the rotation's own statements, which somebody else has broken, means for the operator. */
+  async #explain(error: unknown): Promise<unknown> {
+    const { rotations, replicas } = this.#context;
+    if (!(error instanceof GuardFailedError)) return error;
+    if (error.guard !== replicaKeysGuard) return inProgressError(rotations);
+    return assertReplicasHoldKeys(replicas, this.#plan).then(
+      () => error,
+      (reason: unknown) => reason,
+    );
+  }
+
+  /** Returns once every row was under the new key, or skipped, at the moment it was read. */
+  async #writeAll(): Promise<void> {
+    for (let attempt = 1; attempt <= maxCommitAttempts; attempt += 1) {
+      const report = await this.#gate();
+      if (report.rowsScanned > this.#context.atomicRows || report.ciphertextCharacters > maxCommitCharacters) break;
+      if (await this.#tryOneCommit()) return;
+    }
+    await this.#writeInChunks();
+  }
+
+  async #gate(): Promise<GateReport> {
+    const { database, rotations, tables, coverage } = this.#context;
+    this.#progress.begin(0);
+    await restoreColumns(database);
+    assertNothingUncovered(await inspectCoverage(tables, coverage));
+    const report = await gate(tables, coverage.encryptedTables, this.#classifier, this.#progress);
+    const { rowsScanned, rowsSkipped, rowsNew, rowsToUpgrade } = report;
+    const counts = { rowsScanned, rowsSkipped, rowsRotated: 0, rowsAlreadyRotated: rowsNew - rowsToUpgrade };
+    await rotations.advance(this.#holder.lease, { state: 'gating', ...counts });
+    assertPassed(report);
+    this.#progress.begin(rowsScanned);
+    return report;
+  }
+
+  /** False where a write that came between has made it fail: nothing was written then. */
+  async #tryOneCommit(): Promise<boolean> {
+    const commit = await prepareOneCommit(this.#writeBack);
+    if (commit === null) return false;
+    this.#holder.assertHeld();
+    try {
+      await this.#switch({ state: 'verifying', rowsRotated: commit.rowsRotated }, commit.statements);
+      return true;
+    } catch (error) {
+      if (error instanceof GuardFailedError && error.guard === tableStateGuard) return false;
+      throw error;
+    }
+  }
+
+  async #writeInChunks(): Promise<void> {
+    const { rotations } = this.#context;
+    const { lease } = this.#holder;
+    await this.#switch({ state: 'writing' }, []);
+    let rowsRotated = (await rotations.find(lease.rotationId))?.rowsRotated ?? 0;
+    await writeChunks(this.#writeBack, async (chunk) => {
+      this.#holder.assertHeld();
+      const [changed = 0] = await rotations.advance(lease, { state: 'writing', rowsRotated }, [chunk]);
+      rowsRotated += changed;
+    });
+    await rotations.advance(lease, { state: 'writing', rowsRotated });
+  }
+
+  /** Makes the new key the active one, in one transaction with these statements. */
+  async #switch(update: RotationUpdate, statements: readonly Statement[]): Promise<void> {
+    const { rotations, masterKeys, keyring } = this.#context;
+    const { fromKeyId, to, activeKeyId } = this.#plan;
+    const from = keyring.get(fromKeyId);
+    if (activeKeyId === null && from !== undefined) await masterKeys.adopt(nameOf(from));
+    const conditions = [...replicasHoldKeysStatements(this.#plan), ...activateStatements(activeKeyId ?? fromKeyId, nameOf(to))];
+    const mayHaveWritten = this.#mayHaveWritten;
+    this.#mayHaveWritten = true;
+    try {
+      await rotations.advance(this.#holder.lease, update, [...conditions, ...statements]);
+    } catch (error) {
+      if (error instanceof GuardFailedError) this.#mayHaveWritten = mayHaveWritten;
+      throw error;
+    }
+  }
+
+  /** Rows that were written under the old key meanwhile, by a program that does not know better, are rotated as well. */
+  async #verifyAll(): Promise<RotationUpdate> {
+    const { rotations, tables, coverage } = this.#context;
+    const { lease } = this.#holder;
+    for (let pass = 1; ; pass += 1) {
+      this.#holder.assertHeld();
+      await rotations.advance(lease, { state: 'verifying' });
+      this.#progress.begin((await rotations.find(lease.rotationId))?.rowsScanned ?? 0);
+      const verification = await verify(tables, coverage.encryptedTables, this.#classifier, this.#progress);
+      const { rowsScanned, rowsVerified, rowsSkipped, rowsLeft, rowsFailed, failures } = verification;
+      if (rowsLeft === 0 && rowsFailed === 0) return { state: 'completed', rowsScanned, rowsVerified, rowsSkipped };
+      if (rowsFailed > 0 || pass === maxVerifyPasses) {
+        const rows = failures.map(({ table, id, reason }) => `${table}.id=${id} (${reason})`).join(', ');
+        const error = `${rowsFailed} row(s) open with neither key: ${rows}; ${rowsLeft} row(s) are under the old key again.`;
+        return { state: 'verify_failed', rowsScanned, rowsVerified, rowsSkipped, error };
+      }
+      await this.#writeInChunks();
+    }
+  }
+
+  /** Best effort: where the database cannot be reached, the lease runs out and the record stays as it was. */
+  async #recordFailure(error: unknown): Promise<void> {
+    const { rotations, logger } = this.#context;
+    const rotationId = this.#rotationId;
+    const message = error instanceof VaultError ? error.message : 'An unexpected error; see the log.';
+    if (!(error instanceof VaultError)) logger.error({ err: error, rotation_id: rotationId }, 'rotation failed unexpectedly');
+    try {
+      const isRefused = error instanceof VaultError && !(error instanceof StorageUnavailableError);
+      const state = isRefused && !this.#mayHaveWritten ? 'failed' : 'interrupted';
+      await rotations.finish(this.#holder.lease, { state, error: message });
+      logger.warn({ rotation_id: rotationId, state, reason: message }, 'rotation ended');
+    } catch {
+      logger.warn({ rotation_id: rotationId, reason: message }, 'rotation ended, which could not be recorded');
+    }
+  }
+}
+
+export async function inProgressError(rotations: RotationStore): Promise<RotationInProgressError> {
+  const runningId = (await rotations.findRunningId()) ?? (await rotations.findUnfinished())?.id ?? null;
+  const message =
+    runningId === null
+      ? 'Another process has just finished this rotation: run it again to see that all is done.'
+      : `Rotation ${runningId} is running: wait for it, see GET /admin/rotate/${runningId}.`;
+  return new RotationInProgressError(message, { rotation_id: runningId });
+}
