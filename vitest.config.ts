@@ -2,7 +2,7 @@ import { defineConfig } from 'vitest/config';
 import { BaseSequencer, type TestSpecification } from 'vitest/node';
 
 /** Tests that take minutes begin first, so that the others run beside them and not before them. */
-const slowest = ['memory', 'faults', 'durability', 'crash-matrix', 'hostile-input'];
+const slowest = ['random-kills', 'cut-rotation', 'memory', 'faults', 'durability', 'crash-matrix', 'hostile-input'];
 
 class SlowestFirst extends BaseSequencer {
   override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {
@@ -23,13 +23,13 @@ const shared = {
 
 /** What the vault promises of its data holds on both engines: these run once on a file and once on a real libSQL server. */
 const onBothEngines = ['test/{keys,rotation,store,vault}/**/*.test.ts', 'test/http/{api-keys,stateless}.test.ts'];
-const onOneFile = ['test/store/file/**/*.test.ts'];
+const onOneFile = ['test/store/file/**/*.test.ts', 'test/rotation/random-kills.test.ts'];
 const onOneServer = ['test/store/server/**/*.test.ts'];
 /** What a second run, on another Node, leaves out: it takes minutes, or builds the image once more. */
 const long = [
   'test/e2e/image.test.ts',
   'test/store/file/**',
-  ...['faults', 'crash-matrix', 'under-load'].map((name) => `**/${name}.test.ts`),
+  ...['faults', 'crash-matrix', 'under-load', 'random-kills', 'cut-rotation'].map((name) => `**/${name}.test.ts`),
 ];
 const leftOut = process.env.VAULT_TEST_QUICK === 'true' ? long : [];
 

@@ -1,5 +1,5 @@
-// Rotates a table by the built code, and ends itself with SIGKILL right before or right after one of its writes. Its
-// arguments: the database's URL, the rows of one commit, "before" or "after", and which write (from 1; 0: none).
+// Rotates a table by the built code, and ends itself with SIGKILL right before or right after one of its writes, or freezes right before it. Its
+// arguments: the database's URL, the rows of one commit, "before", "after" or "freeze", and which write (from 1; 0: none).
 // Prints how many writes there were.
 import { readCliConfig } from '../../dist/config.js';
 import { createSilentLogger } from '../../dist/logging.js';
@@ -13,6 +13,7 @@ class DyingDatabase extends Database {
   async write(statements) {
     writes += 1;
     if (writes === Number(ordinal) && moment === 'before') process.kill(process.pid, 'SIGKILL');
+    if (writes === Number(ordinal) && moment === 'freeze') process.kill(process.pid, 'SIGSTOP');
     const written = await super.write(statements);
     if (writes === Number(ordinal) && moment === 'after') process.kill(process.pid, 'SIGKILL');
     return written;
