@@ -5,7 +5,7 @@ import { randomInt } from 'node:crypto';
 import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
 import { expect, it } from 'vitest';
-import { type GatewayDatabase, type GatewayRow, gatewayOpen, gatewaySeal } from '../support/gateway.ts';
+import { type GatewayDatabase, type GatewayRow, gatewayOpen } from '../support/gateway.ts';
 import { runCli } from '../support/process.ts';
 import { keyA, keyB, temporaryDatabase } from '../support/vault.ts';
 
@@ -15,16 +15,6 @@ const kills = 200;
 /** A run that starts and does nothing takes about a third of this, one that rotates all of the table about all of it. */
 const maxLifeMs = 1_500;
 const checkEvery = 5;
-
-async function fill({ client }: GatewayDatabase): Promise<void> {
-  const values = Array.from({ length: rows }, (_, index) => {
-    const { encrypted_value, iv, auth_tag } = gatewaySeal(keyA, `sample-value-of-row-${index}`);
-    return [`row-${index}`, encrypted_value, iv, auth_tag];
-  });
-  const sql = `INSERT INTO api_keys (id, name, provider, encrypted_value, iv, auth_tag, created_at, updated_at)
-    SELECT value->>0, value->>0, 'openai', value->>1, value->>2, value->>3, 1, 1 FROM json_each(?)`;
-  await client.batch([{ sql, args: [JSON.stringify(values)] }], 'write');
-}
 
 function opensWithOneOf(keys: readonly string[], row: GatewayRow): boolean {
   return keys.some((key) => {
@@ -44,7 +34,7 @@ async function lostRows(gateway: GatewayDatabase, keys: readonly string[]): Prom
 
 it('lose no row, and the last run finishes', { timeout: 900_000 }, async () => {
   const { url, gateway } = await temporaryDatabase();
-  await fill(gateway);
+  await gateway.fill(keyA, rows);
   let [from, to] = [keyA, keyB];
   let completed = 0;
   const environment = (): Record<string, string> => ({

@@ -81,6 +81,17 @@ export class GatewayDatabase {
     );
   }
 
+  /** So many rows at once: `row-<index>`, with the value `sample-value-of-row-<index>`. */
+  async fill(masterKey: string, rows: number): Promise<void> {
+    const values = Array.from({ length: rows }, (_, index) => {
+      const { encrypted_value, iv, auth_tag } = gatewaySeal(masterKey, `sample-value-of-row-${index}`);
+      return [`row-${index}`, encrypted_value, iv, auth_tag];
+    });
+    const sql = `INSERT INTO api_keys (id, name, provider, encrypted_value, iv, auth_tag, created_at, updated_at)
+      SELECT value->>0, value->>0, 'openai', value->>1, value->>2, value->>3, 1, 1 FROM json_each(?)`;
+    await this.client.batch([{ sql, args: [JSON.stringify(values)] }], 'write');
+  }
+
   async insertSealed(row: GatewayRow, table = 'api_keys'): Promise<void> {
     const { id, name, provider, tenant_id, encrypted_value, iv, auth_tag, created_at, updated_at } = row;
     const kind = table === 'api_keys' ? 'provider' : 'type';

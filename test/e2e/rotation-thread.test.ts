@@ -1,0 +1,35 @@
+/** A rotation of the service runs on a thread of its own: it ends with the process, and what it refuses is refused in full. */
+
+import { expect, it } from 'vitest';
+import { startServer } from '../support/process.ts';
+import { adminToken, caller, environmentFor, keyA, keyB, keyC, keyIdB, temporaryDatabase } from '../support/vault.ts';
+
+const rows = 20_000;
+
+it('is interrupted when the service is stopped, and finished by the next start', async () => {
+  const { url, gateway: database } = await temporaryDatabase();
+  await database.fill(keyA, rows);
+  const settings = environmentFor(url, { PROVARA_MASTER_KEY_NEW: keyB, VAULT_ROTATION_ATOMIC_ROWS: '0' });
+  const server = await startServer(settings);
+  const begun = await caller(server.origin, adminToken)('POST', '/admin/rotate/execute?wait=0');
+  expect([begun.status, begun.body.rotation.state]).toEqual([202, 'gating']);
+  expect(await server.stop('SIGTERM')).toBe(0);
+  const [left] = await database.rows('vault_rotations');
+  expect(left?.state).toBe('interrupted');
+  const admin = caller((await startServer(settings)).origin, adminToken);
+  const path = `/admin/rotate/${begun.body.rotation.id}`;
+  await expect.poll(async () => (await admin('GET', path)).body.rotation.state, { timeout: 30_000 }).toBe('completed');
+  expect((await admin('POST', '/admin/verify')).body.rows_by_key_id).toEqual({ [keyIdB]: rows });
+});
+
+it('answers with the gate’s failure and every row that it names', async () => {
+  const { url, gateway: database } = await temporaryDatabase();
+  await database.insert(keyA, { id: 'a' });
+  await database.insert(keyC, { id: 'foreign' });
+  const server = await startServer(environmentFor(url, { PROVARA_MASTER_KEY_NEW: keyB, PROVARA_MASTER_KEY_OLD: keyC }));
+  for (const call of ['dry-run', 'execute']) {
+    const { status, body } = await caller(server.origin, adminToken)('POST', `/admin/rotate/${call}`);
+    expect([status, body.error.type, body.error.details.rows_failed]).toEqual([422, 'decrypt_gate_failed', 1]);
+    expect(body.error.details.failures).toMatchObject([{ table: 'api_keys', id: 'foreign', reason: 'other_key' }]);
+  }
+});
