@@ -6,6 +6,7 @@ import { exitCodeHelp, exitCodeOf, exitCodes } from './cli/exit-codes.ts';
 import { type InspectFlags, status, verify } from './cli/inspect.ts';
 import { print, printError } from './cli/output.ts';
 import { explainGateFailure, parseSkip, type RotateFlags, rotate } from './cli/rotate.ts';
+import { parseMode, type RestoreFlags, restore, type SnapshotFlags, snapshot } from './cli/snapshot.ts';
 import { generateMasterKeyText } from './crypto/master-key.ts';
 import { DecryptGateFailedError, VaultError } from './errors.ts';
 import { SettingsError } from './settings.ts';
@@ -66,6 +67,34 @@ program
   .addHelpText('after', `\nExample:\n  npm run key:status\n${exitCodeHelp}`)
   .action(async (flags: InspectFlags) => {
     exitCode = await status(flags, process.env);
+  });
+
+program
+  .command('snapshot')
+  .description('write every covered row, encrypted as it is, for a restore')
+  .option('--out <file>', 'where to write it (default: standard output)')
+  .option('--check <file>', 'prove that a file is whole, authentic and opens with the keys of the environment; needs no database')
+  .addHelpText(
+    'after',
+    `\nExample:\n  npm run key:snapshot -- --out vault.ndjson\n  npm run key:snapshot -- --check vault.ndjson\n${exitCodeHelp}`,
+  )
+  .action(async (flags: SnapshotFlags) => {
+    exitCode = await snapshot(flags, process.env);
+  });
+
+program
+  .command('restore')
+  .description('check a snapshot whole, and put it back in one transaction')
+  .argument('<file>', 'the snapshot, or - for standard input')
+  .option(
+    '--mode <mode>',
+    'merge puts back rows that are missing or do not open; replace makes the tables what the snapshot holds',
+    parseMode,
+    'merge' as const,
+  )
+  .addHelpText('after', `\nExample:\n  npm run key:restore -- --mode merge vault.ndjson\n${exitCodeHelp}`)
+  .action(async (file: string, flags: RestoreFlags) => {
+    exitCode = await restore(file, flags, process.env);
   });
 
 try {

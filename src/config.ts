@@ -1,7 +1,7 @@
 /** The environment, read once into one frozen object that the server and the command line share; every problem is listed at once. */
 
-import { existsSync, statSync } from 'node:fs';
-import { dirname } from 'node:path';
+import { accessSync, constants, existsSync, statSync } from 'node:fs';
+import { dirname, resolve } from 'node:path';
 import { Keyring } from './crypto/keyring.ts';
 import { parseMasterKey } from './crypto/master-key.ts';
 import { type Environment, SettingsReader } from './settings.ts';
@@ -25,6 +25,8 @@ export interface CoreConfig {
   readonly coverage: { readonly encryptedTables: readonly string[]; readonly exemptTables: readonly string[] };
   readonly atomicRows: number;
   readonly rotationDueDays: number;
+  /** Absolute, an existing folder; null where none is set. */
+  readonly snapshotDir: string | null;
   readonly logLevel: (typeof logLevels)[number];
 }
 
@@ -75,6 +77,7 @@ function readCore(reader: SettingsReader, production: boolean): CoreConfig {
     coverage: { encryptedTables, exemptTables: readTables(reader, 'VAULT_EXEMPT_TABLES') ?? [] },
     atomicRows: reader.integer('VAULT_ROTATION_ATOMIC_ROWS', 10_000, { min: 0, max: 1_000_000 }),
     rotationDueDays: reader.integer('VAULT_ROTATION_DUE_DAYS', 365, { min: 1, max: 36_500 }),
+    snapshotDir: readSnapshotDir(reader),
     logLevel: reader.oneOf('LOG_LEVEL', logLevels, 'info'),
   };
 }
@@ -112,6 +115,27 @@ function databaseFileProblem(path: string): string | null {
   if (existsSync(`${path}-info`)) return `names an embedded replica: ${noReplica}`;
   if (!statSync(dirname(path), { throwIfNoEntry: false })?.isDirectory())
     return 'names a file in a directory that does not exist.';
+  return null;
+}
+
+/** For what needs no database. Throws SettingsError. */
+export function readKeyringConfig(environment: Environment): Keyring {
+  const reader = new SettingsReader(environment);
+  const keyring = readKeyring(reader);
+  reader.assertNone();
+  return keyring;
+}
+
+function readSnapshotDir(reader: SettingsReader): string | null {
+  const given = reader.text('VAULT_SNAPSHOT_DIR');
+  if (given === undefined) return null;
+  try {
+    accessSync(given, constants.W_OK | constants.X_OK);
+    if (statSync(given).isDirectory()) return resolve(given);
+  } catch {
+    // Said below, whatever the reason.
+  }
+  reader.problem('VAULT_SNAPSHOT_DIR must name an existing folder that can be written.');
   return null;
 }
 

@@ -81,6 +81,21 @@ export class UncoveredTableError extends VaultError {
   readonly code = 'uncovered_table';
 }
 
+/** A snapshot is not whole, not authentic, or does not fit this vault. `details.reason` says which; nothing was written. */
+export class InvalidSnapshotError extends VaultError {
+  readonly code = 'invalid_snapshot';
+}
+
+/** More bytes than the route takes. */
+export class PayloadTooLargeError extends VaultError {
+  readonly code = 'payload_too_large';
+}
+
+/** A body of another type than the route takes. */
+export class UnsupportedMediaTypeError extends VaultError {
+  readonly code = 'unsupported_media_type';
+}
+
 /** The environment and the database do not fit: a key that is needed is not in the keyring, or a table is missing. */
 export class ConfigurationError extends VaultError {
   readonly code = 'configuration_error';

@@ -12,13 +12,16 @@ import { type Survey, survey } from './keys/survey.ts';
 import { RotationEngine, type Rotator } from './rotation/engine.ts';
 import { Resumption } from './rotation/resumption.ts';
 import { RotationThreads } from './rotation/thread.ts';
+import { Snapshots } from './snapshot/snapshots.ts';
 import { ApiKeyStore } from './store/api-keys.ts';
 import { Database } from './store/database.ts';
 import { EncryptedTables } from './store/encrypted-tables.ts';
 import { MasterKeyStore } from './store/master-keys.ts';
 import { isMigrated, migrate } from './store/migrations.ts';
 import { ReplicaStore } from './store/replicas.ts';
+import { RestoreStore } from './store/restores.ts';
 import { RotationStore } from './store/rotations.ts';
+import { SnapshotRows } from './store/snapshot-rows.ts';
 import { ApiKeys } from './vault/api-keys.ts';
 import { StatelessCipher } from './vault/stateless.ts';
 import { UseRecorder } from './vault/use-recorder.ts';
@@ -28,6 +31,7 @@ export interface Services {
   readonly stateless: StatelessCipher;
   readonly rotator: Rotator;
   readonly rotations: RotationStore;
+  readonly snapshots: Snapshots;
   readonly masterKeys: MasterKeyStore;
   readonly replicas: ReplicaStore;
   /** Whether the vault has ever served this database. */
@@ -57,7 +61,7 @@ export function buildServices(
   database = new Database(config.database),
   place: RotationPlace = 'here',
 ): Services {
-  const { keyring, coverage, rotationDueDays } = config;
+  const { keyring, coverage, rotationDueDays, snapshotDir } = config;
   const tables = new EncryptedTables(database);
   const masterKeys = new MasterKeyStore(database);
   const rotations = new RotationStore(database);
@@ -69,6 +73,10 @@ export function buildServices(
   const statelessUses = new UseRecorder((usedAt) => masterKeys.noteStatelessUse(usedAt));
   const onSwitched = (): void => activeKey.forget();
   const rotator = place === 'here' ? buildEngine(config, logger, database, onSwitched) : buildThreads(config, logger, onSwitched);
+  const rows = new SnapshotRows(database);
+  const restores = new RestoreStore(database);
+  const snapshotContext = { database, rows, restores, coverage, masterKeys, rotations, keyring, snapshotDir, onSwitched, logger };
+  const snapshots = new Snapshots(snapshotContext);
   const resumption = new Resumption(rotator, rotations, logger);
   const prepareSchema = async (): Promise<void> => {
     await database.useWriteAheadLog();
@@ -80,6 +88,7 @@ export function buildServices(
     stateless: new StatelessCipher(keyring, activeKey, statelessUses),
     rotator,
     rotations,
+    snapshots,
     masterKeys,
     replicas,
     isMigrated: () => isMigrated(database),
@@ -89,6 +98,7 @@ export function buildServices(
     prepare: async () => {
       await prepareSchema();
       await adoptActiveKey({ tables, coverage, masterKeys, keyring });
+      await restores.forgetStale();
       await heartbeat.start();
       resumption.start();
     },

@@ -12,6 +12,7 @@ export const exitCodes = {
   inProgress: 4,
   storageUnavailable: 5,
   rowsDoNotOpen: 6,
+  snapshotRefused: 7,
 } as const;
 
 export const exitCodeHelp = `
@@ -22,7 +23,8 @@ Exit codes:
   3  the decrypt gate failed, or a table is not covered; nothing was written
   4  another rotation is in progress, or a live replica lacks a key
   5  the database is unavailable: run the same command again
-  6  rows do not open with any key, or did not when they were read back`;
+  6  rows do not open with any key, or did not when they were read back
+  7  the snapshot is refused: not whole, not authentic, or not of these tables; nothing was written`;
 
 const codeByError: Partial<Record<ErrorCode, number>> = {
   validation_error: exitCodes.usage,
@@ -31,6 +33,7 @@ const codeByError: Partial<Record<ErrorCode, number>> = {
   uncovered_table: exitCodes.gateFailed,
   rotation_in_progress: exitCodes.inProgress,
   replica_missing_key: exitCodes.inProgress,
+  invalid_snapshot: exitCodes.snapshotRefused,
   storage_unavailable: exitCodes.storageUnavailable,
 };
 

@@ -1,5 +1,6 @@
 /** The shapes of requests and answers: what validates, what serializes, and what openapi.yaml says, from one source. */
 
+import type { Readable } from 'node:stream';
 import { type Static, type TSchema, Type } from 'typebox';
 import { maxPlaintextBytes } from '../vault/values.ts';
 
@@ -294,6 +295,20 @@ export const MasterKeysAnswer = Type.Object(
   },
   strict,
 );
+
+// ── snapshots ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+const SnapshotLines = Type.Unsafe<Readable>({ type: 'string', description: 'A JSON value a line: see docs/formats.md.' });
+export const SnapshotAnswer = {
+  description: 'The snapshot',
+  content: { 'application/x-ndjson': { schema: SnapshotLines } },
+} as const;
+/** Read as a stream, and checked as it is read. */
+export const RestoreBody = {
+  content: { 'application/x-ndjson': { schema: Type.Unsafe({ description: 'A snapshot of at most 1 GiB.' }) } },
+} as const;
+export const RestoreQuery = Type.Object({ mode: Type.Enum(['merge', 'replace'], { default: 'merge' }) }, strict);
+export const RestoreAnswer = Type.Object({ restored: Count, kept: Count }, strict);
 
 // ── machines ────────────────────────────────────────────────────────────────────────────────────────────────────────
 

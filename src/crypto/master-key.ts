@@ -5,6 +5,7 @@ import { createHash, createHmac, createSecretKey, type KeyObject, randomBytes } 
 const hexKey = /^[0-9a-fA-F]{64}$/;
 const keyIdLabel = 'provara-vault key id';
 const keyIdLength = 16;
+const snapshotLabel = 'provara-vault snapshot';
 
 export interface MasterKey {
   /** 16 lowercase hex characters, as {@link keyIdOf} derives them. */
@@ -26,6 +27,11 @@ export function parseMasterKey(text: string): MasterKey {
 /** A fresh master key as 64 lowercase hex characters. */
 export function generateMasterKeyText(): string {
   return randomBytes(32).toString('hex');
+}
+
+/** The subkey that authenticates snapshots; it opens nothing. */
+export function snapshotKeyOf({ secret }: MasterKey): KeyObject {
+  return createSecretKey(createHmac('sha256', secret).update(snapshotLabel).digest());
 }
 
 function keyIdOf(bytes: Buffer): string {

@@ -18,6 +18,7 @@ import { ErrorBody } from '../contract/schemas.ts';
 import { ValidationError } from '../errors.ts';
 import type { ReadinessCheck } from '../keys/readiness.ts';
 import type { Rotator } from '../rotation/engine.ts';
+import type { Snapshots } from '../snapshot/snapshots.ts';
 import type { RotationStore } from '../store/rotations.ts';
 import type { Role, Token } from '../tokens.ts';
 import type { ApiKeys } from '../vault/api-keys.ts';
@@ -26,10 +27,12 @@ import { requireRole } from './auth.ts';
 import { addDraining } from './draining.ts';
 import { addErrorHandling, answerUnparsable, commonHeaders, sendError } from './errors.ts';
 import { openApiInfo } from './openapi.ts';
+import { addReceiving } from './receiving.ts';
 import { apiKeyRoutes } from './routes/api-keys.ts';
 import { machineRoutes } from './routes/machines.ts';
 import { type MasterKeyRoutesOptions, masterKeyRoutes } from './routes/master-keys.ts';
 import { rotateRoutes } from './routes/rotate.ts';
+import { snapshotRoutes } from './routes/snapshots.ts';
 import { statelessRoutes } from './routes/stateless.ts';
 import { addValidation } from './validation.ts';
 
@@ -41,6 +44,7 @@ export interface AppOptions extends MasterKeyRoutesOptions {
   readonly stateless: StatelessCipher;
   readonly rotator: Rotator;
   readonly rotations: RotationStore;
+  readonly snapshots: Snapshots;
   readonly readiness: ReadinessCheck;
   readonly encryptedTables: readonly string[];
   readonly tokens: readonly Token[];
@@ -53,9 +57,10 @@ export function createHttpServer(logger: FastifyBaseLogger): FastifyInstance {
     logController: new LogController({ disableRequestLogging: true, requestIdLogLabel: 'request_id' }),
     genReqId: requestId,
     bodyLimit: maxBodyBytes,
-    requestTimeout: 60_000,
+    // Of a request's body: see addReceiving.
+    requestTimeout: 0,
     return503OnClosing: false,
-    http: { requireHostHeader: false },
+    http: { requireHostHeader: false, headersTimeout: 60_000 },
     frameworkErrors: (error, request, reply) => void sendError(error, request, reply),
     clientErrorHandler: answerUnparsable,
     routerOptions: { maxParamLength: 1_024 },
@@ -70,6 +75,7 @@ export async function addVault(app: FastifyInstance, options: AppOptions): Promi
   addValidation(app);
   addErrorHandling(app);
   addDraining(app);
+  addReceiving(app);
   addJsonParser(app);
   await app.register(fastifyAuth);
   await app.register(fastifySwagger, openApiInfo);
@@ -77,7 +83,8 @@ export async function addVault(app: FastifyInstance, options: AppOptions): Promi
   await app.register(forRole(options.tokens, 'gateway', [apiKeyRoutes(options.apiKeys), statelessRoutes(options.stateless)]), {
     prefix: '/v1',
   });
-  await app.register(forRole(options.tokens, 'admin', [rotateRoutes(options), masterKeyRoutes(options)]), { prefix: '/admin' });
+  const adminRoutes = [rotateRoutes(options), masterKeyRoutes(options), snapshotRoutes(options)];
+  await app.register(forRole(options.tokens, 'admin', adminRoutes), { prefix: '/admin' });
 }
 
 /** Encapsulates routes behind tokens of one role: a route inside cannot be reached without. */

@@ -18,6 +18,7 @@ export const openApiInfo: FastifyDynamicSwaggerOptions = {
       { name: 'Text that the caller keeps', description: 'For gateway tokens; nothing is stored.' },
       { name: 'Rotation', description: 'For admin tokens.' },
       { name: 'Master keys', description: 'For admin tokens.' },
+      { name: 'Snapshots', description: 'For admin tokens; ciphertext only.' },
       { name: 'Machines', description: 'Without a token.' },
     ],
     components: {

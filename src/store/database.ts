@@ -142,9 +142,12 @@ export class Database {
     return rows;
   }
 
-  /** Commits all statements or none, once, and answers what each changed. Throws GuardFailedError. */
-  async write(statements: readonly Statement[]): Promise<Written[]> {
-    if (this.#logPath === null) return this.#writeMarked(statements);
+  /**
+   * Commits all statements or none, once, and answers what each changed. Throws GuardFailedError. An attempt on a server may
+   * take `workMs` longer than what its statements weigh, for those that work on much that is in the database already.
+   */
+  async write(statements: readonly Statement[], workMs = 0): Promise<Written[]> {
+    if (this.#logPath === null) return this.#writeMarked(statements, workMs);
     // Folding the log at a commit may race another process's (the WAL-reset bug, libsql#2271): it is done apart, see #foldLog.
     const results = await this.#batch([{ sql: 'PRAGMA wal_autocheckpoint = 0' }, ...statements]);
     await this.#foldLog(this.#logPath);
@@ -173,7 +176,7 @@ export class Database {
    * Before the mark stands the attempt's deadline by the server's clock: one that arrives late, when its caller has been
    * told that it failed and others may have written since, is refused.
    */
-  async #writeMarked(statements: readonly Statement[]): Promise<Written[]> {
+  async #writeMarked(statements: readonly Statement[], workMs: number): Promise<Written[]> {
     const id = randomUUID();
     const marked = [
       { sql: "INSERT INTO vault_writes (id, changed, written_at) VALUES (?, '', unixepoch())", args: [id] },
@@ -183,7 +186,7 @@ export class Database {
       ]),
     ];
     try {
-      const results = await this.#attempt((attempt) => this.#sendMarked(marked, attempt), attemptMs + sendingMs(marked));
+      const results = await this.#attempt((attempt) => this.#sendMarked(marked, attempt), attemptMs + sendingMs(marked) + workMs);
       return statements.map((_statement, index) => toWritten(results[2 + 2 * index]));
     } catch (error) {
       // Behind the deadline's statement.

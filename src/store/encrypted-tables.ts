@@ -172,7 +172,7 @@ function textOnly(column: string): string {
   return `iif(typeof(${column}) = 'text', ${column}, NULL)`;
 }
 
-function quote(identifier: string): string {
+export function quote(identifier: string): string {
   return `"${identifier.replaceAll('"', '""')}"`;
 }
 

@@ -86,6 +86,19 @@ export function activateStatements(expected: string, to: MasterKeyName): Stateme
   ];
 }
 
+/** Statements for a batch that brings a database back to a snapshot's active key; `isKept`: only where it names none. */
+export function restoreActiveKeyStatements(key: MasterKeyName, isKept: boolean): Statement[] {
+  const onConflict = isKept ? 'DO NOTHING' : 'DO UPDATE SET key_id = excluded.key_id';
+  return [
+    registerStatement(key),
+    { sql: `INSERT INTO vault_active_key (one, key_id) VALUES (1, ?) ON CONFLICT (one) ${onConflict}`, args: [key.keyId] },
+    {
+      sql: `UPDATE vault_master_keys SET activated_at = unixepoch()
+            WHERE key_id = (SELECT key_id FROM vault_active_key) AND activated_at IS NULL`,
+    },
+  ];
+}
+
 function registerStatement({ keyId, isPassphrase }: MasterKeyName): Statement {
   return {
     sql: 'INSERT OR IGNORE INTO vault_master_keys (key_id, is_passphrase, first_seen_at) VALUES (?, ?, unixepoch())',

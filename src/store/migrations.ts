@@ -46,6 +46,18 @@ const migrations: readonly (readonly string[])[] = [
     'INSERT INTO vault_rotation_lease (one, fence, expires_at) VALUES (1, 0, 0)',
   ],
   ['ALTER TABLE vault_rotations ADD COLUMN progress text'],
+  [
+    'CREATE TABLE vault_restores (id text PRIMARY KEY NOT NULL, started_at integer NOT NULL)',
+    // match_key has no type, so that any primary key stays what it is.
+    `CREATE TABLE vault_restore_rows (
+      restore_id text NOT NULL, table_name text NOT NULL, row_id integer NOT NULL, match_key, cells text NOT NULL,
+      present_row_id integer, present_cells text)`,
+    'CREATE UNIQUE INDEX vault_restore_rows_key ON vault_restore_rows (restore_id, table_name, match_key)',
+    'CREATE INDEX vault_restore_rows_row_id ON vault_restore_rows (restore_id, table_name, row_id)',
+    `CREATE TABLE vault_restore_present (
+      restore_id text NOT NULL, table_name text NOT NULL, row_id integer NOT NULL, cells text NOT NULL,
+      PRIMARY KEY (restore_id, table_name, row_id)) WITHOUT ROWID`,
+  ],
 ];
 
 const maxAttempts = 5;

@@ -65,6 +65,9 @@ export const leaseSeconds = 15;
 /** The guard that fails once the lease belongs to somebody else. */
 const fenceGuard = 'rotation_fence';
 
+/** The guard that fails while a rotation is unfinished. */
+export const noRotationGuard = 'no_rotation';
+
 const columns = `id, state, from_key_id, to_key_id, upgrade_format, forced, skipped_rows, rows_scanned, rows_rotated,
   rows_already_rotated, rows_skipped, rows_verified, error, started_at, finished_at, progress`;
 const finalStates = "'completed', 'cancelled', 'failed'";
@@ -193,6 +196,11 @@ export class RotationStore {
     const [row] = await this.#database.read(`SELECT ${columns} FROM vault_rotations ${clause} LIMIT 1`, args);
     return row === undefined ? null : toRotationRecord(row);
   }
+}
+
+/** Fails the batch while any rotation is unfinished. */
+export function noRotationStatement(): Statement {
+  return guard(noRotationGuard, `NOT EXISTS (SELECT 1 FROM vault_rotations WHERE state NOT IN (${finalStates}))`);
 }
 
 function fenceStatement({ owner, fence }: Lease): Statement {

@@ -1,0 +1,94 @@
+/** `snapshot` and `restore`: the covered tables' ciphertext to a file and back, straight from and to the database. */
+
+import { createReadStream, existsSync } from 'node:fs';
+import { pipeline } from 'node:stream/promises';
+import { readKeyringConfig } from '../config.ts';
+import { keptEnvironment } from '../development.ts';
+import { ConfigurationError, ValidationError } from '../errors.ts';
+import type { Environment } from '../settings.ts';
+import { checkSnapshot } from '../snapshot/check.ts';
+import { writeSnapshotTo } from '../snapshot/file.ts';
+import type { RestoreMode } from '../snapshot/restore.ts';
+import { Spool } from '../snapshot/spool.ts';
+import { exitCodes } from './exit-codes.ts';
+import { print, printError } from './output.ts';
+import { readConfig, withServices } from './session.ts';
+
+export interface SnapshotFlags {
+  readonly out?: string;
+  readonly check?: string;
+}
+
+/** Answers the exit code. */
+export async function snapshot({ out, check }: SnapshotFlags, environment: Environment): Promise<number> {
+  if (out !== undefined && check !== undefined) throw new ValidationError('--out and --check exclude each other.');
+  if (check !== undefined) return checkFile(check, environment);
+  return withServices(readConfig(environment), async ({ isMigrated, snapshots }) => {
+    if (!(await isMigrated())) {
+      throw new ConfigurationError('The vault has not served this database yet: there is no active key on record.');
+    }
+    const taken = await snapshots.take();
+    const { tables, rows_unopened, key_ids } = taken.header;
+    if (out === undefined) await toStandardOutput(taken.chunks(), taken.close);
+    else {
+      const { path, sha256 } = await writeSnapshotTo(out, taken);
+      print(`[snapshot] ${path}`);
+      print(`[snapshot] sha256: ${sha256}`);
+      for (const { table, rows } of tables) print(`[snapshot] ${table}: ${rows} row(s)`);
+      print(`[snapshot] needs: ${key_ids.join(', ') || 'no key'}`);
+    }
+    if (rows_unopened === 0) return exitCodes.done;
+    printError(`${rows_unopened} row(s) do not open with any key: they are in the snapshot, which cannot be restored as it is.`);
+    return exitCodes.rowsDoNotOpen;
+  });
+}
+
+export interface RestoreFlags {
+  readonly mode: RestoreMode;
+}
+
+/** `file` may be `-`, for standard input. Answers the exit code. */
+export async function restore(file: string, { mode }: RestoreFlags, environment: Environment): Promise<number> {
+  return withServices(readConfig(environment), async ({ migrate, snapshots }) => {
+    snapshots.assertMode(mode);
+    const source = sourceOf(file);
+    await migrate();
+    const { restored, kept, before } = await snapshots.restore(source, mode, Number.POSITIVE_INFINITY);
+    if (before !== null) print(`[restore] the state before is in ${before.path} (sha256 ${before.sha256})`);
+    print(`[restore] restored ${restored} row(s), kept ${kept}.`);
+    return exitCodes.done;
+  });
+}
+
+/** Throws ValidationError. */
+export function parseMode(value: string): RestoreMode {
+  if (value === 'merge' || value === 'replace') return value;
+  throw new ValidationError('--mode takes merge or replace.');
+}
+
+/** Needs no database. */
+async function checkFile(file: string, environment: Environment): Promise<number> {
+  const keyring = readKeyringConfig(keptEnvironment(environment));
+  const spool = await Spool.from(sourceOf(file), Number.POSITIVE_INFINITY);
+  const { header, rows, rowsByKeyId, hmacKeyId } = await checkSnapshot(spool, keyring);
+  await spool.close();
+  print(`[snapshot] whole and authentic under ${hmacKeyId}: ${rows} of ${rows} row(s) open.`);
+  print(`[snapshot] taken ${header.created_at}; active key ${header.active_key_id}`);
+  for (const [keyId, count] of rowsByKeyId) print(`[snapshot] needs ${keyId}: ${count} row(s)`);
+  return exitCodes.done;
+}
+
+/** Throws ValidationError where there is no such file. */
+function sourceOf(file: string): AsyncIterable<Uint8Array> {
+  if (file === '-') return process.stdin;
+  if (!existsSync(file)) throw new ValidationError('There is no such file.');
+  return createReadStream(file);
+}
+
+async function toStandardOutput(chunks: AsyncIterable<Buffer>, close: () => Promise<void>): Promise<void> {
+  try {
+    await pipeline(chunks, process.stdout, { end: false });
+  } finally {
+    await close();
+  }
+}

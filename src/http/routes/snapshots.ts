@@ -1,0 +1,71 @@
+/** `/admin/snapshot` and `/admin/restore`: the covered tables' ciphertext, out and in, as streams. */
+
+import { Readable } from 'node:stream';
+import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
+import type { FastifyRequest } from 'fastify';
+import * as schemas from '../../contract/schemas.ts';
+import { UnsupportedMediaTypeError } from '../../errors.ts';
+import type { Snapshots } from '../../snapshot/snapshots.ts';
+import { allowLargeBody } from '../receiving.ts';
+
+const tags = ['Snapshots'];
+const maxSnapshotBytes = 1024 ** 3;
+const ndjson = 'application/x-ndjson';
+
+export function snapshotRoutes({ snapshots }: { readonly snapshots: Snapshots }): FastifyPluginAsyncTypebox {
+  return async (app) => {
+    app.get('/snapshot', {
+      schema: {
+        operationId: 'takeSnapshot',
+        summary: 'Every covered row as it is stored, encrypted, for a restore',
+        tags,
+        response: { 200: schemas.SnapshotAnswer, ...schemas.errorAnswers },
+      },
+      handler: async (_request, reply) => {
+        const snapshot = await snapshots.take();
+        const stream = Readable.from(snapshot.chunks());
+        stream.once('close', () => void snapshot.close());
+        return reply.type(ndjson).send(stream);
+      },
+    });
+    await app.register(restoreRoute(snapshots));
+  };
+}
+
+/** Encapsulated, so that no other route takes such a body, and this one no other. */
+function restoreRoute(snapshots: Snapshots): FastifyPluginAsyncTypebox {
+  return async (app) => {
+    app.removeAllContentTypeParsers();
+    app.addContentTypeParser(ndjson, (_request, payload, done) => done(null, payload));
+    app.addHook('onRequest', async (request) => {
+      assertNdjson(request);
+      allowLargeBody(request);
+    });
+    app.post('/restore', {
+      bodyLimit: maxSnapshotBytes,
+      schema: {
+        operationId: 'restoreSnapshot',
+        summary: 'Check a snapshot whole, and put it back in one transaction',
+        tags,
+        querystring: schemas.RestoreQuery,
+        body: schemas.RestoreBody,
+        response: { 200: schemas.RestoreAnswer, ...schemas.errorAnswers },
+      },
+      handler: async ({ body, query }, reply) => {
+        // A body that is refused before its end is not read on.
+        reply.header('Connection', 'close');
+        snapshots.assertMode(query.mode);
+        const { restored, kept } = await snapshots.restore(body as AsyncIterable<Uint8Array>, query.mode, maxSnapshotBytes);
+        reply.removeHeader('Connection');
+        return { restored, kept };
+      },
+    });
+  };
+}
+
+/** Throws UnsupportedMediaTypeError. */
+function assertNdjson({ headers }: FastifyRequest): void {
+  const [type = ''] = (headers['content-type'] ?? '').split(';');
+  if (type.trim().toLowerCase() === ndjson) return;
+  throw new UnsupportedMediaTypeError(`Send the snapshot as Content-Type: ${ndjson}.`);
+}

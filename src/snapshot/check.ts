@@ -1,0 +1,151 @@
+/** Proves a snapshot whole, authentic and openable with a keyring alone: no database is needed. */
+
+import { createHash, timingSafeEqual } from 'node:crypto';
+import type { Keyring } from '../crypto/keyring.ts';
+import {
+  malformed,
+  maxLineBytes,
+  readHeader,
+  readRow,
+  readTrailer,
+  refusal,
+  type SnapshotHeader,
+  type SnapshotRow,
+  type SnapshotTable,
+} from './format.ts';
+import { keyIdOf, nameOfRow } from './rows.ts';
+import { readLines, type Spool } from './spool.ts';
+import { hmacOf } from './take.ts';
+
+export interface CheckedSnapshot {
+  readonly header: SnapshotHeader;
+  readonly rows: number;
+  /** How many rows each key opens. */
+  readonly rowsByKeyId: ReadonlyMap<string, number>;
+  /** The key whose subkey authenticates it. */
+  readonly hmacKeyId: string;
+}
+
+/** A row of a snapshot, with the table that it is of. */
+export interface TableRow {
+  readonly table: SnapshotTable;
+  readonly row: SnapshotRow;
+}
+
+/** Reads it twice: authenticates every byte, and then opens every row. Throws InvalidSnapshotError, `details.reason` saying why. */
+export async function checkSnapshot(spool: Spool, keyring: Keyring): Promise<CheckedSnapshot> {
+  const { rows, key_id: hmacKeyId } = await authenticate(spool, keyring);
+  const rowsByKeyId = new Map<string, number>();
+  const header = await readSnapshotHeader(spool);
+  for await (const { table, row } of readSnapshotRows(spool)) {
+    const keyId = keyIdOf(keyring, table.table, table.columns, row.cells);
+    if (keyId === null) throw unopenedRefusal(header, keyring, { table, row });
+    rowsByKeyId.set(keyId, (rowsByKeyId.get(keyId) ?? 0) + 1);
+  }
+  return { header, rows, rowsByKeyId, hmacKeyId };
+}
+
+/** Of a snapshot that has been authenticated. */
+async function readSnapshotHeader(spool: Spool): Promise<SnapshotHeader> {
+  for await (const line of readLines(spool.chunks(), maxLineBytes))
+    return readHeader(line ?? malformed('its first line is no header'));
+  return malformed('it is empty');
+}
+
+/** Every row of a snapshot that has been authenticated: the tables in the header's order, the rows by their row ids. */
+export async function* readSnapshotRows(spool: Spool): AsyncGenerator<TableRow> {
+  let number = 0;
+  let walk: RowWalk | null = null;
+  let held: Buffer | null = null;
+  for await (const line of readLines(spool.chunks(), maxLineBytes)) {
+    // The last line, the trailer, is never taken for a row.
+    if (held !== null && walk === null) walk = new RowWalk(readHeader(held));
+    else if (held !== null && walk !== null) yield walk.next(readRow(held, number));
+    held = line;
+    number += 1;
+  }
+  walk?.end();
+}
+
+/** Insists on the header's order and counts, so that no row stands twice. */
+class RowWalk {
+  readonly #tables: readonly SnapshotTable[];
+  #index = 0;
+  #rows = 0;
+  #lastRowId: bigint | null = null;
+
+  constructor({ tables }: SnapshotHeader) {
+    this.#tables = tables;
+  }
+
+  next(row: SnapshotRow): TableRow {
+    this.#leaveFullTables();
+    const table = this.#tables[this.#index];
+    const rowId = BigInt(row.rowid);
+    if (table?.table !== row.table) return malformed(`a row of ${row.table} stands where its header has none`);
+    if (row.cells.length !== table.columns.length) return malformed(`a row of ${row.table} has not the columns of its header`);
+    if (this.#lastRowId !== null && rowId <= this.#lastRowId) return malformed(`rows of ${row.table} are out of order`);
+    if (rowId !== BigInt.asIntN(64, rowId)) return malformed(`a row id of ${row.table} is out of range`);
+    this.#rows += 1;
+    this.#lastRowId = rowId;
+    return { table, row };
+  }
+
+  end(): void {
+    this.#leaveFullTables();
+    if (this.#index < this.#tables.length) malformed('it has fewer rows than its header says');
+  }
+
+  #leaveFullTables(): void {
+    while (this.#tables[this.#index]?.rows === this.#rows) {
+      this.#index += 1;
+      this.#rows = 0;
+      this.#lastRowId = null;
+    }
+  }
+}
+
+async function authenticate(spool: Spool, keyring: Keyring): Promise<{ rows: number; key_id: string }> {
+  const hash = createHash('sha256');
+  let lines = 0;
+  let last: Buffer | null = null;
+  for await (const line of readLines(spool.chunks(), maxLineBytes)) {
+    if (line === null) throw refusal('edited', 'one of its lines is longer than any that is written');
+    if (last !== null) hash.update(last);
+    last = line;
+    lines += 1;
+  }
+  const trailer = last === null ? null : readTrailer(last);
+  if (trailer === null) throw refusal('truncated', 'it does not end with a trailer');
+  const digest = hash.digest();
+  const rows = lines - 2;
+  if (trailer.sha256 !== digest.toString('hex') || trailer.rows !== rows) {
+    throw refusal(
+      'edited',
+      'its SHA-256 or its count of rows is not that of its trailer, so that it has been edited, or a part is missing',
+    );
+  }
+  const key = keyring.get(trailer.key_id);
+  if (key === undefined) {
+    throw refusal(
+      'missing_key',
+      `it is authenticated by the master key ${trailer.key_id}, which is not in the keyring: add it as PROVARA_MASTER_KEY_OLD`,
+      { key_id: trailer.key_id },
+    );
+  }
+  if (!timingSafeEqual(Buffer.from(hmacOf(key, digest), 'hex'), Buffer.from(trailer.hmac, 'hex'))) {
+    throw refusal('foreign', `its HMAC is not that of the master key ${key.id}: no vault with that key has made it`);
+  }
+  return { rows, key_id: key.id };
+}
+
+function unopenedRefusal({ key_ids }: SnapshotHeader, keyring: Keyring, { table, row }: TableRow) {
+  const id = nameOfRow(table.columns, row.rowid, row.cells);
+  const missing = key_ids.filter((keyId) => keyring.get(keyId) === undefined);
+  const hint = missing.length === 0 ? '' : `; its rows need ${missing.join(' and ')}, which is not in the keyring`;
+  return refusal('row_does_not_open', `${table.table}.id=${id} does not open with any key of the keyring${hint}`, {
+    table: table.table,
+    id,
+    missing_key_ids: missing,
+  });
+}

@@ -1,0 +1,63 @@
+/** Writes a snapshot into a file that is there whole or not at all, survives a crash, and is its owner's alone. */
+
+import { createHash, randomBytes } from 'node:crypto';
+import { open, rename, unlink } from 'node:fs/promises';
+import { dirname, join, resolve } from 'node:path';
+import { ConfigurationError } from '../errors.ts';
+import type { Snapshot } from './take.ts';
+
+export interface SnapshotFile {
+  /** Absolute. */
+  readonly path: string;
+  /** Of the whole file, as `sha256sum` prints it. */
+  readonly sha256: string;
+}
+
+/** A name that sorts by time and that nothing has yet. */
+export function newSnapshotPath(folder: string): string {
+  const time = new Date().toISOString().replaceAll(/[-:]|\.\d+/g, '');
+  return join(folder, `snapshot-${time}-${randomBytes(4).toString('hex')}.ndjson`);
+}
+
+/** Replaces what stood under that path. Closes the snapshot. Throws ConfigurationError where it cannot be written. */
+export async function writeSnapshotTo(path: string, snapshot: Snapshot): Promise<SnapshotFile> {
+  const target = resolve(path);
+  const partial = `${target}.${randomBytes(4).toString('hex')}.partial`;
+  try {
+    const sha256 = await writeSynced(partial, snapshot);
+    await rename(partial, target);
+    await syncFolder(dirname(target));
+    return { path: target, sha256 };
+  } catch (error) {
+    await unlink(partial).catch(() => undefined);
+    if (!(error instanceof Error && 'syscall' in error && 'code' in error)) throw error;
+    throw new ConfigurationError(`The snapshot could not be written to ${target} (${String(error.code)}).`);
+  } finally {
+    await snapshot.close();
+  }
+}
+
+async function writeSynced(path: string, snapshot: Snapshot): Promise<string> {
+  const hash = createHash('sha256');
+  const file = await open(path, 'wx', 0o600);
+  try {
+    for await (const chunk of snapshot.chunks()) {
+      hash.update(chunk);
+      await file.appendFile(chunk);
+    }
+    await file.sync();
+  } finally {
+    await file.close();
+  }
+  return hash.digest('hex');
+}
+
+/** So that the name survives a crash too. */
+async function syncFolder(path: string): Promise<void> {
+  const folder = await open(path, 'r');
+  try {
+    await folder.sync();
+  } finally {
+    await folder.close();
+  }
+}

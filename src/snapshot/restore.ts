@@ -1,0 +1,222 @@
+/** Puts a snapshot back: all of it is checked before the first row is touched, and then one transaction writes all or nothing. */
+
+import { randomUUID } from 'node:crypto';
+import { unlink } from 'node:fs/promises';
+import type { Keyring } from '../crypto/keyring.ts';
+import type { MasterKey } from '../crypto/master-key.ts';
+import { ReplicaMissingKeyError, RotationInProgressError, StorageUnavailableError, ValidationError } from '../errors.ts';
+import { nameOf } from '../keys/adoption.ts';
+import { type Database, GuardFailedError, type Statement } from '../store/database.ts';
+import { isConstraint } from '../store/failures.ts';
+import { restoreActiveKeyStatements } from '../store/master-keys.ts';
+import { restoreColumns } from '../store/migrations.ts';
+import { replicaKeysGuard, replicaKeysStatement } from '../store/replicas.ts';
+import { type MovedTable, presentColumns, presentGuard, type RestoreStore } from '../store/restores.ts';
+import { noRotationGuard, noRotationStatement, type RotationStore } from '../store/rotations.ts';
+import { type CheckedSnapshot, checkSnapshot, readSnapshotRows } from './check.ts';
+import { newSnapshotPath, type SnapshotFile, writeSnapshotTo } from './file.ts';
+import { refusal } from './format.ts';
+import type { Spool } from './spool.ts';
+import { stageMissing, stageWhole } from './stage.ts';
+import { type TakeContext, takeSnapshot } from './take.ts';
+
+/** How often the tables are read anew where others write to them between that and the replacement. */
+const maxReplaceAttempts = 5;
+
+export type RestoreMode = 'merge' | 'replace';
+
+export interface RestoreContext extends TakeContext {
+  readonly database: Database;
+  readonly rotations: RotationStore;
+  readonly restores: RestoreStore;
+  /** Where the state before a replacement is kept, or null. */
+  readonly snapshotDir: string | null;
+  /** Called once another key may be the active one. */
+  readonly onSwitched: () => void;
+}
+
+export interface RestoreResult {
+  /** Rows that were written. */
+  readonly restored: number;
+  /** Rows of the snapshot that were left as they are in the table. */
+  readonly kept: number;
+  /** The state before a replacement; null after a merge. */
+  readonly before: SnapshotFile | null;
+}
+
+/** Throws ValidationError where this mode cannot be used at all. */
+export function assertMode({ snapshotDir }: Pick<RestoreContext, 'snapshotDir'>, mode: RestoreMode): void {
+  if (mode === 'merge' || snapshotDir !== null) return;
+  throw new ValidationError('mode=replace needs VAULT_SNAPSHOT_DIR, for a snapshot of the present state.');
+}
+
+/**
+ * `merge` puts back rows that are missing or do not open now; `replace` makes the tables, and the active key, what the
+ * snapshot holds. Throws InvalidSnapshotError, RotationInProgressError, ReplicaMissingKeyError or StorageUnavailableError;
+ * nothing was written then, but that after StorageUnavailableError the last transaction may have been: the same call, made
+ * again, settles it.
+ */
+export async function restoreSnapshot(context: RestoreContext, spool: Spool, mode: RestoreMode): Promise<RestoreResult> {
+  assertMode(context, mode);
+  const checked = await checkSnapshot(spool, context.keyring);
+  await assertNoRotation(context.rotations);
+  await restoreColumns(context.database);
+  const tables = await fittingTables(context, checked);
+  await context.restores.forgetStale();
+  const id = randomUUID();
+  await context.restores.begin(id);
+  try {
+    return mode === 'merge'
+      ? await merge(context, id, spool, checked, tables)
+      : await replace(context, id, spool, checked, tables);
+  } catch (error) {
+    await context.restores.forget(id).catch(() => undefined);
+    throw await explain(context.rotations, error);
+  }
+}
+
+async function merge(
+  context: RestoreContext,
+  id: string,
+  spool: Spool,
+  { header, rows }: CheckedSnapshot,
+  tables: readonly MovedTable[],
+): Promise<RestoreResult> {
+  const { restores, keyring } = context;
+  await stageMissing({ restores, keyring, id, shapes: shapesByName(tables) }, readSnapshotRows(spool));
+  const activeKey = keyring.get(header.active_key_id);
+  const first = activeKey === undefined ? [] : restoreActiveKeyStatements(nameOf(activeKey), true);
+  const restored = await restores.merge(id, tables, [noRotationStatement(), ...first]);
+  return { restored, kept: rows - restored, before: null };
+}
+
+async function replace(
+  context: RestoreContext,
+  id: string,
+  spool: Spool,
+  { header, rowsByKeyId }: CheckedSnapshot,
+  tables: readonly MovedTable[],
+): Promise<RestoreResult> {
+  const { restores } = context;
+  const activeKey = activeKeyOf(context.keyring, header.active_key_id);
+  await stageWhole({ restores, id, shapes: shapesByName(tables) }, readSnapshotRows(spool));
+  const conditions = [
+    noRotationStatement(),
+    replicaKeysStatement([...new Set([activeKey.id, ...rowsByKeyId.keys()])]),
+    ...restoreActiveKeyStatements(nameOf(activeKey), false),
+  ];
+  for (let attempt = 1; attempt <= maxReplaceAttempts; attempt += 1) {
+    const before = await keepPresent(context, id, activeKey.id, tables);
+    const restored = await tryReplace(context, id, tables, conditions, before);
+    if (restored !== null) return { restored, kept: 0, before };
+  }
+  throw new StorageUnavailableError('Others keep writing to the tables: stop them, or try again. Nothing was written.');
+}
+
+/** Null where the tables are no longer what `before` keeps. What it keeps is deleted where nothing was written. */
+async function tryReplace(
+  { restores, onSwitched }: RestoreContext,
+  id: string,
+  tables: readonly MovedTable[],
+  conditions: readonly Statement[],
+  before: SnapshotFile,
+): Promise<number | null> {
+  try {
+    const restored = await restores.replaceAll(id, tables, conditions);
+    onSwitched();
+    return restored;
+  } catch (error) {
+    onSwitched();
+    // After a lost answer it may have been written: then it is all there is of what was there before.
+    if (!(error instanceof StorageUnavailableError)) await unlink(before.path);
+    if (error instanceof GuardFailedError && error.guard === presentGuard) return null;
+    throw error;
+  }
+}
+
+/** Writes a snapshot of the present state, and notes what it holds so that nothing else is overwritten. */
+async function keepPresent(
+  context: RestoreContext,
+  id: string,
+  firstKeyId: string,
+  tables: readonly MovedTable[],
+): Promise<SnapshotFile> {
+  const { restores, snapshotDir } = context;
+  const replaced = new Set(tables.map(({ table }) => table));
+  await restores.forgetPresent(id);
+  const snapshot = await takeSnapshot(context, {
+    firstKeyId,
+    onPage: async ({ table, columns }, page) => {
+      if (!replaced.has(table)) return;
+      const positions = presentColumns.map((column) => columns.indexOf(column));
+      const rows = page.map(({ rowId, cells }) => {
+        const all = JSON.parse(cells) as unknown[];
+        return { rowId, cells: JSON.stringify(positions.map((position) => all[position])) };
+      });
+      await restores.stagePresent(id, table, rows);
+    },
+  });
+  return writeSnapshotTo(newSnapshotPath(snapshotDir ?? '.'), snapshot);
+}
+
+/** The tables of the snapshot as they are now. Throws InvalidSnapshotError where it does not fit them. */
+async function fittingTables({ rows, coverage }: RestoreContext, { header }: CheckedSnapshot): Promise<MovedTable[]> {
+  const fitting: MovedTable[] = [];
+  for (const { table, columns } of header.tables) {
+    if (!coverage.encryptedTables.includes(table)) {
+      throw refusal('table_not_covered', `it holds the table ${table}, which VAULT_ENCRYPTED_TABLES does not name`, { table });
+    }
+    const shape = await rows.findShape(table);
+    if (shape === null) throw refusal('table_not_found', `the database has no table ${table}`, { table });
+    const unknown = columns.filter((column) => !shape.columns.includes(column));
+    const needed = [...presentColumns, ...(shape.primaryKey === null ? [] : [shape.primaryKey])];
+    const lacking = needed.filter((column) => !columns.includes(column));
+    if (unknown.length > 0 || lacking.length > 0) {
+      const names = [...unknown, ...lacking].join(', ');
+      throw refusal('unknown_columns', `its columns of ${table} are not those of the database: ${names}`, { table });
+    }
+    fitting.push({ ...shape, columnsPutBack: columns });
+  }
+  return fitting;
+}
+
+function shapesByName(tables: readonly MovedTable[]): ReadonlyMap<string, MovedTable> {
+  return new Map(tables.map((table) => [table.table, table]));
+}
+
+function activeKeyOf(keyring: Keyring, keyId: string): MasterKey {
+  const key = keyring.get(keyId);
+  if (key !== undefined) return key;
+  throw refusal('missing_key', `its active master key ${keyId} is not in the keyring: add it as PROVARA_MASTER_KEY_OLD`, {
+    key_id: keyId,
+  });
+}
+
+async function assertNoRotation(rotations: RotationStore): Promise<void> {
+  const unfinished = await rotations.findUnfinished();
+  if (unfinished === null) return;
+  throw new RotationInProgressError(
+    `Rotation ${unfinished.id} is unfinished: finish it, or cancel it before it switches, and restore then.`,
+    { rotation_id: unfinished.id },
+  );
+}
+
+/** What a condition of the last transaction, which somebody else has broken, means for the operator. */
+async function explain(rotations: RotationStore, error: unknown): Promise<unknown> {
+  if (isConstraint(error)) {
+    return refusal('constraint', 'a row of it cannot stand beside the present ones, or lacks a column that the table requires');
+  }
+  if (!(error instanceof GuardFailedError)) return error;
+  if (error.guard === replicaKeysGuard) {
+    return new ReplicaMissingKeyError(
+      'A live replica lacks a key that the snapshot needs: deploy it with the key, or wait 15 seconds if it is gone.',
+    );
+  }
+  if (error.guard !== noRotationGuard) {
+    return new StorageUnavailableError('What was prepared for the restore has gone: run it again. Nothing was written.');
+  }
+  return assertNoRotation(rotations).then(
+    () => new RotationInProgressError('A rotation has just ended: run the restore again.'),
+    (reason: unknown) => reason,
+  );
+}

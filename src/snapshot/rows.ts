@@ -1,0 +1,41 @@
+/** Opens the rows of a snapshot, as the rows of the tables are opened. */
+
+import type { Keyring } from '../crypto/keyring.ts';
+import { openCoveredRow } from '../keys/covered-rows.ts';
+import { type Cell, textOfCell } from '../store/cells.ts';
+import { apiKeysTable, type EncryptedRow } from '../store/encrypted-tables.ts';
+
+const bindingColumns = ['tenant_id', 'name', 'provider'];
+
+/** The columns that tell whether a row opens. */
+export function openingColumns(table: string): string[] {
+  return ['encrypted_value', 'iv', 'auth_tag', ...(table === apiKeysTable ? bindingColumns : [])];
+}
+
+/** The key id that opens a row, or null where none of the keyring does. */
+export function keyIdOf(keyring: Keyring, table: string, columns: readonly string[], cells: readonly Cell[]): string | null {
+  const opened = openCoveredRow(keyring, table, toEncryptedRow(columns, cells));
+  opened?.plaintext.fill(0);
+  return opened?.key.id ?? null;
+}
+
+/** What operators name a row by: see {@link EncryptedRow.id}. */
+export function nameOfRow(columns: readonly string[], rowId: string, cells: readonly Cell[]): string {
+  const id = cells[columns.indexOf('id')];
+  if (typeof id === 'object' && id !== null && 'integer' in id) return id.integer;
+  return textOfCell(id) ?? `rowid:${rowId}`;
+}
+
+function toEncryptedRow(columns: readonly string[], cells: readonly Cell[]): EncryptedRow {
+  const textOf = (column: string): string | null => textOfCell(cells[columns.indexOf(column)]);
+  return {
+    rowId: 0,
+    id: '',
+    tenantId: textOf('tenant_id'),
+    name: textOf('name'),
+    provider: textOf('provider'),
+    encryptedValue: textOf('encrypted_value'),
+    iv: textOf('iv'),
+    authTag: textOf('auth_tag'),
+  };
+}

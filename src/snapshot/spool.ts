@@ -1,0 +1,92 @@
+/** A temporary file that only this process can reach: it has no name once it is open, so that nothing stays behind, whatever happens. */
+
+import { randomUUID } from 'node:crypto';
+import { type FileHandle, open, unlink } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { PayloadTooLargeError, StorageUnavailableError } from '../errors.ts';
+
+const chunkBytes = 64 * 1024;
+
+export class Spool {
+  readonly #file: FileHandle;
+  #bytes = 0;
+  #isClosed = false;
+
+  private constructor(file: FileHandle) {
+    this.#file = file;
+  }
+
+  static async create(): Promise<Spool> {
+    const path = join(tmpdir(), `provara-vault-${randomUUID()}.spool`);
+    const file = await open(path, 'wx+', 0o600);
+    await unlink(path);
+    return new Spool(file);
+  }
+
+  /** Takes in a stream. Throws PayloadTooLargeError where it is longer than `maxBytes`. */
+  static async from(source: AsyncIterable<Uint8Array>, maxBytes: number): Promise<Spool> {
+    const spool = await Spool.create();
+    try {
+      for await (const chunk of source) {
+        if (spool.#bytes + chunk.length > maxBytes)
+          throw new PayloadTooLargeError(`The snapshot is larger than ${maxBytes} bytes.`);
+        await spool.write(chunk);
+      }
+      return spool;
+    } catch (error) {
+      await spool.close();
+      throw error;
+    }
+  }
+
+  get bytes(): number {
+    return this.#bytes;
+  }
+
+  /** Appends. Throws StorageUnavailableError where the disk does not take it. */
+  async write(chunk: Uint8Array): Promise<void> {
+    try {
+      await this.#file.appendFile(chunk);
+    } catch {
+      throw new StorageUnavailableError('The folder for temporary files is full or cannot be written.');
+    }
+    this.#bytes += chunk.length;
+  }
+
+  /** Everything, from the beginning; it may be read several times. */
+  async *chunks(): AsyncGenerator<Buffer> {
+    for (let position = 0; position < this.#bytes; ) {
+      const { bytesRead, buffer } = await this.#file.read(Buffer.allocUnsafe(chunkBytes), 0, chunkBytes, position);
+      if (bytesRead === 0) return;
+      position += bytesRead;
+      yield buffer.subarray(0, bytesRead);
+    }
+  }
+
+  async close(): Promise<void> {
+    if (this.#isClosed) return;
+    this.#isClosed = true;
+    await this.#file.close();
+  }
+}
+
+/** Each line with its end, the last as it is. Null in place of a line that is longer than `maxBytes`, and nothing after it. */
+export async function* readLines(chunks: AsyncIterable<Buffer>, maxBytes: number): AsyncGenerator<Buffer | null> {
+  let begun: Buffer[] = [];
+  let begunBytes = 0;
+  for await (const chunk of chunks) {
+    let from = 0;
+    for (let end = chunk.indexOf(10); end !== -1; end = chunk.indexOf(10, from)) {
+      const line = Buffer.concat([...begun, chunk.subarray(from, end + 1)]);
+      from = end + 1;
+      [begun, begunBytes] = [[], 0];
+      if (line.length > maxBytes) return void (yield null);
+      yield line;
+    }
+    if (from < chunk.length) begun.push(chunk.subarray(from));
+    begunBytes += chunk.length - from;
+    if (begunBytes > maxBytes) return void (yield null);
+  }
+  if (begunBytes > 0) yield Buffer.concat(begun);
+}

@@ -1,0 +1,115 @@
+/** Takes a snapshot of the covered tables in bounded memory: ciphertext only, authenticated by the active key. */
+
+import { createHash, createHmac } from 'node:crypto';
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import type { Keyring } from '../crypto/keyring.ts';
+import { type MasterKey, snapshotKeyOf } from '../crypto/master-key.ts';
+import { ConfigurationError } from '../errors.ts';
+import type { CoverageSettings } from '../keys/coverage.ts';
+import type { Cell } from '../store/cells.ts';
+import type { MasterKeyStore } from '../store/master-keys.ts';
+import type { CodedRow, SnapshotRows, TableShape } from '../store/snapshot-rows.ts';
+import { maxLineBytes, type SnapshotHeader, type SnapshotTable, writeHeader, writeRow, writeTrailer } from './format.ts';
+import { keyIdOf, nameOfRow } from './rows.ts';
+import { Spool } from './spool.ts';
+
+export interface TakeContext {
+  readonly rows: SnapshotRows;
+  readonly coverage: CoverageSettings;
+  readonly masterKeys: MasterKeyStore;
+  readonly keyring: Keyring;
+}
+
+export interface TakeOptions {
+  /** The active key of a database that names none yet. */
+  readonly firstKeyId?: string;
+  /** Is told of each page as it is read. */
+  readonly onPage?: (shape: TableShape, rows: readonly CodedRow[]) => Promise<void>;
+}
+
+export interface Snapshot {
+  readonly header: SnapshotHeader;
+  /** Its bytes, once. */
+  readonly chunks: () => AsyncGenerator<Buffer>;
+  readonly close: () => Promise<void>;
+}
+
+/**
+ * Reads every covered row into a temporary file, so that the header can name the keys that they need. A row that no key opens
+ * is part of it, and counted. Each row is as it was when it was read: nothing is locked. Throws ConfigurationError where a
+ * covered table is missing, or the active key is.
+ */
+export async function takeSnapshot(context: TakeContext, { firstKeyId, onPage }: TakeOptions = {}): Promise<Snapshot> {
+  const { rows, coverage, masterKeys, keyring } = context;
+  const key = authenticatingKey(keyring, (await masterKeys.activeKeyId()) ?? firstKeyId ?? null);
+  const spool = await Spool.create();
+  try {
+    const createdAt = new Date().toISOString();
+    const keyIds = new Set<string>();
+    const tables: SnapshotTable[] = [];
+    let rowsUnopened = 0;
+    for (const table of coverage.encryptedTables) {
+      const shape = await rows.shape(table);
+      let count = 0;
+      for await (const page of rows.pages(shape)) {
+        for (const keyId of pageKeyIds(keyring, shape, page)) {
+          if (keyId === null) rowsUnopened += 1;
+          else keyIds.add(keyId);
+        }
+        await spool.write(Buffer.from(page.map((row) => toLine(shape, row)).join(''), 'utf8'));
+        await onPage?.(shape, page);
+        count += page.length;
+        await nextTurn();
+      }
+      tables.push({ table, columns: [...shape.columns], rows: count });
+    }
+    const counts = { key_ids: [...keyIds].sort(), rows_unopened: rowsUnopened, tables };
+    const header = { created_at: createdAt, active_key_id: key.id, ...counts };
+    return { header, chunks: () => assemble(header, spool, key), close: () => spool.close() };
+  } catch (error) {
+    await spool.close();
+    throw error;
+  }
+}
+
+function authenticatingKey(keyring: Keyring, keyId: string | null): MasterKey {
+  if (keyId === null) throw new ConfigurationError('The database names no active key: start the vault on it once.');
+  const key = keyring.get(keyId);
+  if (key === undefined) {
+    throw new ConfigurationError(
+      `The active master key ${keyId} is not in the keyring, and no other may authenticate a snapshot.`,
+    );
+  }
+  return key;
+}
+
+function pageKeyIds(keyring: Keyring, { table, columns }: TableShape, page: readonly CodedRow[]): (string | null)[] {
+  return page.map(({ cells }) => keyIdOf(keyring, table, columns, JSON.parse(cells) as Cell[]));
+}
+
+/** Throws ConfigurationError for a row that could not be put back. */
+function toLine({ table, columns }: TableShape, { rowId, cells }: CodedRow): string {
+  const line = writeRow(table, rowId, cells);
+  if (Buffer.byteLength(line) <= maxLineBytes) return line;
+  const id = nameOfRow(columns, rowId, JSON.parse(cells) as Cell[]);
+  throw new ConfigurationError(`${table}.id=${id} is larger than the ${maxLineBytes} bytes that a row of a snapshot may have.`);
+}
+
+async function* assemble(header: SnapshotHeader, spool: Spool, key: MasterKey): AsyncGenerator<Buffer> {
+  const hash = createHash('sha256');
+  const first = Buffer.from(writeHeader(header), 'utf8');
+  hash.update(first);
+  yield first;
+  for await (const chunk of spool.chunks()) {
+    hash.update(chunk);
+    yield chunk;
+  }
+  const digest = hash.digest();
+  const rows = header.tables.reduce((sum, table) => sum + table.rows, 0);
+  yield Buffer.from(writeTrailer({ rows, sha256: digest.toString('hex'), key_id: key.id, hmac: hmacOf(key, digest) }), 'utf8');
+}
+
+/** Of the SHA-256 over all lines before the trailer. */
+export function hmacOf(key: MasterKey, digest: Buffer): string {
+  return createHmac('sha256', snapshotKeyOf(key)).update(digest).digest('hex');
+}

@@ -1,0 +1,75 @@
+/** Reads whole rows, every column of them, as cells that come back byte for byte. */
+
+import { ConfigurationError } from '../errors.ts';
+import { encodeCells } from './cells.ts';
+import { type Database, integer, type Row, text } from './database.ts';
+import { quote } from './encrypted-tables.ts';
+
+const pageRows = 500;
+/** Characters after which a page ends, so that it fits into memory and a server's answer. */
+const pageCharacters = 2_000_000;
+const firstRowId = -(2n ** 63n);
+
+export interface TableShape {
+  readonly table: string;
+  /** All that can be written, in the table's order. */
+  readonly columns: readonly string[];
+  /** The one column of its primary key, or null where it has none or several. */
+  readonly primaryKey: string | null;
+}
+
+export interface CodedRow {
+  /** In decimal: it may be above 2^53. */
+  readonly rowId: string;
+  /** JSON, as {@link encodeCells} makes it. */
+  readonly cells: string;
+}
+
+export class SnapshotRows {
+  readonly #database: Database;
+
+  constructor(database: Database) {
+    this.#database = database;
+  }
+
+  /** Throws ConfigurationError where there is no such table. */
+  async shape(table: string): Promise<TableShape> {
+    const shape = await this.findShape(table);
+    if (shape !== null) return shape;
+    throw new ConfigurationError(`The database has no table ${table}, which the vault is told to cover.`);
+  }
+
+  /** Null where there is no such table. */
+  async findShape(table: string): Promise<TableShape | null> {
+    const rows = await this.#database.read('SELECT name, pk FROM pragma_table_info(?) ORDER BY cid', [table]);
+    if (rows.length === 0) return null;
+    const keys = rows.filter((row) => integer(row, 'pk') > 0).map((row) => text(row, 'name'));
+    return {
+      table,
+      columns: rows.map((row) => text(row, 'name')),
+      primaryKey: keys.length === 1 ? (keys[0] ?? null) : null,
+    };
+  }
+
+  /** All rows in the order of their row ids, each as it was when its page was read. */
+  async *pages({ table, columns }: TableShape): AsyncGenerator<CodedRow[]> {
+    const sql = `SELECT CAST(row_id AS text) AS row_id_text, cells FROM (
+        SELECT row_id, cells, sum(length(cells)) OVER (ORDER BY row_id) - length(cells) AS characters_before
+        FROM (SELECT rowid AS row_id, ${encodeCells(columns.map(quote))} AS cells
+              FROM ${quote(table)} WHERE rowid >= ? ORDER BY rowid LIMIT ?))
+      WHERE characters_before < ? ORDER BY row_id`;
+    for (let from = firstRowId, limit = pageRows; ; ) {
+      const rows = (await this.#database.read(sql, [from, limit, pageCharacters])).map(toCodedRow);
+      const last = rows.at(-1);
+      if (last === undefined) return;
+      yield rows;
+      from = BigInt(last.rowId) + 1n;
+      if (from >= -firstRowId) return;
+      limit = Math.min(pageRows, rows.length * 2);
+    }
+  }
+}
+
+function toCodedRow(row: Row): CodedRow {
+  return { rowId: text(row, 'row_id_text'), cells: text(row, 'cells') };
+}

@@ -1,0 +1,216 @@
+/** A snapshot brings the tables back byte for byte; a merge leaves alone what is fine, and what is newer. */
+
+import { createHash } from 'node:crypto';
+import { readdirSync, readFileSync, statSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { connectorTableSql, gatewaySeal } from '../support/gateway.ts';
+import { bytesOf, linesOf, sendSnapshot, takeSnapshot } from '../support/snapshot.ts';
+import { keyA, keyB, keyIdA, keyIdB, startVault, temporaryDatabase, temporaryFolder } from '../support/vault.ts';
+
+const connectors = 'context_connector_credentials';
+const tables = ['api_keys', connectors];
+
+async function start(settings: Record<string, string> = {}) {
+  const { url, gateway: database } = await temporaryDatabase();
+  await database.run(connectorTableSql);
+  const folder = temporaryFolder();
+  const vault = await startVault(url, {
+    PROVARA_MASTER_KEY_NEW: keyB,
+    VAULT_ENCRYPTED_TABLES: tables.join(','),
+    VAULT_SNAPSHOT_DIR: folder,
+    ...settings,
+  });
+  return { url, database, folder, vault };
+}
+
+type Started = Awaited<ReturnType<typeof start>>;
+
+/** Rows of both formats and tables, of several tenants, with values that a careless copy would change. */
+async function fill({ vault, database }: Started): Promise<void> {
+  for (const name of ['K1', 'K2']) {
+    await vault.gateway('POST', '/v1/api-keys', { tenant_id: 'acme', name, provider: 'openai', value: `sample-${name}` });
+  }
+  await database.insert(keyA, { id: 'legacy', tenantId: 'Zoë “Ω”' });
+  await database.insert(keyA, { id: 'empty-tenant', tenantId: '' });
+  await database.insert(keyA, { id: 'connector', provider: 'sample' }, connectors);
+  await database.run("UPDATE api_keys SET created_at = 9007199254740993, updated_at = -9223372036854775808 WHERE id = 'legacy'");
+  await database.run("UPDATE api_keys SET provider = CAST(x'610062ff0a22' AS text) WHERE id = 'legacy'");
+  await database.run("UPDATE api_keys SET last_used_at = x'00ff', updated_at = 0.1 WHERE id = 'empty-tenant'");
+  await database.run("UPDATE api_keys SET rowid = 9007199254740995 WHERE id = 'empty-tenant'");
+  await database.run(`UPDATE ${connectors} SET rowid = -7, last_used_at = 9e999 WHERE id = 'connector'`);
+}
+
+async function allBytes({ database }: Started): Promise<unknown[][]> {
+  return Promise.all(tables.map((table) => bytesOf(database, table)));
+}
+
+describe('a snapshot', () => {
+  it('has a header with the keys that its rows need, a line a row, and a trailer', async () => {
+    const started = await start();
+    await fill(started);
+    await started.database.insert(keyB, { id: 'under-the-next' });
+    const lines = linesOf(await takeSnapshot(started.vault)).map((line) => JSON.parse(line));
+    expect(lines[0]).toMatchObject({ format: 'provara-vault/snapshot/1', active_key_id: keyIdA, rows_unopened: 0 });
+    expect(lines[0].key_ids).toEqual([keyIdA, keyIdB].sort());
+    expect(lines[0].tables.map(({ table, rows }: { table: string; rows: number }) => [table, rows])).toEqual([
+      ['api_keys', 5],
+      [connectors, 1],
+    ]);
+    expect(lines).toHaveLength(8);
+    expect(lines.at(-1)).toMatchObject({ rows: 6, key_id: keyIdA });
+  });
+
+  it('holds ciphertext only', async () => {
+    const started = await start();
+    await fill(started);
+    const snapshot = await takeSnapshot(started.vault);
+    for (const secret of ['sample-K1', 'sample-value-of', keyA, keyB, Buffer.from('sample-K1').toString('hex')]) {
+      expect(snapshot).not.toContain(secret);
+    }
+  });
+
+  it('counts and includes a row that no key opens', async () => {
+    const { vault, database } = await start();
+    await database.insert('d4'.repeat(32), { id: 'foreign' });
+    const [header, row] = linesOf(await takeSnapshot(vault)).map((line) => JSON.parse(line));
+    expect(header).toMatchObject({ rows_unopened: 1, key_ids: [] });
+    expect(row.cells).toContain('foreign');
+  });
+
+  it('of many rows, in several pages, is whole', async () => {
+    const { vault, database } = await start();
+    const sealed = gatewaySeal(keyA, 'sample');
+    await database.run(
+      `INSERT INTO api_keys (id, name, provider, encrypted_value, iv, auth_tag, created_at, updated_at)
+       WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2345)
+       SELECT 'id-' || i, 'K' || i, 'openai', ?, ?, ?, 1, 1 FROM n`,
+      [sealed.encrypted_value, sealed.iv, sealed.auth_tag],
+    );
+    const snapshot = await takeSnapshot(vault);
+    expect(linesOf(snapshot)).toHaveLength(2_347);
+    const before = await bytesOf(database, 'api_keys');
+    await database.run('DELETE FROM api_keys');
+    expect(await sendSnapshot(vault, snapshot)).toEqual({ status: 200, body: { restored: 2_345, kept: 0 } });
+    expect(await bytesOf(database, 'api_keys')).toEqual(before);
+  });
+});
+
+describe('a restore', () => {
+  it.each(['merge', 'replace'])('in the mode %s brings emptied tables back byte for byte', async (mode) => {
+    const started = await start();
+    await fill(started);
+    const before = await allBytes(started);
+    const snapshot = await takeSnapshot(started.vault);
+    for (const table of tables) await started.database.run(`DELETE FROM ${table}`);
+    expect(await sendSnapshot(started.vault, snapshot, mode)).toEqual({ status: 200, body: { restored: 5, kept: 0 } });
+    expect(await allBytes(started)).toEqual(before);
+    const { body } = await started.vault.gateway('POST', '/v1/api-keys/decrypt', { tenant_id: 'acme', name: 'K1' });
+    expect(body.key.value).toBe('sample-K1');
+    expect((await started.vault.gateway('GET', '/v1/api-keys?tenant_id=acme')).body.keys[0].key_id).toBe(keyIdA);
+  });
+
+  it('leaves nothing of what it staged behind, and answers a repetition without writing', async () => {
+    const started = await start();
+    await fill(started);
+    const snapshot = await takeSnapshot(started.vault);
+    await started.database.run('DELETE FROM api_keys');
+    await sendSnapshot(started.vault, snapshot);
+    expect((await sendSnapshot(started.vault, snapshot)).body).toEqual({ restored: 0, kept: 5 });
+    for (const table of ['vault_restores', 'vault_restore_rows', 'vault_restore_present']) {
+      expect((await started.database.client.execute(`SELECT * FROM ${table}`)).rows).toEqual([]);
+    }
+  });
+
+  it('by merge puts back missing and damaged rows, and leaves alone newer, foreign-to-it and good ones', async () => {
+    const started = await start();
+    const { database, vault } = started;
+    await fill(started);
+    const snapshot = await takeSnapshot(vault);
+    const whole = await bytesOf(database, 'api_keys');
+    await database.run("DELETE FROM api_keys WHERE name = 'K2'");
+    await database.run("UPDATE api_keys SET auth_tag = 'no hex', last_used_at = 1 WHERE id = 'empty-tenant'");
+    await database.update(keyB, 'legacy', 'sample-newer-value');
+    await database.insert(keyA, { id: 'newer' });
+    const changed = await bytesOf(database, 'api_keys');
+    expect((await sendSnapshot(vault, snapshot, 'merge')).body).toEqual({ restored: 2, kept: 3 });
+    const idOf = (row: unknown): unknown => (row as { id: string }).id;
+    const after = new Map((await bytesOf(database, 'api_keys')).map((row) => [idOf(row), row]));
+    const rowOf = (rows: unknown[], id: string): unknown =>
+      rows.find((row) => idOf(row) === `text:${Buffer.from(id).toString('hex').toUpperCase()}`);
+    const key = (id: string): string => `text:${Buffer.from(id).toString('hex').toUpperCase()}`;
+    expect(after.size).toBe(5);
+    expect(after.get(key('empty-tenant'))).toEqual(rowOf(whole, 'empty-tenant'));
+    for (const id of ['legacy', 'newer']) expect(after.get(key(id))).toEqual(rowOf(changed, id));
+    const { body } = await vault.gateway('POST', '/v1/api-keys/decrypt', { tenant_id: 'acme', name: 'K2' });
+    expect(body.key.value).toBe('sample-K2');
+  });
+
+  it('by merge finds a row by its id where its row id is another row’s by now', async () => {
+    const { database, vault } = await start();
+    for (const id of ['one', 'two']) await database.insert(keyA, { id });
+    const snapshot = await takeSnapshot(vault);
+    await database.run('DELETE FROM api_keys');
+    await database.insert(keyA, { id: 'two', value: 'sample-newer' });
+    expect((await sendSnapshot(vault, snapshot)).body).toEqual({ restored: 1, kept: 1 });
+    expect(await database.open(keyA, 'one')).toBe('sample-value-of-one');
+    expect(await database.open(keyA, 'two')).toBe('sample-newer');
+  });
+
+  it('by replacement takes away what the snapshot has not, and keeps the state before in a file of its owner', async () => {
+    const started = await start();
+    const { database, vault, folder } = started;
+    await fill(started);
+    const before = await allBytes(started);
+    const snapshot = await takeSnapshot(vault);
+    await database.insert(keyA, { id: 'newer' });
+    await database.update(keyA, 'legacy', 'sample-newer-value');
+    await database.run(`UPDATE ${connectors} SET rowid = 12`);
+    const changed = await allBytes(started);
+    expect((await sendSnapshot(vault, snapshot, 'replace')).body).toEqual({ restored: 5, kept: 0 });
+    expect(await allBytes(started)).toEqual(before);
+    const [name = '', ...others] = readdirSync(folder);
+    expect([name, others]).toEqual([expect.stringMatching(/^snapshot-\d{8}T\d{6}Z-[0-9a-f]{8}\.ndjson$/), []]);
+    expect(statSync(join(folder, name)).mode & 0o777).toBe(0o600);
+    expect((await sendSnapshot(vault, readFileSync(join(folder, name)), 'replace')).status).toBe(200);
+    expect(await allBytes(started)).toEqual(changed);
+  });
+
+  it('by replacement needs VAULT_SNAPSHOT_DIR', async () => {
+    const started = await start({ VAULT_SNAPSHOT_DIR: '' });
+    await fill(started);
+    const snapshot = await takeSnapshot(started.vault);
+    const before = await allBytes(started);
+    const { status, body } = await sendSnapshot(started.vault, snapshot, 'replace');
+    expect([status, body.error.type]).toEqual([400, 'validation_error']);
+    expect(body.error.message).toContain('VAULT_SNAPSHOT_DIR');
+    expect(await allBytes(started)).toEqual(before);
+  });
+
+  it('by replacement brings the active key back that was active before a rotation', async () => {
+    const started = await start();
+    const { vault, database } = started;
+    await vault.gateway('POST', '/v1/api-keys', { name: 'K', provider: 'openai', value: 'sample' });
+    for (const table of tables) await database.insert(keyA, { id: 'legacy' }, table);
+    const before = await allBytes(started);
+    const snapshot = await takeSnapshot(vault);
+    expect((await vault.admin('POST', '/admin/rotate/execute')).body.rotation.state).toBe('completed');
+    expect((await vault.admin('GET', '/admin/master-keys')).body.active_key_id).toBe(keyIdB);
+    expect((await sendSnapshot(vault, snapshot, 'replace')).status).toBe(200);
+    expect((await vault.admin('GET', '/admin/master-keys')).body.active_key_id).toBe(keyIdA);
+    expect(await allBytes(started)).toEqual(before);
+    const stored = await vault.gateway('POST', '/v1/api-keys', { name: 'NEW', provider: 'openai', value: 'sample' });
+    expect(stored.body.key.key_id).toBe(keyIdA);
+  });
+});
+
+describe('writeSnapshotFile', () => {
+  it('answers the path and the SHA-256 of a file that a restore takes', async () => {
+    const started = await start();
+    await fill(started);
+    const { path, sha256 } = await started.vault.services.snapshots.writeSnapshotFile(started.folder);
+    const bytes = readFileSync(path);
+    expect(createHash('sha256').update(bytes).digest('hex')).toBe(sha256);
+    expect((await sendSnapshot(started.vault, bytes)).body).toEqual({ restored: 0, kept: 5 });
+  });
+});
