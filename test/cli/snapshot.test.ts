@@ -1,0 +1,131 @@
+/** Snapshots from the command line: to a file and back, and proved without a database. */
+
+import { readFileSync, statSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { describe, expect, it } from 'vitest';
+import { runCli, runCommand } from '../support/process.ts';
+import { bytesOf, takeSnapshot } from '../support/snapshot.ts';
+import { keyA, keyB, keyC, keyIdA, keyIdB, startVault, temporaryDatabase, temporaryFolder } from '../support/vault.ts';
+
+const root = fileURLToPath(new URL('../..', import.meta.url));
+
+async function start() {
+  const { url, gateway: database } = await temporaryDatabase();
+  const vault = await startVault(url, { PROVARA_MASTER_KEY_NEW: keyB });
+  await vault.gateway('POST', '/v1/api-keys', { name: 'K', provider: 'openai', value: 'sample-value' });
+  await database.insert(keyB, { id: 'under-the-next' });
+  const folder = temporaryFolder();
+  const environment = { NODE_ENV: 'production', DATABASE_URL: url, PROVARA_MASTER_KEY: keyA, PROVARA_MASTER_KEY_NEW: keyB };
+  return { url, database, vault, folder, file: join(folder, 'vault.ndjson'), environment };
+}
+
+/** No database, and no setting that names one. */
+const offline = { NODE_ENV: 'production', PROVARA_MASTER_KEY: keyA, PROVARA_MASTER_KEY_OLD: keyB };
+
+describe('key:snapshot', () => {
+  it('writes a file of its owner, and the same to standard output', async () => {
+    const { environment, file } = await start();
+    const { code, stdout, stderr } = await runCli(['snapshot', '--out', file], environment);
+    expect([code, stderr]).toEqual([0, '']);
+    expect(stdout).toContain('[snapshot] api_keys: 2 row(s)\n');
+    expect(stdout).toContain(`[snapshot] needs: ${[keyIdA, keyIdB].sort().join(', ')}\n`);
+    expect(statSync(file).mode & 0o777).toBe(0o600);
+    const piped = await runCli(['snapshot'], environment);
+    const rowsOf = (text: string): string[] => text.split('\n').slice(1, -2);
+    expect(rowsOf(piped.stdout)).toEqual(rowsOf(readFileSync(file, 'utf8')));
+  });
+
+  it('says so, and exits with 6, where rows do not open', async () => {
+    const { environment, database, file } = await start();
+    await database.insert(keyC, { id: 'foreign' });
+    const { code, stderr } = await runCli(['snapshot', '--out', file], environment);
+    expect([code, stderr]).toEqual([6, expect.stringContaining('1 row(s) do not open')]);
+  });
+
+  it('--check proves a file without a database, and names the keys that it needs', async () => {
+    const { environment, file, folder } = await start();
+    await runCli(['snapshot', '--out', file], environment);
+    const { code, stdout, stderr } = await runCli(['snapshot', '--check', file], offline, folder);
+    expect([code, stderr]).toEqual([0, '']);
+    expect(stdout).toContain(`[snapshot] whole and authentic under ${keyIdA}: 2 of 2 row(s) open.\n`);
+    for (const keyId of [keyIdA, keyIdB]) expect(stdout).toContain(`[snapshot] needs ${keyId}: 1 row(s)\n`);
+    for (const secret of [keyA, keyB, 'sample-value']) expect(stdout).not.toContain(secret);
+  });
+
+  it('--check exits with 7 and says why where a file is edited, truncated, or its keys are not there', async () => {
+    const { environment, file, folder } = await start();
+    await runCli(['snapshot', '--out', file], environment);
+    const whole = readFileSync(file, 'utf8');
+    const check = async (contents: string, keys: Record<string, string>) => {
+      writeFileSync(file, contents);
+      return runCli(['snapshot', '--check', file], { NODE_ENV: 'production', ...keys }, folder);
+    };
+    const both = { PROVARA_MASTER_KEY: keyA, PROVARA_MASTER_KEY_NEW: keyB };
+    for (const [contents, keys, reason] of [
+      [whole.replace('openai', 'openay'), both, 'edited'],
+      [whole.slice(0, -200), both, 'trailer'],
+      [whole, { PROVARA_MASTER_KEY: keyB }, `master key ${keyIdA}, which is not in the keyring`],
+      [whole, { PROVARA_MASTER_KEY: keyA }, keyIdB],
+    ] as const) {
+      const { code, stderr } = await check(contents, keys);
+      expect([code, stderr]).toEqual([7, expect.stringContaining(reason)]);
+    }
+  });
+});
+
+describe('key:restore', () => {
+  it('puts a file back, and a pipe', async () => {
+    const { environment, database, file } = await start();
+    await runCli(['snapshot', '--out', file], environment);
+    const before = await bytesOf(database, 'api_keys');
+    await database.run('DELETE FROM api_keys');
+    const restored = await runCli(['restore', file], environment);
+    expect(restored).toEqual({ code: 0, stdout: '[restore] restored 2 row(s), kept 0.\n', stderr: '' });
+    expect(await bytesOf(database, 'api_keys')).toEqual(before);
+    await database.run('DELETE FROM api_keys');
+    const piped = await runCommand(
+      '/bin/sh',
+      ['-c', `"$0" dist/cli.js restore - < "$1"`, process.execPath, file],
+      environment,
+      root,
+    );
+    expect(piped).toEqual({ code: 0, stdout: '[restore] restored 2 row(s), kept 0.\n', stderr: '' });
+    expect(await bytesOf(database, 'api_keys')).toEqual(before);
+  });
+
+  it('fills a database that the vault has never served, and makes the snapshot’s key the active one', async () => {
+    const { vault, environment, file } = await start();
+    writeFileSync(file, await takeSnapshot(vault));
+    const fresh = await temporaryDatabase();
+    const { code, stderr } = await runCli(['restore', file], { ...environment, DATABASE_URL: fresh.url });
+    expect([code, stderr]).toEqual([0, '']);
+    expect((await fresh.gateway.rows('vault_active_key'))[0]?.key_id).toBe(keyIdA);
+    const again = await startVault(fresh.url);
+    expect((await again.gateway('POST', '/v1/api-keys/decrypt', { name: 'K' })).body.key.value).toBe('sample-value');
+  });
+
+  it('exits with 7 where the snapshot is refused, and with 2 where the mode cannot be used', async () => {
+    const { environment, database, file } = await start();
+    await runCli(['snapshot', '--out', file], environment);
+    await database.run('DELETE FROM api_keys');
+    const replaced = await runCli(['restore', '--mode', 'replace', file], environment);
+    expect([replaced.code, replaced.stderr]).toEqual([2, expect.stringContaining('VAULT_SNAPSHOT_DIR')]);
+    expect((await runCli(['restore', '--mode', 'append', file], environment)).code).toBe(2);
+    expect((await runCli(['restore', join(file, 'nothing')], environment)).code).toBe(2);
+    writeFileSync(file, readFileSync(file, 'utf8').slice(0, -1));
+    expect((await runCli(['restore', file], environment)).code).toBe(7);
+    expect(await database.rows()).toEqual([]);
+  });
+
+  it('with --mode replace says where the state before is kept', async () => {
+    const { environment, database, file, folder } = await start();
+    await runCli(['snapshot', '--out', file], environment);
+    await database.insert(keyA, { id: 'newer' });
+    const { code, stdout } = await runCli(['restore', '--mode', 'replace', file], { ...environment, VAULT_SNAPSHOT_DIR: folder });
+    expect(code).toBe(0);
+    const [, path = ''] = /the state before is in (\S+) \(sha256 [0-9a-f]{64}\)/.exec(stdout) ?? [];
+    expect(readFileSync(path, 'utf8')).toContain('"newer"');
+    expect(await database.rows()).toHaveLength(2);
+  });
+});

@@ -1,0 +1,262 @@
+/** A snapshot that is not whole, not authentic or not of these tables is refused with the reason, and nothing is touched. */
+
+import { readdirSync } from 'node:fs';
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { parseMasterKey } from '../../src/crypto/master-key.ts';
+import { sealRow } from '../../src/crypto/row.ts';
+import { connectorTableSql } from '../support/gateway.ts';
+import { bytesOf, linesOf, sendSnapshot, signed, takeSnapshot } from '../support/snapshot.ts';
+import {
+  adminToken,
+  gatewayToken,
+  keyA,
+  keyB,
+  keyC,
+  keyIdB,
+  startVault,
+  temporaryDatabase,
+  temporaryFolder,
+} from '../support/vault.ts';
+
+const connectors = 'context_connector_credentials';
+const covered = { VAULT_ENCRYPTED_TABLES: `api_keys,${connectors}` };
+
+/** A vault with a snapshot of five rows, two of which are missing and one of which is damaged by now: a restore would write. */
+async function start() {
+  const { url, gateway: database } = await temporaryDatabase();
+  await database.run(connectorTableSql);
+  const vault = await startVault(url, covered);
+  for (const name of ['K1', 'K2', 'K3']) {
+    await vault.gateway('POST', '/v1/api-keys', { tenant_id: 'acme', name, provider: 'openai', value: `sample-${name}` });
+  }
+  for (const table of ['api_keys', connectors]) await database.insert(keyA, { id: 'legacy' }, table);
+  const snapshot = await takeSnapshot(vault);
+  await database.run("DELETE FROM api_keys WHERE name IN ('K1', 'legacy')");
+  await database.run(`UPDATE ${connectors} SET iv = 'no hex'`);
+  const state = () => Promise.all(['api_keys', connectors, 'vault_active_key'].map((table) => bytesOf(database, table)));
+  const before = await state();
+  const expectRefused = async (body: string | Buffer, reason: string | RegExp, details: object = {}): Promise<void> => {
+    const answer = await sendSnapshot(vault, body);
+    expect([answer.status, answer.body.error.type]).toEqual([422, 'invalid_snapshot']);
+    expect(answer.body.error.details).toMatchObject({ reason: expect.stringMatching(reason), ...details });
+    expect(JSON.stringify(answer.body)).not.toContain('sample-K');
+    expect(await state()).toEqual(before);
+  };
+  return { url, database, vault, snapshot, lines: linesOf(snapshot), state, before, expectRefused };
+}
+
+const body = (lines: readonly string[]): string => lines.map((line) => `${line}\n`).join('');
+
+describe('a snapshot', () => {
+  it('is refused as truncated at the end of each line, and within each', async () => {
+    const { lines, expectRefused } = await start();
+    for (let length = 0; length < lines.length; length += 1) {
+      await expectRefused(body(lines.slice(0, length)), /^truncated$/);
+      const half = lines[length]?.slice(0, 20) ?? '';
+      await expectRefused(body(lines.slice(0, length)) + half, /^truncated$/);
+    }
+    await expectRefused(body(lines).slice(0, -1), /^truncated$/);
+  });
+
+  it('is refused with one bit of it changed, wherever', { timeout: 120_000 }, async () => {
+    const { vault, snapshot, state, before } = await start();
+    const bytes = Buffer.from(snapshot, 'utf8');
+    const property = fc.asyncProperty(fc.integer({ min: 0, max: bytes.length * 8 - 1 }), async (bit) => {
+      const edited = Buffer.from(bytes);
+      edited.writeUInt8(edited.readUInt8(bit >> 3) ^ (1 << (bit & 7)), bit >> 3);
+      const answer = await sendSnapshot(vault, edited);
+      expect([answer.status, answer.body.error.type]).toEqual([422, 'invalid_snapshot']);
+    });
+    await fc.assert(property, { numRuns: 400 });
+    // The trailer, in which every bit counts, is small beside the rest.
+    const trailer = snapshot.lastIndexOf('\n', snapshot.length - 2) + 1;
+    const inTrailer = fc.asyncProperty(fc.integer({ min: trailer * 8, max: bytes.length * 8 - 1 }), async (bit) => {
+      const edited = Buffer.from(bytes);
+      edited.writeUInt8(edited.readUInt8(bit >> 3) ^ (1 << (bit & 7)), bit >> 3);
+      expect((await sendSnapshot(vault, edited)).status).toBe(422);
+    });
+    await fc.assert(inTrailer, { numRuns: 200 });
+    expect(await state()).toEqual(before);
+    expect((await sendSnapshot(vault, bytes)).body).toEqual({ restored: 3, kept: 2 });
+  });
+
+  it('is refused with lines twice, in another order, left out or added', async () => {
+    const { lines, expectRefused } = await start();
+    const [header = '', first = '', second = '', ...rest] = lines;
+    const inner = lines.slice(0, -1);
+    await expectRefused(body([header, first, first, second, ...rest]), 'edited');
+    await expectRefused(body([header, second, first, ...rest]), 'edited');
+    await expectRefused(body([header, second, ...rest]), 'edited');
+    await expectRefused(body([...lines, lines.at(-1) ?? '']), 'edited');
+    // And so where somebody with the key has made the trailer fit.
+    await expectRefused(signed([header, first, first, second, ...rest.slice(0, -1)], keyA), 'malformed');
+    await expectRefused(signed([header, second, first, ...rest.slice(0, -1)], keyA), 'malformed');
+    await expectRefused(signed(inner.slice(0, -1), keyA), 'malformed');
+    await expectRefused(signed([...inner, inner.at(-1) ?? ''], keyA), 'malformed');
+    await expectRefused(signed([header, first.replace('{', '{"extra":1,'), second, ...rest.slice(0, -1)], keyA), 'malformed');
+  });
+
+  it('under a key that the keyring lacks is refused and names it', async () => {
+    const { lines, expectRefused } = await start();
+    await expectRefused(signed(lines.slice(0, -1), keyB), 'missing_key', { key_id: keyIdB });
+  });
+
+  it('with an HMAC that is not that of the key it names is refused as foreign', async () => {
+    const { lines, expectRefused } = await start();
+    const forged = JSON.parse(linesOf(signed(lines.slice(0, -1), keyC)).at(-1) ?? '');
+    const own = JSON.parse(lines.at(-1) ?? '');
+    await expectRefused(body([...lines.slice(0, -1), JSON.stringify({ ...own, hmac: forged.hmac })]), 'foreign');
+  });
+
+  it('with a row moved to another tenant is refused and names the row', async () => {
+    const { lines, expectRefused } = await start();
+    const moved = lines.slice(0, -1).map((line) => (line.includes('"K2"') ? line.replace('"acme"', '"other"') : line));
+    const row = JSON.parse(lines.find((line) => line.includes('"K2"')) ?? '');
+    await expectRefused(body([...moved, lines.at(-1) ?? '']), 'edited');
+    await expectRefused(signed(moved, keyA), 'row_does_not_open', { table: 'api_keys', id: row.cells[0] });
+  });
+
+  it('with a row under a key that the keyring lacks is refused and names the row', async () => {
+    const { url, gateway: database } = await temporaryDatabase();
+    const vault = await startVault(url, { PROVARA_MASTER_KEY_NEW: keyB });
+    await database.insert(keyB, { id: 'under-the-next' });
+    const snapshot = await takeSnapshot(vault);
+    await vault.close();
+    const other = await startVault(url);
+    const { status, body: answer } = await sendSnapshot(other, snapshot);
+    expect([status, answer.error.details]).toEqual([
+      422,
+      { reason: 'row_does_not_open', table: 'api_keys', id: 'under-the-next', missing_key_ids: [keyIdB] },
+    ]);
+  });
+
+  it('of a table that is not covered, not there, or of other columns is refused', async () => {
+    const { url, lines, vault, database, snapshot } = await start();
+    const [first = '', ...rest] = lines.slice(0, -1);
+    const foreign = (change: (header: string) => string) => signed([change(first), ...rest], keyA);
+    const refused = await sendSnapshot(
+      vault,
+      foreign((header) => header.replace('"updated_at"', '"unheard_of"')),
+    );
+    expect(refused.body.error.details).toMatchObject({ reason: 'unknown_columns', table: 'api_keys' });
+    await vault.close();
+    const narrow = await startVault(url);
+    const details = (await sendSnapshot(narrow, snapshot)).body.error.details;
+    expect(details).toMatchObject({ reason: 'table_not_covered', table: connectors });
+    await narrow.close();
+    await database.run(`DROP TABLE ${connectors}`);
+    const gone = await sendSnapshot(await startVault(url, covered), snapshot);
+    expect(gone.body.error.details).toMatchObject({ reason: 'table_not_found', table: connectors });
+  });
+
+  it('with a row that cannot stand beside the present ones is refused whole', async () => {
+    const { url, gateway: database } = await temporaryDatabase();
+    const vault = await startVault(url);
+    for (const id of ['one', 'two']) await database.insert(keyA, { id });
+    const snapshot = await takeSnapshot(vault);
+    await database.run('DELETE FROM api_keys');
+    await database.insert(keyA, { id: 'newer', name: 'two' });
+    await database.run('CREATE UNIQUE INDEX gateway_name ON api_keys (name)');
+    const before = await bytesOf(database, 'api_keys');
+    const answer = await sendSnapshot(vault, snapshot);
+    expect([answer.status, answer.body.error.details]).toEqual([422, { reason: 'constraint' }]);
+    expect(await bytesOf(database, 'api_keys')).toEqual(before);
+  });
+});
+
+describe('a restore', () => {
+  it('is refused while a rotation is unfinished, and works after it', async () => {
+    const { database, vault, snapshot, state, before } = await start();
+    await database.run(`INSERT INTO vault_rotations (id, state, from_key_id, to_key_id, upgrade_format, forced, skipped_rows, started_at)
+      VALUES ('sample-rotation', 'interrupted', 'a', 'b', 0, 0, '[]', 1)`);
+    const answer = await sendSnapshot(vault, snapshot);
+    expect([answer.status, answer.body.error.type]).toEqual([409, 'rotation_in_progress']);
+    expect(answer.body.error.details).toEqual({ rotation_id: 'sample-rotation' });
+    expect(await state()).toEqual(before);
+    await database.run("UPDATE vault_rotations SET state = 'cancelled'");
+    expect((await sendSnapshot(vault, snapshot)).status).toBe(200);
+  });
+
+  it('takes application/x-ndjson alone, and no mode that there is not', async () => {
+    const { vault, snapshot, state, before } = await start();
+    for (const type of ['application/json', 'text/plain', '']) {
+      const answer = await sendSnapshot(vault, snapshot, null, type);
+      expect([answer.status, answer.body.error.type]).toEqual([415, 'unsupported_media_type']);
+      expect(answer.body.error.message).toContain('application/x-ndjson');
+    }
+    expect((await sendSnapshot(vault, snapshot, 'append')).status).toBe(400);
+    expect(await state()).toEqual(before);
+    expect((await sendSnapshot(vault, snapshot, 'merge', 'application/x-ndjson; charset=utf-8')).status).toBe(200);
+  });
+
+  it('and a snapshot are for admin tokens alone', async () => {
+    const { vault } = await start();
+    for (const [method, path] of [
+      ['GET', '/admin/snapshot'],
+      ['POST', '/admin/restore'],
+    ] as const) {
+      for (const [authorization, status] of [
+        [undefined, 401],
+        [`Bearer ${gatewayToken}`, 403],
+      ] as const) {
+        const response = await fetch(vault.origin + path, {
+          method,
+          headers: authorization === undefined ? {} : { authorization },
+        });
+        expect(response.status).toBe(status);
+      }
+    }
+    expect((await fetch(`${vault.origin}/admin/snapshot`, { headers: { authorization: `Bearer ${adminToken}` } })).status).toBe(
+      200,
+    );
+  });
+
+  it('never overwrites a row that became good between the reading and the writing', async () => {
+    const { database, vault, snapshot, lines } = await start();
+    // What a restore stages says what it read: a row that differs from that is left alone.
+    await database.run(`CREATE TRIGGER meanwhile AFTER INSERT ON vault_restore_rows WHEN new.present_row_id IS NOT NULL
+      BEGIN UPDATE ${connectors} SET name = 'mended meanwhile', iv = '${'0'.repeat(32)}'; END`);
+    expect((await sendSnapshot(vault, snapshot)).body).toEqual({ restored: 2, kept: 3 });
+    const [row] = await database.rows(connectors);
+    expect([row?.name, row?.iv]).toEqual(['mended meanwhile', '0'.repeat(32)]);
+    expect(lines).toHaveLength(7);
+  });
+});
+
+describe('a replacement', () => {
+  it('never takes away a row that was stored after the state before was kept', async () => {
+    const { url, gateway: database } = await temporaryDatabase();
+    const folder = temporaryFolder();
+    const vault = await startVault(url, { VAULT_SNAPSHOT_DIR: folder });
+    await database.insert(keyA, { id: 'one' });
+    const snapshot = await takeSnapshot(vault);
+    const { encryptedValue, iv, authTag } = sealRow(parseMasterKey(keyA), null, Buffer.from('sample'));
+    // Each time that the row has been noted, one more comes behind the reader's place.
+    await database.run(`CREATE TRIGGER meanwhile AFTER INSERT ON vault_restore_present WHEN new.row_id = 1
+      BEGIN INSERT INTO api_keys (rowid, id, name, provider, encrypted_value, iv, auth_tag, created_at, updated_at)
+      SELECT min(rowid) - 1, hex(randomblob(8)), 'K', 'openai', '${encryptedValue}', '${iv}', '${authTag}', 1, 1 FROM api_keys; END`);
+    const answer = await sendSnapshot(vault, snapshot, 'replace');
+    expect([answer.status, answer.body.error.type]).toEqual([503, 'storage_unavailable']);
+    expect((await database.rows()).length).toBe(6);
+    expect(readdirSync(folder)).toEqual([]);
+    await database.run('DROP TRIGGER meanwhile');
+    expect((await sendSnapshot(vault, snapshot, 'replace')).body).toEqual({ restored: 1, kept: 0 });
+    expect(await database.rows()).toHaveLength(1);
+  });
+
+  it('stops where a live replica lacks the key that it makes active', async () => {
+    const { url, gateway: database } = await temporaryDatabase();
+    const folder = temporaryFolder();
+    const settings = { PROVARA_MASTER_KEY_NEW: keyB, VAULT_SNAPSHOT_DIR: folder };
+    const vault = await startVault(url, settings);
+    await database.insert(keyA, { id: 'one' });
+    const snapshot = await takeSnapshot(vault);
+    await vault.admin('POST', '/admin/rotate/execute');
+    await startVault(url, { PROVARA_MASTER_KEY: keyB });
+    const before = await bytesOf(database, 'api_keys');
+    const answer = await sendSnapshot(vault, snapshot, 'replace');
+    expect([answer.status, answer.body.error.type]).toEqual([409, 'replica_missing_key']);
+    expect(await bytesOf(database, 'api_keys')).toEqual(before);
+  });
+});
