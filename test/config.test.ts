@@ -398,3 +398,15 @@ describe('numbers, names and choices', () => {
     expect(serverProblems({ VAULT_ENCRYPTED_TABLES: tables })).toEqual(['VAULT_ENCRYPTED_TABLES must include api_keys.']);
   });
 });
+
+describe('VAULT_SNAPSHOT_DIR', () => {
+  it('is the absolute path of an existing folder, or a problem that names it and no value', () => {
+    const folder = temporaryFolder();
+    expect(readCliConfig({ VAULT_SNAPSHOT_DIR: folder }).snapshotDir).toBe(folder);
+    expect(readCliConfig({}).snapshotDir).toBeNull();
+    const problem = 'VAULT_SNAPSHOT_DIR must name an existing folder that can be written.';
+    for (const path of [join(folder, 'nothing'), fileWith('no folder')]) {
+      expect(serverProblems({ VAULT_SNAPSHOT_DIR: path })).toEqual([problem]);
+    }
+  });
+});

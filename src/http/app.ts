@@ -27,7 +27,7 @@ import { requireRole } from './auth.ts';
 import { addDraining } from './draining.ts';
 import { addErrorHandling, answerUnparsable, commonHeaders, sendError } from './errors.ts';
 import { openApiInfo } from './openapi.ts';
-import { addReceiving } from './receiving.ts';
+import { addReceiving, type ReceiveLimits } from './receiving.ts';
 import { apiKeyRoutes } from './routes/api-keys.ts';
 import { machineRoutes } from './routes/machines.ts';
 import { type MasterKeyRoutesOptions, masterKeyRoutes } from './routes/master-keys.ts';
@@ -48,6 +48,7 @@ export interface AppOptions extends MasterKeyRoutesOptions {
   readonly readiness: ReadinessCheck;
   readonly encryptedTables: readonly string[];
   readonly tokens: readonly Token[];
+  readonly receiveLimits?: ReceiveLimits;
 }
 
 /** A server without routes, not listening. */
@@ -75,7 +76,7 @@ export async function addVault(app: FastifyInstance, options: AppOptions): Promi
   addValidation(app);
   addErrorHandling(app);
   addDraining(app);
-  addReceiving(app);
+  addReceiving(app, options.receiveLimits);
   addJsonParser(app);
   await app.register(fastifyAuth);
   await app.register(fastifySwagger, openApiInfo);

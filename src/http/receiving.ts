@@ -1,47 +1,58 @@
 /**
  * How long a request may take to arrive: a minute, so that nobody holds connections open by sending slowly. A route that takes
- * large bodies may allow one more, after it has seen who sends it, for as long as its bytes keep coming.
+ * large bodies may allow an hour, after it has seen who sends it, for as long as bytes keep coming.
  */
 
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { answerUnparsable } from './errors.ts';
 
-const receiveTimeoutMs = 60_000;
-/** A large body as a whole. */
-const largeReceiveTimeoutMs = 3_600_000;
+export interface ReceiveLimits {
+  /** For the body of any request. */
+  readonly bodyMs: number;
+  /** For a large body. */
+  readonly largeBodyMs: number;
+  /** Within which a large body must have brought at least one more byte. */
+  readonly stallMs: number;
+}
 
-/** What stops waiting for the rest of a request that is still arriving. */
-const patience = new WeakMap<FastifyRequest, () => void>();
+const defaultLimits: ReceiveLimits = { bodyMs: 60_000, largeBodyMs: 3_600_000, stallMs: 60_000 };
 
-/** Node's own limit is for all of a server's requests alike, and is therefore off but for their headers: see createHttpServer. */
-export function addReceiving(app: FastifyInstance): void {
+/** A request whose body is still arriving. */
+interface Arrival {
+  readonly limits: ReceiveLimits;
+  readonly timers: NodeJS.Timeout[];
+}
+
+const arrivals = new WeakMap<FastifyRequest, Arrival>();
+
+/** Node's own limit holds for all requests of a server alike, and is off but for their headers: see createHttpServer. */
+export function addReceiving(app: FastifyInstance, limits = defaultLimits): void {
   app.addHook('onRequest', async (request) => {
     const { 'content-length': length = '0', 'transfer-encoding': encoding } = request.headers;
     if (length === '0' && encoding === undefined) return;
-    const timer = setTimeout(() => giveUp(request), receiveTimeoutMs).unref();
-    stopWith(request, () => clearTimeout(timer));
-    request.raw.once('close', () => patience.get(request)?.());
+    const arrival = { limits, timers: [setTimeout(() => giveUp(request), limits.bodyMs).unref()] };
+    arrivals.set(request, arrival);
+    request.raw.once('close', () => stop(arrival));
   });
 }
 
-/** To be called once the caller is known: its body may take an hour, and no minute without a byte. */
+/** To be called once the caller is known. */
 export function allowLargeBody(request: FastifyRequest): void {
-  if (patience.get(request) === undefined) return;
-  patience.get(request)?.();
-  let { bytesRead } = request.raw.socket;
-  const timer = setTimeout(() => giveUp(request), largeReceiveTimeoutMs).unref();
-  const watch = setInterval(() => {
-    if (request.raw.socket.bytesRead === bytesRead) giveUp(request);
-    bytesRead = request.raw.socket.bytesRead;
-  }, receiveTimeoutMs).unref();
-  stopWith(request, () => {
-    clearTimeout(timer);
-    clearInterval(watch);
-  });
+  const arrival = arrivals.get(request);
+  if (arrival === undefined) return;
+  stop(arrival);
+  const { socket } = request.raw;
+  let { bytesRead } = socket;
+  const watch = (): void => {
+    if (socket.bytesRead === bytesRead) giveUp(request);
+    bytesRead = socket.bytesRead;
+  };
+  const { largeBodyMs, stallMs } = arrival.limits;
+  arrival.timers.push(setTimeout(() => giveUp(request), largeBodyMs).unref(), setInterval(watch, stallMs).unref());
 }
 
-function stopWith(request: FastifyRequest, stop: () => void): void {
-  patience.set(request, stop);
+function stop({ timers }: Arrival): void {
+  for (const timer of timers.splice(0)) clearTimeout(timer);
 }
 
 function giveUp({ raw }: FastifyRequest): void {

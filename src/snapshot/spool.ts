@@ -30,7 +30,7 @@ export class Spool {
     try {
       for await (const chunk of source) {
         if (spool.#bytes + chunk.length > maxBytes)
-          throw new PayloadTooLargeError(`The snapshot is larger than ${maxBytes} bytes.`);
+          throw new PayloadTooLargeError(`The snapshot is larger than the ${maxBytes} bytes that are taken.`);
         await spool.write(chunk);
       }
       return spool;

@@ -243,7 +243,7 @@ describe('key:verify and key:status', () => {
 });
 
 describe('--help', () => {
-  it.each(['rotate', 'generate', 'verify', 'status'])('of %s shows an example', async (command) => {
+  it.each(['rotate', 'generate', 'verify', 'status', 'snapshot', 'restore'])('of %s shows an example', async (command) => {
     const { code, stdout } = await runCli([command, '--help'], {});
     expect(code).toBe(0);
     expect(stdout).toContain('Example:');
@@ -251,6 +251,6 @@ describe('--help', () => {
 
   it('documents every exit code', async () => {
     const { stdout } = await runCli(['--help'], {});
-    for (const code of [0, 1, 2, 3, 4, 5, 6]) expect(stdout).toMatch(new RegExp(`^ {2}${code} {2}\\S`, 'm'));
+    for (const code of [0, 1, 2, 3, 4, 5, 6, 7]) expect(stdout).toMatch(new RegExp(`^ {2}${code} {2}\\S`, 'm'));
   });
 });

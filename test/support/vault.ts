@@ -8,7 +8,7 @@ import { Agent, fetch, type Headers } from 'undici';
 import { onTestFinished } from 'vitest';
 import { readServerConfig, type ServerConfig } from '../../src/config.ts';
 import { parseMasterKey } from '../../src/crypto/master-key.ts';
-import { addVault, createHttpServer } from '../../src/http/app.ts';
+import { type AppOptions, addVault, createHttpServer } from '../../src/http/app.ts';
 import { createSilentLogger } from '../../src/logging.ts';
 import { buildServices, type Services } from '../../src/services.ts';
 import type { Environment } from '../../src/settings.ts';
@@ -75,7 +75,11 @@ export function environmentFor(url: string, settings: Environment = {}): Environ
   };
 }
 
-export async function startVault(url: string, settings: Environment = {}): Promise<TestVault> {
+export async function startVault(
+  url: string,
+  settings: Environment = {},
+  options: Pick<AppOptions, 'receiveLimits'> = {},
+): Promise<TestVault> {
   const config: ServerConfig = readServerConfig(environmentFor(url, settings));
   const logger = createSilentLogger();
   const services = buildServices(config, logger);
@@ -85,7 +89,7 @@ export async function startVault(url: string, settings: Environment = {}): Promi
   app.addHook('onRoute', ({ method, url: path }) => {
     for (const each of [method].flat()) if (each !== 'HEAD') routes.push({ method: each, url: path });
   });
-  await addVault(app, { ...services, tokens: config.tokens, encryptedTables: config.coverage.encryptedTables });
+  await addVault(app, { ...services, tokens: config.tokens, encryptedTables: config.coverage.encryptedTables, ...options });
   const origin = await app.listen({ host: config.host, port: config.port });
   let isOpen = true;
   const close = async (): Promise<void> => {
@@ -114,6 +118,9 @@ export function caller(origin: string, token: string | null): TestVault['gateway
       ...(body !== undefined && { body: typeof body === 'string' ? body : JSON.stringify(body) }),
     });
     const text = await response.text();
+    if (response.headers.get('content-type')?.startsWith('application/x-ndjson')) {
+      return { status: response.status, headers: response.headers, body: text };
+    }
     expectDescribed(method, path, response.status, text === '' ? null : JSON.parse(text));
     return { status: response.status, headers: response.headers, body: text === '' ? null : JSON.parse(text) };
   };

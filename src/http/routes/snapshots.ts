@@ -4,7 +4,7 @@ import { Readable } from 'node:stream';
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import type { FastifyRequest } from 'fastify';
 import * as schemas from '../../contract/schemas.ts';
-import { UnsupportedMediaTypeError } from '../../errors.ts';
+import { PayloadTooLargeError, UnsupportedMediaTypeError } from '../../errors.ts';
 import type { Snapshots } from '../../snapshot/snapshots.ts';
 import { allowLargeBody } from '../receiving.ts';
 
@@ -38,10 +38,11 @@ function restoreRoute(snapshots: Snapshots): FastifyPluginAsyncTypebox {
     app.removeAllContentTypeParsers();
     app.addContentTypeParser(ndjson, (_request, payload, done) => done(null, payload));
     app.addHook('onRequest', async (request) => {
-      assertNdjson(request);
+      assertTakeable(request);
       allowLargeBody(request);
     });
     app.post('/restore', {
+      // Counted as it is spooled.
       bodyLimit: maxSnapshotBytes,
       schema: {
         operationId: 'restoreSnapshot',
@@ -63,9 +64,11 @@ function restoreRoute(snapshots: Snapshots): FastifyPluginAsyncTypebox {
   };
 }
 
-/** Throws UnsupportedMediaTypeError. */
-function assertNdjson({ headers }: FastifyRequest): void {
+/** Throws UnsupportedMediaTypeError, or PayloadTooLargeError where the body announces that it is. */
+function assertTakeable({ headers }: FastifyRequest): void {
   const [type = ''] = (headers['content-type'] ?? '').split(';');
-  if (type.trim().toLowerCase() === ndjson) return;
-  throw new UnsupportedMediaTypeError(`Send the snapshot as Content-Type: ${ndjson}.`);
+  if (type.trim().toLowerCase() !== ndjson) {
+    throw new UnsupportedMediaTypeError(`Send the snapshot as Content-Type: ${ndjson}.`);
+  }
+  if (Number(headers['content-length']) > maxSnapshotBytes) throw new PayloadTooLargeError('The snapshot is larger than 1 GiB.');
 }

@@ -1,0 +1,96 @@
+/** A body that does not arrive ends its connection; a snapshot may take longer, for as long as it goes on arriving. */
+
+import { connect, type Socket } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { describe, expect, it } from 'vitest';
+import { takeSnapshot } from '../support/snapshot.ts';
+import { adminToken, gatewayToken, keyA, startVault, temporaryDatabase } from '../support/vault.ts';
+
+const receiveLimits = { bodyMs: 300, largeBodyMs: 60_000, stallMs: 600 };
+
+async function start(limits = receiveLimits) {
+  const { url, gateway: database } = await temporaryDatabase();
+  await database.insert(keyA, { id: 'one' });
+  return startVault(url, {}, { receiveLimits: limits });
+}
+
+interface Sending {
+  readonly socket: Socket;
+  /** All that came back, once the other side has ended the connection. */
+  readonly answer: Promise<string>;
+}
+
+function send(origin: string, path: string, token: string, type: string, length: number): Sending {
+  const socket = connect(Number(new URL(origin).port), '127.0.0.1');
+  let received = '';
+  socket.on('data', (chunk) => {
+    received += chunk.toString('utf8');
+  });
+  const answer = new Promise<string>((resolve) => {
+    socket.once('close', () => resolve(received));
+    socket.on('error', () => undefined);
+  });
+  const headers = ['Host: sample', `Authorization: Bearer ${token}`, `Content-Type: ${type}`, `Content-Length: ${length}`];
+  socket.write(`POST ${path} HTTP/1.1\r\n${headers.join('\r\n')}\r\nConnection: close\r\n\r\n`);
+  return { socket, answer };
+}
+
+describe('a body that does not arrive', () => {
+  it('ends the connection, also where it trickles', async () => {
+    const { origin } = await start();
+    const { socket, answer } = send(origin, '/v1/encrypt', gatewayToken, 'application/json', 1_000);
+    const trickle = setInterval(() => socket.write(' '), 50);
+    expect(await answer).toMatch(/^HTTP\/1\.1 400 /);
+    clearInterval(trickle);
+  });
+
+  it('ends the connection of a restore that stalls, and of one that takes too long', async () => {
+    const stalled = await start();
+    const { socket, answer } = send(stalled.origin, '/admin/restore', adminToken, 'application/x-ndjson', 1_000);
+    socket.write('{');
+    expect(await answer).toMatch(/^HTTP\/1\.1 400 /);
+    const slow = await start({ ...receiveLimits, largeBodyMs: 500 });
+    const trickling = send(slow.origin, '/admin/restore', adminToken, 'application/x-ndjson', 1_000);
+    const trickle = setInterval(() => trickling.socket.write(' '), 50);
+    expect(await trickling.answer).toMatch(/^HTTP\/1\.1 400 /);
+    clearInterval(trickle);
+  });
+
+  it('to the restore without the right token gets no more time than any other', async () => {
+    const { origin } = await start();
+    const { answer } = send(origin, '/admin/restore', gatewayToken, 'application/x-ndjson', 1_000);
+    expect(await answer).toMatch(/^HTTP\/1\.1 403 /);
+  });
+});
+
+describe('a snapshot that goes on arriving', () => {
+  it('is restored, although it takes longer than another body may', async () => {
+    const vault = await start();
+    const snapshot = Buffer.from(await takeSnapshot(vault));
+    const { socket, answer } = send(vault.origin, '/admin/restore', adminToken, 'application/x-ndjson', snapshot.length);
+    const half = snapshot.length / 8;
+    for (let from = 0; from < snapshot.length; from += half) {
+      socket.write(snapshot.subarray(from, from + half));
+      await sleep(120);
+    }
+    const received = await answer;
+    expect(received).toMatch(/^HTTP\/1\.1 200 /);
+    expect(received).toContain('{"restored":0,"kept":1}');
+  });
+});
+
+describe('a snapshot that is too large', () => {
+  it('is refused with 413 where it comes without a length', async () => {
+    const { services } = await start();
+    const chunks = (async function* () {
+      for (let index = 0; index < 3; index += 1) yield Buffer.alloc(1_000);
+    })();
+    await expect(services.snapshots.restore(chunks, 'merge', 2_999)).rejects.toMatchObject({ code: 'payload_too_large' });
+  });
+
+  it('is refused with 413 where it announces more than 1 GiB', async () => {
+    const { origin } = await start();
+    const { answer } = send(origin, '/admin/restore', adminToken, 'application/x-ndjson', 1024 ** 3 + 1);
+    expect(await answer).toMatch(/^HTTP\/1\.1 413 /);
+  });
+});
