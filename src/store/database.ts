@@ -11,7 +11,10 @@ import { fileURLToPath } from 'node:url';
 import { type Client, createClient, type InArgs, LibsqlBatchError, type ResultSet } from '@libsql/client';
 import pLimit from 'p-limit';
 import { ConfigurationError } from '../errors.ts';
+import { handleEveryStep } from './client-repairs.ts';
 import { AttemptTimeoutError, describe, isConstraint, kindOf, translate } from './failures.ts';
+
+handleEveryStep();
 
 /** How long SQLite itself waits for a lock. It blocks the event loop meanwhile, so the longer wait is ours. */
 const lockWaitMs = 20;

@@ -25,6 +25,7 @@ const throttlingStatuses = [408, 425, 429];
 /** What SQLite's codes mean to an operator. */
 const meanings: readonly (readonly [RegExp, string])[] = [
   [/^SQLITE_(BUSY|LOCKED)/, 'another writer keeps it locked'],
+  [/^TRANSACTION_TIMEOUT/, 'the transaction took so long that the server gave its lock to another writer'],
   [/^SQLITE_FULL/, 'the disk is full'],
   [/^SQLITE_READONLY/, 'the file or its folder is read-only'],
   [/^SQLITE_(CORRUPT|NOTADB)/, 'the file is damaged, or no database'],

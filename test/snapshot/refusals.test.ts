@@ -178,6 +178,16 @@ describe('a restore', () => {
     expect((await sendSnapshot(vault, snapshot)).status).toBe(200);
   });
 
+  it('writes nothing where a rotation has begun while it was prepared', async () => {
+    const { database, vault, snapshot, state, before } = await start();
+    await database.run(`CREATE TRIGGER meanwhile AFTER INSERT ON vault_restore_rows BEGIN
+      INSERT OR IGNORE INTO vault_rotations (id, state, from_key_id, to_key_id, upgrade_format, forced, skipped_rows, started_at)
+      VALUES ('sample-rotation', 'gating', 'a', 'b', 0, 0, '[]', 1); END`);
+    const answer = await sendSnapshot(vault, snapshot);
+    expect([answer.status, answer.body.error.details]).toEqual([409, { rotation_id: 'sample-rotation' }]);
+    expect(await state()).toEqual(before);
+  });
+
   it('takes application/x-ndjson alone, and no mode that there is not', async () => {
     const { vault, snapshot, state, before } = await start();
     for (const type of ['application/json', 'text/plain', '']) {
