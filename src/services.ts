@@ -98,7 +98,8 @@ export function buildServices(
     prepare: async () => {
       await prepareSchema();
       await adoptActiveKey({ tables, coverage, masterKeys, keyring });
-      await restores.forgetStale();
+      // Best effort: what is left now is deleted by the next restore or start.
+      await restores.forgetStale().catch(() => undefined);
       await heartbeat.start();
       resumption.start();
     },

@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { PayloadTooLargeError, StorageUnavailableError } from '../errors.ts';
 
 const chunkBytes = 64 * 1024;
+const unwritable = 'The folder for temporary files is full or cannot be written.';
 
 export class Spool {
   readonly #file: FileHandle;
@@ -17,11 +18,16 @@ export class Spool {
     this.#file = file;
   }
 
+  /** Throws StorageUnavailableError where the folder for temporary files cannot be written. */
   static async create(): Promise<Spool> {
     const path = join(tmpdir(), `provara-vault-${randomUUID()}.spool`);
-    const file = await open(path, 'wx+', 0o600);
-    await unlink(path);
-    return new Spool(file);
+    try {
+      const file = await open(path, 'wx+', 0o600);
+      await unlink(path);
+      return new Spool(file);
+    } catch {
+      throw new StorageUnavailableError(unwritable);
+    }
   }
 
   /** Takes in a stream. Throws PayloadTooLargeError where it is longer than `maxBytes`. */
@@ -49,7 +55,7 @@ export class Spool {
     try {
       await this.#file.appendFile(chunk);
     } catch {
-      throw new StorageUnavailableError('The folder for temporary files is full or cannot be written.');
+      throw new StorageUnavailableError(unwritable);
     }
     this.#bytes += chunk.length;
   }

@@ -61,7 +61,7 @@ export class RestoreStore {
   }
 
   async forget(id: string): Promise<void> {
-    await this.#database.write(forgetStatements(id));
+    await this.#database.write(forgetStatements(id), minWorkMs);
   }
 
   async stage(id: string, table: string, rows: readonly StagedRow[]): Promise<void> {
@@ -84,7 +84,7 @@ export class RestoreStore {
   }
 
   async forgetPresent(id: string): Promise<void> {
-    await this.#database.write([{ sql: 'DELETE FROM vault_restore_present WHERE restore_id = ?', args: [id] }]);
+    await this.#database.write([{ sql: 'DELETE FROM vault_restore_present WHERE restore_id = ?', args: [id] }], minWorkMs);
   }
 
   /**

@@ -36,7 +36,7 @@ async function fill({ vault, database }: Started): Promise<void> {
   await database.insert(keyA, { id: 'connector', provider: 'sample' }, connectors);
   await database.run("UPDATE api_keys SET created_at = 9007199254740993, updated_at = -9223372036854775808 WHERE id = 'legacy'");
   await database.run("UPDATE api_keys SET provider = CAST(x'610062ff0a22' AS text) WHERE id = 'legacy'");
-  await database.run("UPDATE api_keys SET last_used_at = x'00ff', updated_at = 0.1 WHERE id = 'empty-tenant'");
+  await database.run("UPDATE api_keys SET last_used_at = x'00ff', updated_at = 0.30000000000000004 WHERE id = 'empty-tenant'");
   await database.run("UPDATE api_keys SET rowid = 9007199254740995 WHERE id = 'empty-tenant'");
   await database.run(`UPDATE ${connectors} SET rowid = -7, last_used_at = 9e999 WHERE id = 'connector'`);
 }

@@ -42,7 +42,10 @@ export function linesOf(snapshot: string): string[] {
 /** Every byte of a table: the type and the bytes of each column, and the row ids. */
 export async function bytesOf({ client }: GatewayDatabase, table: string): Promise<unknown[]> {
   const { rows: columns } = await client.execute(`SELECT name FROM pragma_table_info('${table}')`);
-  const coded = columns.map(({ name }) => `typeof("${name}") || ':' || hex(CAST("${name}" AS blob)) AS "${name}"`);
+  const coded = columns.map(
+    ({ name }) => `CASE typeof("${name}") WHEN 'real' THEN format('real:%!.17g', "${name}")
+    ELSE typeof("${name}") || ':' || hex(CAST("${name}" AS blob)) END AS "${name}"`,
+  );
   const { rows } = await client.execute(`SELECT CAST(rowid AS text) AS row_id, ${coded.join(', ')} FROM ${table} ORDER BY rowid`);
   return rows.map((row) => ({ ...row }));
 }

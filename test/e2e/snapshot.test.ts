@@ -1,0 +1,34 @@
+/** A snapshot out of one running service and into another: whole, and without a secret in anything that either writes. */
+
+import { readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { expect, it } from 'vitest';
+import { startServer } from '../support/process.ts';
+import { sendSnapshot, takeSnapshot } from '../support/snapshot.ts';
+import { adminToken, caller, environmentFor, gatewayToken, keyA, keyIdA, temporaryFolder } from '../support/vault.ts';
+
+const value = 'sample-provider-key-that-shows-nowhere';
+
+it('moves every key to another database', async () => {
+  const [folder, kept] = [temporaryFolder(), temporaryFolder()];
+  const production = { NODE_ENV: 'production', VAULT_SNAPSHOT_DIR: kept };
+  const first = await startServer(environmentFor(`file:${join(folder, 'first.db')}`, production));
+  for (const name of ['K1', 'K2']) {
+    await caller(first.origin, gatewayToken)('POST', '/v1/api-keys', { tenant_id: 'acme', name, provider: 'openai', value });
+  }
+  const snapshot = await takeSnapshot(first);
+  const second = await startServer(environmentFor(`file:${join(folder, 'second.db')}`, production));
+  expect((await sendSnapshot(second, snapshot.slice(0, -1))).status).toBe(422);
+  expect((await sendSnapshot(second, snapshot, 'replace')).body).toEqual({ restored: 2, kept: 0 });
+  const read = await caller(second.origin, gatewayToken)('POST', '/v1/api-keys/decrypt', { tenant_id: 'acme', name: 'K2' });
+  expect(read.body.key.value).toBe(value);
+  const [file = ''] = readdirSync(kept);
+  const written = [first.output(), second.output(), snapshot, readFileSync(join(kept, file), 'utf8')];
+  for (const text of written) {
+    for (const secret of [value, keyA, gatewayToken, adminToken, Buffer.from(value).toString('hex')])
+      expect(text).not.toContain(secret);
+  }
+  expect(second.output()).toContain('snapshot restored');
+  expect(second.output()).toContain(join(kept, file));
+  expect(readFileSync(join(kept, file), 'utf8')).toContain(keyIdA);
+});
