@@ -134,7 +134,8 @@ export class RestoreStore {
   async #move(id: string, before: readonly Statement[], moves: readonly CountedStatement[]): Promise<number> {
     const [row] = await this.#database.read('SELECT count(*) AS rows FROM vault_restore_rows WHERE restore_id = ?', [id]);
     const staged = row === undefined ? 0 : integer(row, 'rows');
-    const whole = guard(stagedGuard, '(SELECT count(*) FROM vault_restore_rows WHERE restore_id = ?) = ?', [id, staged]);
+    // Whoever deletes what was staged deletes the record with it: while that is there, all of it is.
+    const whole = guard(stagedGuard, 'EXISTS (SELECT 1 FROM vault_restores WHERE id = ?)', [id]);
     const statements = [whole, ...before, ...moves.map(({ statement }) => statement), ...forgetStatements(id)];
     const written = await this.#database.write(statements, minWorkMs + staged * workPerRowMs);
     return moves.reduce(

@@ -188,6 +188,15 @@ describe('a restore', () => {
     expect(await state()).toEqual(before);
   });
 
+  it('writes nothing where another process took what it staged for left behind', async () => {
+    const { database, vault, snapshot, state, before } = await start();
+    await database.run(`CREATE TRIGGER meanwhile AFTER INSERT ON vault_restore_rows BEGIN
+      DELETE FROM vault_restore_rows; DELETE FROM vault_restores; END`);
+    const answer = await sendSnapshot(vault, snapshot);
+    expect([answer.status, answer.body.error.type]).toEqual([503, 'storage_unavailable']);
+    expect(await state()).toEqual(before);
+  });
+
   it('takes application/x-ndjson alone, and no mode that there is not', async () => {
     const { vault, snapshot, state, before } = await start();
     for (const type of ['application/json', 'text/plain', '']) {
