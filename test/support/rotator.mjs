@@ -1,5 +1,6 @@
 // Rotates a table by the built code, and ends itself with SIGKILL right before or right after one of its writes, or freezes right before it. Its
-// arguments: the database's URL, the rows of one commit, "before", "after" or "freeze", and which write (from 1; 0: none).
+// arguments: the database's URL, the rows of one commit, "before", "after" or "freeze", and which write (from 1; 0: none; for "freeze" from
+// the rotation's first, whatever was written at the start).
 // Prints how many writes there were.
 import { readCliConfig } from '../../dist/config.js';
 import { createSilentLogger } from '../../dist/logging.js';
@@ -28,6 +29,7 @@ const config = readCliConfig({
 });
 const services = buildServices(config, createSilentLogger(), new DyingDatabase(config.database));
 await services.migrate();
+if (moment === 'freeze') writes = 0;
 const key = (index) => config.keyring.entries[index].key.id;
 const { done } = await services.rotator.start({ oldKeyId: key(0), newKeyId: key(1) });
 const { state } = await done;
