@@ -52,7 +52,7 @@ export function readServerConfig(environment: Environment): ServerConfig {
     isProduction: production,
     host: reader.text('HOST') ?? (production ? '::' : '127.0.0.1'),
     port: reader.integer('PORT', 4100, { min: 0, max: 65_535 }),
-    tokens: readTokens(reader),
+    tokens: readTokens(reader, production),
   };
   reader.assertNone();
   return Object.freeze(config);

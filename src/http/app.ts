@@ -22,11 +22,11 @@ import type { RotationStore } from '../store/rotations.ts';
 import type { Role, Token } from '../tokens.ts';
 import type { ApiKeys } from '../vault/api-keys.ts';
 import type { StatelessCipher } from '../vault/stateless.ts';
-import { requireRole } from './auth.ts';
+import { requireRole, requireTenant } from './auth.ts';
 import { addDraining } from './draining.ts';
 import { addErrorHandling, answerUnparsable, commonHeaders, sendError } from './errors.ts';
 import { openApiInfo } from './openapi.ts';
-import { apiKeyRoutes } from './routes/api-keys.ts';
+import { apiKeyRoutes, keyOpeningRoutes, keyStatusRoutes } from './routes/api-keys.ts';
 import { machineRoutes } from './routes/machines.ts';
 import { type MasterKeyRoutesOptions, masterKeyRoutes } from './routes/master-keys.ts';
 import { rotateRoutes } from './routes/rotate.ts';
@@ -74,16 +74,25 @@ export async function addVault(app: FastifyInstance, options: AppOptions): Promi
   await app.register(fastifyAuth);
   await app.register(fastifySwagger, openApiInfo);
   await app.register(machineRoutes(options.readiness));
-  await app.register(forRole(options.tokens, 'gateway', [apiKeyRoutes(options.apiKeys), statelessRoutes(options.stateless)]), {
-    prefix: '/v1',
-  });
-  await app.register(forRole(options.tokens, 'admin', [rotateRoutes(options), masterKeyRoutes(options)]), { prefix: '/admin' });
+  const allow = (roles: readonly Role[], routes: readonly FastifyPluginAsyncTypebox[]) => forRoles(options.tokens, roles, routes);
+  const opening = [keyOpeningRoutes(options.apiKeys), statelessRoutes(options.stateless)];
+  await app.register(allow(['gateway', 'writer'], [withinTenants([apiKeyRoutes(options.apiKeys)])]), { prefix: '/v1' });
+  await app.register(allow(['gateway'], [withinTenants(opening), keyStatusRoutes(options.apiKeys)]), { prefix: '/v1' });
+  await app.register(allow(['admin'], [rotateRoutes(options), masterKeyRoutes(options)]), { prefix: '/admin' });
 }
 
-/** Encapsulates routes behind tokens of one role: a route inside cannot be reached without. */
-function forRole(tokens: readonly Token[], role: Role, routes: readonly FastifyPluginAsyncTypebox[]) {
+/** Encapsulates routes behind tokens of these roles: a route inside cannot be reached without. */
+function forRoles(tokens: readonly Token[], roles: readonly Role[], routes: readonly FastifyPluginAsyncTypebox[]) {
   return async (app: FastifyInstance): Promise<void> => {
-    app.addHook('onRequest', app.auth([requireRole(tokens, role)]));
+    app.addHook('onRequest', app.auth([requireRole(tokens, roles)]));
+    for (const plugin of routes) await app.register(plugin);
+  };
+}
+
+/** Encapsulates routes that a token limited to tenants reaches for those tenants alone. */
+function withinTenants(routes: readonly FastifyPluginAsyncTypebox[]): FastifyPluginAsyncTypebox {
+  return async (app) => {
+    app.addHook('preHandler', requireTenant);
     for (const plugin of routes) await app.register(plugin);
   };
 }

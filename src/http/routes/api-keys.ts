@@ -10,6 +10,7 @@ import { toErrorAnswer } from '../errors.ts';
 const tags = ['Provider keys'];
 const decryptAllPage = 100;
 
+/** What a writer may do too: nothing here answers a plaintext. */
 export function apiKeyRoutes(apiKeys: ApiKeys): FastifyPluginAsyncTypebox {
   return async (app) => {
     app.post('/api-keys', {
@@ -41,16 +42,6 @@ export function apiKeyRoutes(apiKeys: ApiKeys): FastifyPluginAsyncTypebox {
       },
     });
 
-    app.get('/api-keys/status', {
-      schema: {
-        operationId: 'getStatus',
-        summary: 'Whether the vault holds the master key that it needs to store',
-        tags,
-        response: { 200: schemas.StatusAnswer, ...schemas.errorAnswers },
-      },
-      handler: async () => ({ configured: await apiKeys.isConfigured() }),
-    });
-
     app.get('/api-keys/:id', {
       schema: {
         operationId: 'getKey',
@@ -77,7 +68,12 @@ export function apiKeyRoutes(apiKeys: ApiKeys): FastifyPluginAsyncTypebox {
         return { deleted: true as const };
       },
     });
+  };
+}
 
+/** What only the gateway may do: open keys, and see which tenants there are. */
+export function keyOpeningRoutes(apiKeys: ApiKeys): FastifyPluginAsyncTypebox {
+  return async (app) => {
     app.post('/api-keys/decrypt', {
       schema: {
         operationId: 'decryptKey',
@@ -126,6 +122,21 @@ export function apiKeyRoutes(apiKeys: ApiKeys): FastifyPluginAsyncTypebox {
           next_cursor: last === undefined ? null : encodeCursor(last.tenantId),
         };
       },
+    });
+  };
+}
+
+/** Apart from the others, because it is about no tenant's rows. */
+export function keyStatusRoutes(apiKeys: ApiKeys): FastifyPluginAsyncTypebox {
+  return async (app) => {
+    app.get('/api-keys/status', {
+      schema: {
+        operationId: 'getStatus',
+        summary: 'Whether the vault holds the master key that it needs to store',
+        tags,
+        response: { 200: schemas.StatusAnswer, ...schemas.errorAnswers },
+      },
+      handler: async () => ({ configured: await apiKeys.isConfigured() }),
     });
   };
 }
