@@ -33,6 +33,8 @@ export interface ServerConfig extends CoreConfig {
   readonly host: string;
   readonly port: number;
   readonly tokens: readonly Token[];
+  /** Each 0 where there is none: failed authentications and opened rows a minute, and how late the event loop may be. */
+  readonly limits: { readonly authFailures: number; readonly decrypts: number; readonly eventLoopDelayMs: number };
 }
 
 export function isProduction(environment: Environment): boolean {
@@ -53,6 +55,11 @@ export function readServerConfig(environment: Environment): ServerConfig {
     host: reader.text('HOST') ?? (production ? '::' : '127.0.0.1'),
     port: reader.integer('PORT', 4100, { min: 0, max: 65_535 }),
     tokens: readTokens(reader, production),
+    limits: {
+      authFailures: reader.integer('VAULT_LIMIT_AUTH_FAILURES', 30, { min: 0, max: 1_000_000 }),
+      decrypts: reader.integer('VAULT_LIMIT_DECRYPTS', 0, { min: 0, max: 1_000_000_000 }),
+      eventLoopDelayMs: reader.integer('VAULT_LIMIT_EVENT_LOOP_DELAY', 1_000, { min: 0, max: 60_000 }),
+    },
   };
   reader.assertNone();
   return Object.freeze(config);

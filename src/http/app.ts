@@ -23,6 +23,7 @@ import type { Role, Token } from '../tokens.ts';
 import type { ApiKeys } from '../vault/api-keys.ts';
 import type { StatelessCipher } from '../vault/stateless.ts';
 import { requireRole, requireTenant } from './auth.ts';
+import { createBrakes, type Limits } from './brakes.ts';
 import { addDraining } from './draining.ts';
 import { addErrorHandling, answerUnparsable, commonHeaders, sendError } from './errors.ts';
 import { openApiInfo } from './openapi.ts';
@@ -31,6 +32,7 @@ import { machineRoutes } from './routes/machines.ts';
 import { type MasterKeyRoutesOptions, masterKeyRoutes } from './routes/master-keys.ts';
 import { rotateRoutes } from './routes/rotate.ts';
 import { statelessRoutes } from './routes/stateless.ts';
+import { createShedding } from './shedding.ts';
 import { addValidation } from './validation.ts';
 
 const maxBodyBytes = 8 * 1024 * 1024;
@@ -44,6 +46,12 @@ export interface AppOptions extends MasterKeyRoutesOptions {
   readonly readiness: ReadinessCheck;
   readonly encryptedTables: readonly string[];
   readonly tokens: readonly Token[];
+  readonly limits: AppLimits;
+}
+
+interface AppLimits extends Limits {
+  /** How late the event loop may be before calls are refused; 0 is no limit. */
+  readonly eventLoopDelayMs: number;
 }
 
 /** A server without routes, not listening. */
@@ -74,19 +82,17 @@ export async function addVault(app: FastifyInstance, options: AppOptions): Promi
   await app.register(fastifyAuth);
   await app.register(fastifySwagger, openApiInfo);
   await app.register(machineRoutes(options.readiness));
-  const allow = (roles: readonly Role[], routes: readonly FastifyPluginAsyncTypebox[]) => forRoles(options.tokens, roles, routes);
-  const opening = [keyOpeningRoutes(options.apiKeys), statelessRoutes(options.stateless)];
+  const brakes = await createBrakes(app, options.limits);
+  const shed = createShedding(app, options.limits.eventLoopDelayMs);
+  const allow = (roles: readonly Role[], routes: readonly FastifyPluginAsyncTypebox[]) => async (inner: FastifyInstance) => {
+    inner.addHook('onRequest', shed);
+    inner.addHook('onRequest', inner.auth([requireRole(options.tokens, roles, brakes)]));
+    for (const plugin of routes) await inner.register(plugin);
+  };
+  const opening = [keyOpeningRoutes(options.apiKeys, brakes), statelessRoutes(options.stateless, brakes)];
   await app.register(allow(['gateway', 'writer'], [withinTenants([apiKeyRoutes(options.apiKeys)])]), { prefix: '/v1' });
   await app.register(allow(['gateway'], [withinTenants(opening), keyStatusRoutes(options.apiKeys)]), { prefix: '/v1' });
   await app.register(allow(['admin'], [rotateRoutes(options), masterKeyRoutes(options)]), { prefix: '/admin' });
-}
-
-/** Encapsulates routes behind tokens of these roles: a route inside cannot be reached without. */
-function forRoles(tokens: readonly Token[], roles: readonly Role[], routes: readonly FastifyPluginAsyncTypebox[]) {
-  return async (app: FastifyInstance): Promise<void> => {
-    app.addHook('onRequest', app.auth([requireRole(tokens, roles)]));
-    for (const plugin of routes) await app.register(plugin);
-  };
 }
 
 /** Encapsulates routes that a token limited to tenants reaches for those tenants alone. */

@@ -4,6 +4,7 @@ import { timingSafeEqual } from 'node:crypto';
 import type { FastifyRequest } from 'fastify';
 import { AuthError, ForbiddenError } from '../errors.ts';
 import { digestOf, type Role, type Token } from '../tokens.ts';
+import type { Brakes } from './brakes.ts';
 
 declare module 'fastify' {
   interface FastifyRequest {
@@ -12,11 +13,19 @@ declare module 'fastify' {
   }
 }
 
-/** A hook for @fastify/auth that lets tokens of these roles pass. Throws AuthError or ForbiddenError. */
-export function requireRole(tokens: readonly Token[], roles: readonly Role[]): (request: FastifyRequest) => Promise<void> {
+/**
+ * A hook for @fastify/auth that lets tokens of these roles pass. Throws AuthError or ForbiddenError, and RateLimitedError
+ * in place of AuthError once an address has failed too often; a known token passes all the same.
+ */
+export function requireRole(
+  tokens: readonly Token[],
+  roles: readonly Role[],
+  brakes: Pick<Brakes, 'countFailure'>,
+): (request: FastifyRequest) => Promise<void> {
   return async (request) => {
     const caller = authenticate(tokens, request.headers.authorization);
     if (caller === null) {
+      await brakes.countFailure(request);
       throw new AuthError('A known token is required: send Authorization: Bearer <token>.');
     }
     if (!roles.includes(caller.role)) {

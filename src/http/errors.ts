@@ -3,7 +3,14 @@
 import { randomUUID } from 'node:crypto';
 import type { Socket } from 'node:net';
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
-import { type ErrorCode, type ErrorDetails, StorageUnavailableError, VaultError } from '../errors.ts';
+import {
+  type ErrorCode,
+  type ErrorDetails,
+  OverloadedError,
+  RateLimitedError,
+  StorageUnavailableError,
+  VaultError,
+} from '../errors.ts';
 
 const statusByCode: Readonly<Record<ErrorCode, number>> = {
   validation_error: 400,
@@ -85,9 +92,17 @@ export function sendError(error: unknown, request: FastifyRequest, reply: Fastif
   const status = statusByCode[answer.type];
   if (status === 500) request.log.error({ err: error }, 'request failed');
   reply.headers(commonHeaders(request.id));
-  if (error instanceof StorageUnavailableError) reply.header('Retry-After', error.retryAfterSeconds);
+  const retryAfterSeconds = retryAfterSecondsOf(error);
+  if (retryAfterSeconds !== null) reply.header('Retry-After', retryAfterSeconds);
   if (status === 401) reply.header('WWW-Authenticate', 'Bearer');
   return reply.code(status).send({ error: { ...answer, request_id: request.id } });
+}
+
+function retryAfterSecondsOf(error: unknown): number | null {
+  if (error instanceof StorageUnavailableError || error instanceof OverloadedError || error instanceof RateLimitedError) {
+    return error.retryAfterSeconds;
+  }
+  return null;
 }
 
 /** Names the place and what is wrong with it, never the value. */

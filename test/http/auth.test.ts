@@ -13,6 +13,7 @@ const settings = {
   VAULT_GATEWAY_TOKENS: `gateway:${gatewayToken},limited@acme|beta:${limitedGatewayToken}`,
   VAULT_WRITER_TOKENS: `dashboard:${writerToken},limited@acme:${limitedWriterToken}`,
   VAULT_METRICS_TOKENS: `scraper:${metricsToken}`,
+  VAULT_LIMIT_AUTH_FAILURES: '0',
 };
 
 /** What a writer may do, of all that there is. */

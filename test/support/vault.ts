@@ -85,7 +85,12 @@ export async function startVault(url: string, settings: Environment = {}): Promi
   app.addHook('onRoute', ({ method, url: path }) => {
     for (const each of [method].flat()) if (each !== 'HEAD') routes.push({ method: each, url: path });
   });
-  await addVault(app, { ...services, tokens: config.tokens, encryptedTables: config.coverage.encryptedTables });
+  await addVault(app, {
+    ...services,
+    tokens: config.tokens,
+    limits: config.limits,
+    encryptedTables: config.coverage.encryptedTables,
+  });
   const origin = await app.listen({ host: config.host, port: config.port });
   let isOpen = true;
   const close = async (): Promise<void> => {

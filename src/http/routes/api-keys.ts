@@ -4,6 +4,7 @@ import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import { presentApiKey } from '../../contract/presenters.ts';
 import * as schemas from '../../contract/schemas.ts';
 import type { ApiKeys, DecryptedEntry } from '../../vault/api-keys.ts';
+import type { Brakes } from '../brakes.ts';
 import { decodeCursor, encodeCursor } from '../cursor.ts';
 import { toErrorAnswer } from '../errors.ts';
 
@@ -72,7 +73,7 @@ export function apiKeyRoutes(apiKeys: ApiKeys): FastifyPluginAsyncTypebox {
 }
 
 /** What only the gateway may do: open keys, and see which tenants there are. */
-export function keyOpeningRoutes(apiKeys: ApiKeys): FastifyPluginAsyncTypebox {
+export function keyOpeningRoutes(apiKeys: ApiKeys, brakes: Brakes): FastifyPluginAsyncTypebox {
   return async (app) => {
     app.post('/api-keys/decrypt', {
       schema: {
@@ -82,7 +83,9 @@ export function keyOpeningRoutes(apiKeys: ApiKeys): FastifyPluginAsyncTypebox {
         body: schemas.DecryptKeyBody,
         response: { 200: schemas.DecryptKeyAnswer, ...schemas.errorAnswers },
       },
-      handler: async ({ body }) => {
+      handler: async (request) => {
+        const { body } = request;
+        await brakes.countDecrypts(request, 1);
         const { id, tenantId, name, provider, value } = await apiKeys.decrypt(body.tenant_id ?? null, body.name);
         return { key: { id, tenant_id: tenantId, name, provider, value } };
       },
@@ -96,9 +99,11 @@ export function keyOpeningRoutes(apiKeys: ApiKeys): FastifyPluginAsyncTypebox {
         body: schemas.DecryptAllBody,
         response: { 200: schemas.DecryptAllAnswer, ...schemas.errorAnswers },
       },
-      handler: async ({ body }) => {
+      handler: async (request) => {
+        const { body } = request;
         const after = body.cursor === undefined ? null : decodeCursor(body.cursor);
         const page = await apiKeys.decryptAll(body.tenant_id ?? null, { limit: decryptAllPage, after });
+        await brakes.countDecrypts(request, page.items.length);
         return { keys: page.items.map(presentEntry), next_cursor: page.next && encodeCursor(page.next) };
       },
     });
