@@ -36,6 +36,12 @@ import { createShedding } from './shedding.ts';
 import { addValidation } from './validation.ts';
 
 const maxBodyBytes = 8 * 1024 * 1024;
+/** Longer than a client or proxy keeps a connection, so that none sends a request on one that is just being closed. */
+const keepAliveTimeoutMs = 72_000;
+/** Within which the headers of a request must have come, and the first byte of a new connection. */
+const headersTimeoutMs = 15_000;
+/** How often connections are held against these times: Node's own half a minute would triple the shortest. */
+const connectionsCheckMs = 1_000;
 const givenRequestId = /^[\x21-\x7e]{1,128}$/;
 
 export interface AppOptions extends MasterKeyRoutesOptions {
@@ -63,7 +69,8 @@ export function createHttpServer(logger: FastifyBaseLogger): FastifyInstance {
     bodyLimit: maxBodyBytes,
     requestTimeout: 60_000,
     return503OnClosing: false,
-    http: { requireHostHeader: false },
+    keepAliveTimeout: keepAliveTimeoutMs,
+    http: { requireHostHeader: false, headersTimeout: headersTimeoutMs, connectionsCheckingInterval: connectionsCheckMs },
     frameworkErrors: (error, request, reply) => void sendError(error, request, reply),
     clientErrorHandler: answerUnparsable,
     routerOptions: { maxParamLength: 1_024 },

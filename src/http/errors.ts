@@ -68,10 +68,12 @@ export function addErrorHandling(app: FastifyInstance): void {
 }
 
 /** The answer to bytes that are no HTTP request, so that there is no reply object to answer with. */
-export function answerUnparsable(_error: Error, socket: Socket): void {
+export function answerUnparsable(error: Error, socket: Socket): void {
   if (!socket.writable) return;
   const id = randomUUID();
-  const body = JSON.stringify({ error: { type: 'validation_error', message: 'This is not an HTTP request.', request_id: id } });
+  const isLate = 'code' in error && error.code === 'ERR_HTTP_REQUEST_TIMEOUT';
+  const message = isLate ? 'The request did not arrive in time.' : 'This is not an HTTP request.';
+  const body = JSON.stringify({ error: { type: 'validation_error', message, request_id: id } });
   const headers = ['HTTP/1.1 400 Bad Request', ...Object.entries(commonHeaders(id)).map(([name, value]) => `${name}: ${value}`)];
   headers.push(
     'Content-Type: application/json; charset=utf-8',
