@@ -25,6 +25,8 @@ export interface CoreConfig {
   readonly coverage: { readonly encryptedTables: readonly string[]; readonly exemptTables: readonly string[] };
   readonly atomicRows: number;
   readonly rotationDueDays: number;
+  /** Whether rows of `api_keys` in format 1, which are bound to no tenant, are refused. */
+  readonly requireFormat2: boolean;
   readonly logLevel: (typeof logLevels)[number];
 }
 
@@ -82,6 +84,7 @@ function readCore(reader: SettingsReader, production: boolean): CoreConfig {
     coverage: { encryptedTables, exemptTables: readTables(reader, 'VAULT_EXEMPT_TABLES') ?? [] },
     atomicRows: reader.integer('VAULT_ROTATION_ATOMIC_ROWS', 10_000, { min: 0, max: 1_000_000 }),
     rotationDueDays: reader.integer('VAULT_ROTATION_DUE_DAYS', 365, { min: 1, max: 36_500 }),
+    requireFormat2: reader.oneOf('VAULT_REQUIRE_FORMAT_2', ['true', 'false'], 'false') === 'true',
     logLevel: reader.oneOf('LOG_LEVEL', logLevels, 'info'),
   };
 }

@@ -42,7 +42,7 @@ export interface Services {
 
 /** Opens the database and changes nothing in it. Throws ConfigurationError where it cannot be opened at all. */
 export function buildServices(config: CoreConfig, logger: Logger, database = new Database(config.database)): Services {
-  const { keyring, coverage, atomicRows, rotationDueDays } = config;
+  const { keyring, coverage, atomicRows, rotationDueDays, requireFormat2 } = config;
   const tables = new EncryptedTables(database);
   const masterKeys = new MasterKeyStore(database);
   const rotations = new RotationStore(database);
@@ -72,14 +72,14 @@ export function buildServices(config: CoreConfig, logger: Logger, database = new
   };
 
   return {
-    apiKeys: new ApiKeys(apiKeyStore, keyring, activeKey, rowUses),
+    apiKeys: new ApiKeys(apiKeyStore, keyring, activeKey, rowUses, requireFormat2),
     stateless: new StatelessCipher(keyring, activeKey, statelessUses),
     engine,
     rotations,
     masterKeys,
     replicas,
     isMigrated: () => isMigrated(database),
-    readiness: new ReadinessCheck({ tables, coverage, masterKeys, rotations, keyring }),
+    readiness: new ReadinessCheck({ tables, coverage, masterKeys, rotations, keyring, requireFormat2 }),
     verify: () => survey(tables, coverage, keyring),
     reportMasterKeys: () => reportMasterKeys({ tables, coverage, masterKeys, rotations, keyring, rotationDueDays }),
     prepare: async () => {

@@ -492,6 +492,19 @@ describe('numbers, names and choices', () => {
     expect(serverProblems({ LOG_LEVEL })).toEqual(['LOG_LEVEL must be one of fatal, error, warn, info, debug, trace, silent.']);
   });
 
+  it.each(['1', 'yes', 'TRUE'])('refuse %j for whether format 2 is required', (VAULT_REQUIRE_FORMAT_2) => {
+    expect(serverProblems({ VAULT_REQUIRE_FORMAT_2 })).toEqual(['VAULT_REQUIRE_FORMAT_2 must be one of true, false.']);
+  });
+
+  it.each(['VAULT_LIMIT_AUTH_FAILURES', 'VAULT_LIMIT_DECRYPTS', 'VAULT_LIMIT_EVENT_LOOP_DELAY'])(
+    'refuse a limit that is none: %s',
+    (name) => {
+      for (const limit of ['-1', 'none', '1.5', '99999999999']) {
+        expect(serverProblems({ [name]: limit })).toEqual([expect.stringMatching(new RegExp(`^${name} must be a whole number`))]);
+      }
+    },
+  );
+
   it.each(['api_keys;', 'api_keys,"quoted"', 'api_keys,two words', 'api_keys,1st', "api_keys,a'b"])(
     'refuse the tables %j',
     (tables) => {
