@@ -27,6 +27,8 @@ export interface CoreConfig {
   readonly rotationDueDays: number;
   /** Absolute, an existing folder; null where none is set. */
   readonly snapshotDir: string | null;
+  /** Whether rows of `api_keys` in format 1, which are bound to no tenant, are refused. */
+  readonly requireFormat2: boolean;
   readonly logLevel: (typeof logLevels)[number];
 }
 
@@ -35,6 +37,8 @@ export interface ServerConfig extends CoreConfig {
   readonly host: string;
   readonly port: number;
   readonly tokens: readonly Token[];
+  /** Each 0 where there is none: failed authentications and opened rows a minute, and how late the event loop may be. */
+  readonly limits: { readonly authFailures: number; readonly decrypts: number; readonly eventLoopDelayMs: number };
 }
 
 export function isProduction(environment: Environment): boolean {
@@ -54,7 +58,12 @@ export function readServerConfig(environment: Environment): ServerConfig {
     isProduction: production,
     host: reader.text('HOST') ?? (production ? '::' : '127.0.0.1'),
     port: reader.integer('PORT', 4100, { min: 0, max: 65_535 }),
-    tokens: readTokens(reader),
+    tokens: readTokens(reader, production),
+    limits: {
+      authFailures: reader.integer('VAULT_LIMIT_AUTH_FAILURES', 30, { min: 0, max: 1_000_000 }),
+      decrypts: reader.integer('VAULT_LIMIT_DECRYPTS', 0, { min: 0, max: 1_000_000_000 }),
+      eventLoopDelayMs: reader.integer('VAULT_LIMIT_EVENT_LOOP_DELAY', 1_000, { min: 0, max: 60_000 }),
+    },
   };
   reader.assertNone();
   return Object.freeze(config);
@@ -78,6 +87,7 @@ function readCore(reader: SettingsReader, production: boolean): CoreConfig {
     atomicRows: reader.integer('VAULT_ROTATION_ATOMIC_ROWS', 10_000, { min: 0, max: 1_000_000 }),
     rotationDueDays: reader.integer('VAULT_ROTATION_DUE_DAYS', 365, { min: 1, max: 36_500 }),
     snapshotDir: readSnapshotDir(reader),
+    requireFormat2: reader.oneOf('VAULT_REQUIRE_FORMAT_2', ['true', 'false'], 'false') === 'true',
     logLevel: reader.oneOf('LOG_LEVEL', logLevels, 'info'),
   };
 }

@@ -47,6 +47,17 @@ export class ForbiddenError extends VaultError {
   readonly code = 'forbidden';
 }
 
+/** Too much of it for now. Safe to try again after `retryAfterSeconds`. */
+export class RateLimitedError extends VaultError {
+  readonly code = 'rate_limited';
+  readonly retryAfterSeconds: number;
+
+  constructor(message: string, retryAfterSeconds: number) {
+    super(message);
+    this.retryAfterSeconds = retryAfterSeconds;
+  }
+}
+
 /** No such thing, or one that belongs to another tenant: the two look the same. */
 export class NotFoundError extends VaultError {
   readonly code = 'not_found';
@@ -105,6 +116,16 @@ export class ConfigurationError extends VaultError {
 export class StorageUnavailableError extends VaultError {
   readonly code = 'storage_unavailable';
   readonly retryAfterSeconds = 1;
+}
+
+/** The process has more to do than it can: the request was refused before anything of it was done. Safe to try again. */
+export class OverloadedError extends VaultError {
+  readonly code = 'storage_unavailable';
+  readonly retryAfterSeconds = 1;
+
+  constructor() {
+    super('The vault has more to do than it can: nothing was done, try again.');
+  }
 }
 
 type SimpleError = new (message: string, details?: ErrorDetails) => VaultError;

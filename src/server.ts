@@ -40,9 +40,9 @@ async function start(config: ServerConfig): Promise<number> {
 }
 
 async function serve(services: Services, config: ServerConfig, logger: Logger): Promise<number> {
-  const { tokens, host, port, coverage } = config;
+  const { tokens, limits, host, port, coverage } = config;
   const app = createHttpServer(logger);
-  await addVault(app, { ...services, tokens, encryptedTables: coverage.encryptedTables });
+  await addVault(app, { ...services, tokens, limits, encryptedTables: coverage.encryptedTables });
   closeWithGrace({ delay: stopTimeoutMs, logger: false }, async ({ signal, err }) => {
     if (err) logger.fatal({ err }, 'stopping after an unexpected error');
     else logger.info({ signal }, 'stopping: requests in flight are finished first');

@@ -61,7 +61,7 @@ export function buildServices(
   database = new Database(config.database),
   place: RotationPlace = 'here',
 ): Services {
-  const { keyring, coverage, rotationDueDays, snapshotDir } = config;
+  const { keyring, coverage, rotationDueDays, snapshotDir, requireFormat2 } = config;
   const tables = new EncryptedTables(database);
   const masterKeys = new MasterKeyStore(database);
   const rotations = new RotationStore(database);
@@ -84,7 +84,7 @@ export function buildServices(
   };
 
   return {
-    apiKeys: new ApiKeys(apiKeyStore, keyring, activeKey, rowUses),
+    apiKeys: new ApiKeys(apiKeyStore, keyring, activeKey, rowUses, requireFormat2),
     stateless: new StatelessCipher(keyring, activeKey, statelessUses),
     rotator,
     rotations,
@@ -92,7 +92,7 @@ export function buildServices(
     masterKeys,
     replicas,
     isMigrated: () => isMigrated(database),
-    readiness: new ReadinessCheck({ tables, coverage, masterKeys, rotations, keyring }),
+    readiness: new ReadinessCheck({ tables, coverage, masterKeys, rotations, keyring, requireFormat2 }),
     verify: () => survey(tables, coverage, keyring),
     reportMasterKeys: () => reportMasterKeys({ tables, coverage, masterKeys, rotations, keyring, rotationDueDays }),
     prepare: async () => {

@@ -1,21 +1,39 @@
-/** The tokens that callers authenticate with: only their digests are kept, and each has a name and one role. */
+/** The tokens that callers authenticate with: only their digests are kept, and each has a name, one role and perhaps its tenants. */
 
 import { createHash } from 'node:crypto';
 import type { SettingsReader } from './settings.ts';
+import { tokenWeakness } from './token-strength.ts';
 
-export type Role = 'gateway' | 'admin';
+export type Role = 'gateway' | 'admin' | 'writer' | 'metrics';
 
 export interface Token {
   readonly name: string;
   readonly role: Role;
   /** SHA-256. */
   readonly digest: Buffer;
+  /** The only tenants whose rows it reaches, never the null tenant; null where it is not limited. */
+  readonly tenants: ReadonlySet<string> | null;
 }
 
-const tokenVariables: Readonly<Record<Role, string>> = {
-  gateway: 'VAULT_GATEWAY_TOKENS',
-  admin: 'VAULT_ADMIN_TOKENS',
+interface RoleSetting {
+  readonly variable: string;
+  readonly isRequired: boolean;
+  readonly mayNameTenants: boolean;
+}
+
+const settingByRole: Readonly<Record<Role, RoleSetting>> = {
+  gateway: { variable: 'VAULT_GATEWAY_TOKENS', isRequired: true, mayNameTenants: true },
+  admin: { variable: 'VAULT_ADMIN_TOKENS', isRequired: true, mayNameTenants: false },
+  writer: { variable: 'VAULT_WRITER_TOKENS', isRequired: false, mayNameTenants: true },
+  metrics: { variable: 'VAULT_METRICS_TOKENS', isRequired: false, mayNameTenants: false },
 };
+
+/** A token beside what is checked of it and then forgotten. */
+interface ParsedEntry {
+  readonly token: Token;
+  /** Null where only the digest was given, which tells nothing of the token's strength. */
+  readonly weakness: string | null;
+}
 
 const sha256Prefix = 'sha256:';
 const sha256Hex = /^[0-9a-f]{64}$/i;
@@ -24,48 +42,94 @@ export function digestOf(token: string): Buffer {
   return createHash('sha256').update(token, 'utf8').digest();
 }
 
-/** Reads the `name:token` pairs of every role; what is wrong with them goes to the reader's problems. */
-export function readTokens(reader: SettingsReader): readonly Token[] {
-  const roles = Object.keys(tokenVariables) as Role[];
-  const tokens = roles.flatMap((role) => readRole(reader, role));
+/** Reads the entries of every role; what is wrong with them goes to the reader's problems. In production weak tokens are refused. */
+export function readTokens(reader: SettingsReader, isProduction: boolean): readonly Token[] {
+  const roles = Object.keys(settingByRole) as Role[];
+  const tokens = roles.flatMap((role) => readRole(reader, role, isProduction));
   const roleByDigest = new Map<string, Role>();
   for (const { digest, role } of tokens) {
     const other = roleByDigest.get(digest.toString('hex'));
-    if (other !== undefined && other !== role) {
-      reader.problem(`${tokenVariables[other]} and ${tokenVariables[role]} share a token: one token has one role.`);
-    }
+    if (other !== undefined) reader.problem(sharedTokenProblem(other, role));
     roleByDigest.set(digest.toString('hex'), role);
   }
   return tokens;
 }
 
-function readRole(reader: SettingsReader, role: Role): Token[] {
-  const variable = tokenVariables[role];
-  const pairs = reader.list(variable);
-  if (pairs === undefined || pairs.length === 0) {
-    reader.problem(`${variable} is required: name:token pairs, comma-separated.`);
-    return [];
-  }
-  return pairs.flatMap((pair, index) => {
-    const token = parsePair(pair, role);
-    if (token === null) reader.problem(`${variable}: entry ${index + 1} is not name:token or name:sha256:<64 hex characters>.`);
-    return token ?? [];
-  });
+function sharedTokenProblem(one: Role, other: Role): string {
+  const { variable } = settingByRole[one];
+  if (one === other) return `${variable} holds one token twice: a token has one name and one list of tenants.`;
+  return `${variable} and ${settingByRole[other].variable} share a token: one token has one role.`;
 }
 
-/** Null where it is malformed. `: , @ |` inside a name or token are %-encoded. */
-function parsePair(pair: string, role: Role): Token | null {
-  const separator = pair.indexOf(':');
-  const encodedName = pair.slice(0, Math.max(separator, 0));
-  const name = decode(encodedName);
-  const secret = pair.slice(separator + 1);
-  if (separator < 1 || name === null || encodedName.includes('@')) return null;
-  if (secret.startsWith(sha256Prefix)) {
-    const hex = secret.slice(sha256Prefix.length);
-    return sha256Hex.test(hex) ? { name, role, digest: Buffer.from(hex, 'hex') } : null;
+function readRole(reader: SettingsReader, role: Role, isProduction: boolean): Token[] {
+  const { variable, isRequired } = settingByRole[role];
+  const entries = reader.list(variable);
+  if (entries === undefined && !isRequired) return [];
+  if (entries === undefined || entries.length === 0) {
+    reader.problem(
+      `${variable} is required${isRequired ? '' : ' to hold a token where it is set'}: name:token pairs, comma-separated.`,
+    );
+    return [];
   }
-  const token = decode(secret);
-  return token === null || token === '' || /\s/.test(token) ? null : { name, role, digest: digestOf(token) };
+  const tokens = entries.map((text, index) => readEntry(reader, role, text, { place: index + 1, isProduction }));
+  tokens.forEach((token, index) => {
+    const namesake = tokens.findIndex((other) => token !== null && other?.name === token.name);
+    if (namesake >= 0 && namesake < index) {
+      reader.problem(`${variable}: entries ${namesake + 1} and ${index + 1} have the same name.`);
+    }
+  });
+  return tokens.filter((token) => token !== null);
+}
+
+function readEntry(
+  reader: SettingsReader,
+  role: Role,
+  text: string,
+  { place, isProduction }: { place: number; isProduction: boolean },
+): Token | null {
+  const { variable } = settingByRole[role];
+  const entry = parseEntry(text, role);
+  if (entry === null) reader.problem(`${variable}: entry ${place} is not ${expectedForm(role)}.`);
+  else if (isProduction && entry.weakness !== null) {
+    reader.problem(`${variable}: the token of entry ${place} ${entry.weakness}.`);
+  }
+  return entry?.token ?? null;
+}
+
+function expectedForm(role: Role): string {
+  const tenants = settingByRole[role].mayNameTenants ? ', with @tenant|tenant after the name where it is limited to tenants' : '';
+  return `name:token or name:sha256:<64 hex characters>${tenants}`;
+}
+
+/** Null where it is malformed. `: , @ |` inside a name, tenant or token are %-encoded. */
+function parseEntry(text: string, role: Role): ParsedEntry | null {
+  const separator = text.indexOf(':');
+  if (separator < 1) return null;
+  const owner = parseOwner(text.slice(0, separator), settingByRole[role].mayNameTenants);
+  const secret = parseSecret(text.slice(separator + 1));
+  if (owner === null || secret === null) return null;
+  return { token: { ...owner, role, digest: secret.digest }, weakness: secret.weakness };
+}
+
+/** The part before the first colon: a name, and after an `@` the tenants. */
+function parseOwner(text: string, mayNameTenants: boolean): Pick<Token, 'name' | 'tenants'> | null {
+  const [encodedName = '', encodedTenants, ...rest] = text.split('@');
+  const name = decode(encodedName);
+  if (name === null || name === '' || rest.length > 0) return null;
+  if (encodedTenants === undefined) return { name, tenants: null };
+  if (!mayNameTenants) return null;
+  const tenants = new Set(encodedTenants.split('|').map((tenant) => decode(tenant) ?? ''));
+  return tenants.has('') ? null : { name, tenants };
+}
+
+function parseSecret(text: string): { digest: Buffer; weakness: string | null } | null {
+  if (text.startsWith(sha256Prefix)) {
+    const hex = text.slice(sha256Prefix.length);
+    return sha256Hex.test(hex) ? { digest: Buffer.from(hex, 'hex'), weakness: null } : null;
+  }
+  const token = decode(text);
+  if (token === null || token === '' || /\s/.test(token)) return null;
+  return { digest: digestOf(token), weakness: tokenWeakness(token) };
 }
 
 function decode(text: string): string | null {

@@ -1,6 +1,6 @@
 /** The environment is read whole or refused whole: every problem at once, each by the name of its variable and none by its value. */
 
-import { createHash } from 'node:crypto';
+import { createHash, randomBytes } from 'node:crypto';
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import fc from 'fast-check';
@@ -303,9 +303,9 @@ describe('tokens', () => {
       settings({ VAULT_GATEWAY_TOKENS: 'blue:sample-1, green:sample-2', VAULT_ADMIN_TOKENS: 'eve:sample-3' }),
     );
     expect(tokens).toEqual([
-      { name: 'blue', role: 'gateway', digest: digest('sample-1') },
-      { name: 'green', role: 'gateway', digest: digest('sample-2') },
-      { name: 'eve', role: 'admin', digest: digest('sample-3') },
+      { name: 'blue', role: 'gateway', digest: digest('sample-1'), tenants: null },
+      { name: 'green', role: 'gateway', digest: digest('sample-2'), tenants: null },
+      { name: 'eve', role: 'admin', digest: digest('sample-3'), tenants: null },
     ]);
   });
 
@@ -367,6 +367,116 @@ describe('tokens', () => {
   });
 });
 
+describe('tokens of further roles', () => {
+  it('are optional, and have the role of their variable', () => {
+    const { tokens } = readServerConfig(
+      settings({ VAULT_WRITER_TOKENS: 'dashboard:sample-4', VAULT_METRICS_TOKENS: 'scraper:sample-5' }),
+    );
+    expect(tokens.map(({ name, role }) => `${name} ${role}`)).toEqual([
+      'gateway gateway',
+      'operator admin',
+      'dashboard writer',
+      'scraper metrics',
+    ]);
+  });
+
+  it.each(['VAULT_WRITER_TOKENS', 'VAULT_METRICS_TOKENS'])('are refused where %s is set and holds none', (name) => {
+    expect(serverProblems({ [name]: ',' })).toEqual([expect.stringMatching(new RegExp(`^${name} `))]);
+  });
+
+  it('are refused in two roles, whichever the two', () => {
+    const names = ['VAULT_GATEWAY_TOKENS', 'VAULT_ADMIN_TOKENS', 'VAULT_WRITER_TOKENS', 'VAULT_METRICS_TOKENS'];
+    for (const [index, one] of names.entries()) {
+      for (const other of names.slice(index + 1)) {
+        expect(serverProblems({ [one]: 'a:sample-shared', [other]: 'b:sample-shared' })).toEqual([
+          `${one} and ${other} share a token: one token has one role.`,
+        ]);
+      }
+    }
+  });
+});
+
+describe('tokens limited to tenants', () => {
+  const tenantsOf = (text: string) =>
+    readServerConfig(settings({ VAULT_WRITER_TOKENS: text })).tokens.find(({ role }) => role === 'writer')?.tenants;
+
+  it('name them after the token’s name, %-encoded where they hold a separator', () => {
+    expect(tenantsOf('blue@acme:sample-1')).toEqual(new Set(['acme']));
+    expect(tenantsOf('blue@acme|b%7Cc%3A%2C%40:sample-1')).toEqual(new Set(['acme', 'b|c:,@']));
+    expect(tenantsOf('blue:sample-1')).toBeNull();
+  });
+
+  it.each([
+    'blue@:sample-1',
+    'blue@acme|:sample-1',
+    'blue@|acme:sample-1',
+    'blue@a@b:sample-1',
+    '@acme:sample-1',
+    'blue@%E9:sample-1',
+  ])('are refused, rather than unlimited, where a tenant or the name is missing: %s', (entry) => {
+    for (const name of ['VAULT_GATEWAY_TOKENS', 'VAULT_WRITER_TOKENS']) {
+      expect(serverProblems({ [name]: entry })).toEqual([
+        expect.stringMatching(new RegExp(`^${name}: entry 1 is not name:token`)),
+      ]);
+    }
+  });
+
+  it('are refused among admin and metrics tokens, which cannot be limited', () => {
+    for (const name of ['VAULT_ADMIN_TOKENS', 'VAULT_METRICS_TOKENS']) {
+      expect(serverProblems({ [name]: 'blue@acme:sample-1' })).toEqual([
+        expect.stringMatching(new RegExp(`^${name}: entry 1 is not name:token`)),
+      ]);
+    }
+  });
+
+  it('are refused where one token stands twice, which would leave its tenants in doubt', () => {
+    expect(serverProblems({ VAULT_WRITER_TOKENS: 'blue@acme:sample-1,green@other:sample-1' })).toEqual([
+      expect.stringMatching(/^VAULT_WRITER_TOKENS holds one token twice/),
+    ]);
+  });
+});
+
+describe('a name that two tokens of a role have', () => {
+  it('is refused, because the log and the audit name tokens by it', () => {
+    expect(serverProblems({ VAULT_GATEWAY_TOKENS: 'blue:sample-1,green:sample-2,bl%75e:sample-3' })).toEqual([
+      'VAULT_GATEWAY_TOKENS: entries 1 and 3 have the same name.',
+    ]);
+  });
+});
+
+describe('a weak token', () => {
+  const weak = [
+    ['short', 'k7Qz93mBv1XsW2y'],
+    ['one character again and again', 'a'.repeat(40)],
+    ['a few characters again and again', 'abcabcabcabcabcabcabc'],
+    ['a default', 'changeme-changeme'],
+    ['a default with a number', 'my-secret-token-1234567'],
+    ['a default in capitals', 'CHANGE_ME_ADMIN_TOKEN'],
+    ['a default, %-encoded', 'vault%2Dgateway%2Dpassword'],
+  ] as const;
+
+  it.each(weak)('is refused in production, by its place and never by its value: %s', (_, token) => {
+    for (const name of ['VAULT_GATEWAY_TOKENS', 'VAULT_ADMIN_TOKENS', 'VAULT_WRITER_TOKENS', 'VAULT_METRICS_TOKENS']) {
+      const problems = serverProblems({ NODE_ENV: 'production', [name]: `good:k7Qz93mBv1XsW2yL,weak:${token}` });
+      expect(problems).toEqual([expect.stringMatching(new RegExp(`^${name}: the token of entry 2 `))]);
+      expect(problems.join()).not.toContain(token);
+    }
+  });
+
+  it.each(weak)('is taken outside production: %s', (_, token) => {
+    expect(serverProblems({ VAULT_WRITER_TOKENS: `weak:${token}` })).toEqual([]);
+  });
+
+  it('is never one that was drawn at random, as base64url or as hex', () => {
+    for (let draw = 0; draw < 500; draw += 1) {
+      for (const encoding of ['base64url', 'hex'] as const) {
+        const token = randomBytes(24).toString(encoding);
+        expect(serverProblems({ NODE_ENV: 'production', VAULT_WRITER_TOKENS: `good:${token}` }), token).toEqual([]);
+      }
+    }
+  });
+});
+
 describe('numbers, names and choices', () => {
   it.each(['-1', '65536', '80.5', '0x50', '8e1', ' 80', '80 ', '99999999999999999999', 'http'])('refuse the port %j', (PORT) => {
     expect(serverProblems({ PORT })).toEqual(['PORT must be a whole number from 0 to 65535.']);
@@ -381,6 +491,19 @@ describe('numbers, names and choices', () => {
   it.each(['INFO', 'verbose', 'info '])('refuse the log level %j, and name those there are', (LOG_LEVEL) => {
     expect(serverProblems({ LOG_LEVEL })).toEqual(['LOG_LEVEL must be one of fatal, error, warn, info, debug, trace, silent.']);
   });
+
+  it.each(['1', 'yes', 'TRUE'])('refuse %j for whether format 2 is required', (VAULT_REQUIRE_FORMAT_2) => {
+    expect(serverProblems({ VAULT_REQUIRE_FORMAT_2 })).toEqual(['VAULT_REQUIRE_FORMAT_2 must be one of true, false.']);
+  });
+
+  it.each(['VAULT_LIMIT_AUTH_FAILURES', 'VAULT_LIMIT_DECRYPTS', 'VAULT_LIMIT_EVENT_LOOP_DELAY'])(
+    'refuse a limit that is none: %s',
+    (name) => {
+      for (const limit of ['-1', 'none', '1.5', '99999999999']) {
+        expect(serverProblems({ [name]: limit })).toEqual([expect.stringMatching(new RegExp(`^${name} must be a whole number`))]);
+      }
+    },
+  );
 
   it.each(['api_keys;', 'api_keys,"quoted"', 'api_keys,two words', 'api_keys,1st', "api_keys,a'b"])(
     'refuse the tables %j',

@@ -23,20 +23,28 @@ import type { RotationStore } from '../store/rotations.ts';
 import type { Role, Token } from '../tokens.ts';
 import type { ApiKeys } from '../vault/api-keys.ts';
 import type { StatelessCipher } from '../vault/stateless.ts';
-import { requireRole } from './auth.ts';
+import { requireRole, requireTenant } from './auth.ts';
+import { createBrakes, type Limits } from './brakes.ts';
 import { addDraining } from './draining.ts';
 import { addErrorHandling, answerUnparsable, commonHeaders, sendError } from './errors.ts';
 import { openApiInfo } from './openapi.ts';
 import { addReceiving, type ReceiveLimits } from './receiving.ts';
-import { apiKeyRoutes } from './routes/api-keys.ts';
+import { apiKeyRoutes, keyOpeningRoutes, keyStatusRoutes } from './routes/api-keys.ts';
 import { machineRoutes } from './routes/machines.ts';
 import { type MasterKeyRoutesOptions, masterKeyRoutes } from './routes/master-keys.ts';
 import { rotateRoutes } from './routes/rotate.ts';
 import { snapshotRoutes } from './routes/snapshots.ts';
 import { statelessRoutes } from './routes/stateless.ts';
+import { createShedding } from './shedding.ts';
 import { addValidation } from './validation.ts';
 
 const maxBodyBytes = 8 * 1024 * 1024;
+/** Longer than a client or proxy keeps a connection, so that none sends a request on one that is just being closed. */
+const keepAliveTimeoutMs = 72_000;
+/** Within which the headers of a request must have come, and the first byte of a new connection. */
+const headersTimeoutMs = 15_000;
+/** How often connections are held against these times: Node's own half a minute would triple the shortest. */
+const connectionsCheckMs = 1_000;
 const givenRequestId = /^[\x21-\x7e]{1,128}$/;
 
 export interface AppOptions extends MasterKeyRoutesOptions {
@@ -48,7 +56,13 @@ export interface AppOptions extends MasterKeyRoutesOptions {
   readonly readiness: ReadinessCheck;
   readonly encryptedTables: readonly string[];
   readonly tokens: readonly Token[];
+  readonly limits: AppLimits;
   readonly receiveLimits?: ReceiveLimits;
+}
+
+interface AppLimits extends Limits {
+  /** How late the event loop may be before calls are refused; 0 is no limit. */
+  readonly eventLoopDelayMs: number;
 }
 
 /** A server without routes, not listening. */
@@ -61,7 +75,8 @@ export function createHttpServer(logger: FastifyBaseLogger): FastifyInstance {
     // Of a request's body: see addReceiving.
     requestTimeout: 0,
     return503OnClosing: false,
-    http: { requireHostHeader: false, headersTimeout: 60_000 },
+    keepAliveTimeout: keepAliveTimeoutMs,
+    http: { requireHostHeader: false, headersTimeout: headersTimeoutMs, connectionsCheckingInterval: connectionsCheckMs },
     frameworkErrors: (error, request, reply) => void sendError(error, request, reply),
     clientErrorHandler: answerUnparsable,
     routerOptions: { maxParamLength: 1_024 },
@@ -81,17 +96,24 @@ export async function addVault(app: FastifyInstance, options: AppOptions): Promi
   await app.register(fastifyAuth);
   await app.register(fastifySwagger, openApiInfo);
   await app.register(machineRoutes(options.readiness));
-  await app.register(forRole(options.tokens, 'gateway', [apiKeyRoutes(options.apiKeys), statelessRoutes(options.stateless)]), {
-    prefix: '/v1',
-  });
+  const brakes = await createBrakes(app, options.limits);
+  const shed = createShedding(app, options.limits.eventLoopDelayMs);
+  const allow = (roles: readonly Role[], routes: readonly FastifyPluginAsyncTypebox[]) => async (inner: FastifyInstance) => {
+    inner.addHook('onRequest', shed);
+    inner.addHook('onRequest', inner.auth([requireRole(options.tokens, roles, brakes)]));
+    for (const plugin of routes) await inner.register(plugin);
+  };
+  const opening = [keyOpeningRoutes(options.apiKeys, brakes), statelessRoutes(options.stateless, brakes)];
+  await app.register(allow(['gateway', 'writer'], [withinTenants([apiKeyRoutes(options.apiKeys)])]), { prefix: '/v1' });
+  await app.register(allow(['gateway'], [withinTenants(opening), keyStatusRoutes(options.apiKeys)]), { prefix: '/v1' });
   const adminRoutes = [rotateRoutes(options), masterKeyRoutes(options), snapshotRoutes(options)];
-  await app.register(forRole(options.tokens, 'admin', adminRoutes), { prefix: '/admin' });
+  await app.register(allow(['admin'], adminRoutes), { prefix: '/admin' });
 }
 
-/** Encapsulates routes behind tokens of one role: a route inside cannot be reached without. */
-function forRole(tokens: readonly Token[], role: Role, routes: readonly FastifyPluginAsyncTypebox[]) {
-  return async (app: FastifyInstance): Promise<void> => {
-    app.addHook('onRequest', app.auth([requireRole(tokens, role)]));
+/** Encapsulates routes that a token limited to tenants reaches for those tenants alone. */
+function withinTenants(routes: readonly FastifyPluginAsyncTypebox[]): FastifyPluginAsyncTypebox {
+  return async (app) => {
+    app.addHook('preHandler', requireTenant);
     for (const plugin of routes) await app.register(plugin);
   };
 }

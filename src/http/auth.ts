@@ -1,9 +1,10 @@
-/** Tells who calls, by comparing digests in constant time, and keeps each role to its own routes. */
+/** Tells who calls, by comparing digests in constant time, and keeps each role to its own routes and each token to its tenants. */
 
 import { timingSafeEqual } from 'node:crypto';
 import type { FastifyRequest } from 'fastify';
 import { AuthError, ForbiddenError } from '../errors.ts';
 import { digestOf, type Role, type Token } from '../tokens.ts';
+import type { Brakes } from './brakes.ts';
 
 declare module 'fastify' {
   interface FastifyRequest {
@@ -12,18 +13,47 @@ declare module 'fastify' {
   }
 }
 
-/** A hook for @fastify/auth that lets tokens of one role pass. Throws AuthError or ForbiddenError. */
-export function requireRole(tokens: readonly Token[], role: Role): (request: FastifyRequest) => Promise<void> {
+/**
+ * A hook for @fastify/auth that lets tokens of these roles pass. Throws AuthError or ForbiddenError, and RateLimitedError
+ * in place of AuthError once an address has failed too often; a known token passes all the same.
+ */
+export function requireRole(
+  tokens: readonly Token[],
+  roles: readonly Role[],
+  brakes: Pick<Brakes, 'countFailure'>,
+): (request: FastifyRequest) => Promise<void> {
   return async (request) => {
     const caller = authenticate(tokens, request.headers.authorization);
     if (caller === null) {
+      await brakes.countFailure(request);
       throw new AuthError('A known token is required: send Authorization: Bearer <token>.');
     }
-    if (caller.role !== role) {
-      throw new ForbiddenError(`The token ${caller.name} has the role ${caller.role}; this route is for ${role} tokens.`);
+    if (!roles.includes(caller.role)) {
+      throw new ForbiddenError(
+        `The token ${caller.name} has the role ${caller.role}; this route is for ${roles.join(' and ')} tokens.`,
+      );
     }
     request.caller = caller;
   };
+}
+
+/**
+ * A hook for after validation: a token limited to tenants passes only where the call names one of them. A call that names
+ * none is about the null tenant, or about no tenant at all, and neither is such a token's. Throws ForbiddenError.
+ */
+export async function requireTenant(request: FastifyRequest): Promise<void> {
+  const { caller } = request;
+  if (caller === null || caller.tenants === null) return;
+  const tenantId = namedTenant(request);
+  if (tenantId === null) throw new ForbiddenError(`The token ${caller.name} is limited to tenants, and this call names none.`);
+  if (!caller.tenants.has(tenantId)) throw new ForbiddenError(`The token ${caller.name} is limited to other tenants.`);
+}
+
+/** From where the handler takes it too: the body where the route has one, otherwise the query. */
+function namedTenant({ routeOptions, body, query }: FastifyRequest): string | null {
+  const source: unknown = routeOptions.schema?.body === undefined ? query : body;
+  if (typeof source !== 'object' || source === null || !('tenant_id' in source)) return null;
+  return typeof source.tenant_id === 'string' ? source.tenant_id : null;
 }
 
 /** Compares with every token, also after a match, so that the time tells nothing. */

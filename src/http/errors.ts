@@ -3,7 +3,14 @@
 import { randomUUID } from 'node:crypto';
 import type { Socket } from 'node:net';
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
-import { type ErrorCode, type ErrorDetails, StorageUnavailableError, VaultError } from '../errors.ts';
+import {
+  type ErrorCode,
+  type ErrorDetails,
+  OverloadedError,
+  RateLimitedError,
+  StorageUnavailableError,
+  VaultError,
+} from '../errors.ts';
 
 const statusByCode: Readonly<Record<ErrorCode, number>> = {
   validation_error: 400,
@@ -61,10 +68,12 @@ export function addErrorHandling(app: FastifyInstance): void {
 }
 
 /** The answer to bytes that are no HTTP request, so that there is no reply object to answer with. */
-export function answerUnparsable(_error: Error, socket: Socket): void {
+export function answerUnparsable(error: Error, socket: Socket): void {
   if (!socket.writable) return;
   const id = randomUUID();
-  const body = JSON.stringify({ error: { type: 'validation_error', message: 'This is not an HTTP request.', request_id: id } });
+  const isLate = 'code' in error && error.code === 'ERR_HTTP_REQUEST_TIMEOUT';
+  const message = isLate ? 'The request did not arrive in time.' : 'This is not an HTTP request.';
+  const body = JSON.stringify({ error: { type: 'validation_error', message, request_id: id } });
   const headers = ['HTTP/1.1 400 Bad Request', ...Object.entries(commonHeaders(id)).map(([name, value]) => `${name}: ${value}`)];
   headers.push(
     'Content-Type: application/json; charset=utf-8',
@@ -85,9 +94,17 @@ export function sendError(error: unknown, request: FastifyRequest, reply: Fastif
   const status = statusByCode[answer.type];
   if (status === 500) request.log.error({ err: error }, 'request failed');
   reply.headers(commonHeaders(request.id));
-  if (error instanceof StorageUnavailableError) reply.header('Retry-After', error.retryAfterSeconds);
+  const retryAfterSeconds = retryAfterSecondsOf(error);
+  if (retryAfterSeconds !== null) reply.header('Retry-After', retryAfterSeconds);
   if (status === 401) reply.header('WWW-Authenticate', 'Bearer');
   return reply.code(status).send({ error: { ...answer, request_id: request.id } });
+}
+
+function retryAfterSecondsOf(error: unknown): number | null {
+  if (error instanceof StorageUnavailableError || error instanceof OverloadedError || error instanceof RateLimitedError) {
+    return error.retryAfterSeconds;
+  }
+  return null;
 }
 
 /** Names the place and what is wrong with it, never the value. */

@@ -14,7 +14,7 @@ export const openApiInfo: FastifyDynamicSwaggerOptions = {
     },
     servers: [{ url: 'http://127.0.0.1:4100', description: 'A vault started with npm start' }],
     tags: [
-      { name: 'Provider keys', description: 'For gateway tokens.' },
+      { name: 'Provider keys', description: 'For gateway tokens; writer tokens may store, list, get and delete.' },
       { name: 'Text that the caller keeps', description: 'For gateway tokens; nothing is stored.' },
       { name: 'Rotation', description: 'For admin tokens.' },
       { name: 'Master keys', description: 'For admin tokens.' },

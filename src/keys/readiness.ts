@@ -23,6 +23,7 @@ export interface ReadinessContext {
   readonly masterKeys: MasterKeyStore;
   readonly rotations: RotationStore;
   readonly keyring: Keyring;
+  readonly requireFormat2: boolean;
 }
 
 export class ReadinessCheck {
@@ -96,6 +97,11 @@ export class ReadinessCheck {
     if (latest !== null && latest.rowsFailed > 0) {
       warnings.push(
         `${latest.rowsFailed} of ${latest.rowsScanned} row(s) do not open with any key of the keyring: see POST /admin/verify.`,
+      );
+    }
+    if (this.#context.requireFormat2 && latest !== null && latest.rowsOfFormat1 > 0) {
+      warnings.push(
+        `${latest.rowsOfFormat1} row(s) of api_keys are in format 1, which VAULT_REQUIRE_FORMAT_2 refuses: rotate with upgrade_format.`,
       );
     }
     return warnings;

@@ -1,14 +1,17 @@
 /** Opens every covered row with the keyring: the one truthful answer to which key holds how many rows. */
 
 import type { Keyring } from '../crypto/keyring.ts';
-import type { EncryptedTables } from '../store/encrypted-tables.ts';
+import { rowFormatOf } from '../crypto/row.ts';
+import { apiKeysTable, type EncryptedRow, type EncryptedTables } from '../store/encrypted-tables.ts';
 import { type CoverageSettings, inspectCoverage } from './coverage.ts';
-import { coveredPages, maxListedFailures, openCoveredRow, type RowFailure, reasonOf } from './covered-rows.ts';
+import { ciphertextOf, coveredPages, maxListedFailures, openCoveredRow, type RowFailure, reasonOf } from './covered-rows.ts';
 
 export interface Survey {
   readonly rowsScanned: number;
   readonly rowsByKeyId: ReadonlyMap<string, number>;
   readonly rowsFailed: number;
+  /** Those of `api_keys` alone, also where they do not open. */
+  readonly rowsOfFormat1: number;
   /** The first {@link maxListedFailures}. */
   readonly failures: readonly RowFailure[];
 }
@@ -17,11 +20,13 @@ export interface Survey {
 export async function survey(tables: EncryptedTables, settings: CoverageSettings, keyring: Keyring): Promise<Survey> {
   let rowsScanned = 0;
   let rowsFailed = 0;
+  let rowsOfFormat1 = 0;
   const rowsByKeyId = new Map<string, number>();
   const failures: RowFailure[] = [];
   const { covered } = await inspectCoverage(tables, settings);
   for await (const { table, rows } of coveredPages(tables, covered)) {
     rowsScanned += rows.length;
+    rowsOfFormat1 += rows.filter((row) => isFormat1(table, row)).length;
     for (const row of rows) {
       const opened = openCoveredRow(keyring, table, row);
       if (opened === null) {
@@ -33,5 +38,10 @@ export async function survey(tables: EncryptedTables, settings: CoverageSettings
       }
     }
   }
-  return { rowsScanned, rowsByKeyId, rowsFailed, failures };
+  return { rowsScanned, rowsByKeyId, rowsFailed, rowsOfFormat1, failures };
+}
+
+function isFormat1(table: string, row: EncryptedRow): boolean {
+  const ciphertext = ciphertextOf(row);
+  return table === apiKeysTable && ciphertext !== null && rowFormatOf(ciphertext) === 1;
 }

@@ -2,7 +2,7 @@
 
 import { randomUUID } from 'node:crypto';
 import type { Keyring } from '../crypto/keyring.ts';
-import { type RowBinding, sealRow } from '../crypto/row.ts';
+import { type RowBinding, rowFormatOf, sealRow } from '../crypto/row.ts';
 import { ConfigurationError, DecryptFailedError, NotFoundError, StorageUnavailableError, type VaultError } from '../errors.ts';
 import type { ActiveKey } from '../keys/active-key.ts';
 import type { ApiKeyRow, ApiKeyStore, PageRequest, StoredApiKey, TenantCount } from '../store/api-keys.ts';
@@ -57,12 +57,15 @@ export class ApiKeys {
   readonly #keyring: Keyring;
   readonly #activeKey: ActiveKey;
   readonly #uses: UseRecorder;
+  /** Format 1 is bound to nothing: whoever can write the database can move such a row to another tenant. */
+  readonly #requireFormat2: boolean;
 
-  constructor(store: ApiKeyStore, keyring: Keyring, activeKey: ActiveKey, uses: UseRecorder) {
+  constructor(store: ApiKeyStore, keyring: Keyring, activeKey: ActiveKey, uses: UseRecorder, requireFormat2: boolean) {
     this.#store = store;
     this.#keyring = keyring;
     this.#activeKey = activeKey;
     this.#uses = uses;
+    this.#requireFormat2 = requireFormat2;
   }
 
   /**
@@ -142,6 +145,7 @@ export class ApiKeys {
 
   async #open(row: ApiKeyRow): Promise<DecryptedApiKey> {
     const { id, tenantId, name, provider } = row;
+    if (this.#isRefused(row)) throw new DecryptFailedError();
     const opened = this.#keyring.openRow(bindingOf(row), row, row.keyIdHint);
     if (opened === null) {
       await this.#activeKey.assertKeyPresent(row.keyIdHint);
@@ -151,8 +155,12 @@ export class ApiKeys {
     return { id, tenantId, name, provider, value: takeText(opened.plaintext) };
   }
 
+  #isRefused(row: ApiKeyRow): boolean {
+    return this.#requireFormat2 && rowFormatOf(row) === 1;
+  }
+
   #masked(row: ApiKeyRow): ListedApiKey {
-    const opened = this.#keyring.openRow(bindingOf(row), row, row.keyIdHint);
+    const opened = this.#isRefused(row) ? null : this.#keyring.openRow(bindingOf(row), row, row.keyIdHint);
     if (opened === null) return { ...row, maskedValue: unreadableMask, keyId: row.keyIdHint };
     return { ...row, maskedValue: maskValue(takeText(opened.plaintext)), keyId: opened.key.id };
   }

@@ -1,18 +1,48 @@
-/** Only the open list answers without a token, and no role reaches the other's routes. */
+/** Only the open list answers without a token, no role reaches another's routes, and no token another tenant's rows. */
 
 import { describe, expect, it } from 'vitest';
-import { adminToken, caller, gatewayToken, startVault, temporaryDatabase } from '../support/vault.ts';
+import { adminToken, caller, gatewayToken, keyA, startVault, temporaryDatabase } from '../support/vault.ts';
 
 const openRoutes = ['GET /health', 'GET /openapi.json', 'GET /ready'];
 
-async function statusesOf(token: string | null): Promise<Map<string, number>> {
+const writerToken = 'sample-writer-token';
+const metricsToken = 'sample-metrics-token';
+const limitedGatewayToken = 'sample-limited-gateway-token';
+const limitedWriterToken = 'sample-limited-writer-token';
+const settings = {
+  VAULT_GATEWAY_TOKENS: `gateway:${gatewayToken},limited@acme|beta:${limitedGatewayToken}`,
+  VAULT_WRITER_TOKENS: `dashboard:${writerToken},limited@acme:${limitedWriterToken}`,
+  VAULT_METRICS_TOKENS: `scraper:${metricsToken}`,
+  VAULT_LIMIT_AUTH_FAILURES: '0',
+};
+
+/** What a writer may do, of all that there is. */
+const writerRoutes = ['DELETE /v1/api-keys/:id', 'GET /v1/api-keys', 'GET /v1/api-keys/:id', 'POST /v1/api-keys'];
+/** What a token limited to tenants may do without naming one. */
+const tenantFreeRoutes = ['GET /v1/api-keys/status'];
+/** Bodies that validate, so that the answer is about the tenant. */
+const bodies: Readonly<Record<string, Record<string, unknown>>> = {
+  'POST /v1/api-keys': { name: 'K', provider: 'openai', value: 'sample-value-0001' },
+  'POST /v1/api-keys/decrypt': { name: 'K' },
+  'POST /v1/encrypt': { plaintext: 'sample' },
+  'POST /v1/decrypt': { ciphertext: 'pv1.77a1e1a4f0c2b9d3.AAAA' },
+  'POST /v1/rewrap': { ciphertext: 'pv1.77a1e1a4f0c2b9d3.AAAA' },
+};
+
+/** The status of every route for one token; `tenantId` goes into the query or the body, wherever the route takes one. */
+async function statusesOf(token: string | null, tenantId?: string | null): Promise<Map<string, number>> {
   const { url } = await temporaryDatabase();
-  const { origin, routes } = await startVault(url);
+  const { origin, routes } = await startVault(url, settings);
   const call = caller(origin, token);
   const statuses = new Map<string, number>();
   for (const { method, url: path } of routes) {
-    const { status } = await call(method, path.replaceAll(/:\w+/g, 'some-id'), method === 'POST' ? {} : undefined);
-    statuses.set(`${method} ${path}`, status);
+    const route = `${method} ${path}`;
+    const place = path.replaceAll(/:\w+/g, 'some-id');
+    const takesTenant = path.includes('/api-keys') && tenantId !== undefined && !tenantFreeRoutes.includes(route);
+    const body = { ...bodies[route], ...(takesTenant && { tenant_id: tenantId }) };
+    const query = takesTenant && typeof tenantId === 'string' ? `?tenant_id=${tenantId}` : '';
+    const { status } = method === 'POST' ? await call(method, place, body) : await call(method, place + query);
+    statuses.set(route, status);
   }
   return statuses;
 }
@@ -38,16 +68,28 @@ describe('authentication', () => {
     },
   );
 
-  it('keeps a gateway token out of every admin route', async () => {
-    const statuses = await statusesOf(gatewayToken);
-    const forbidden = withStatus(statuses, 403);
-    expect(forbidden.sort()).toEqual([...statuses.keys()].filter((route) => route.includes(' /admin/')).sort());
+  const openTo = async (token: string): Promise<string[]> =>
+    [...(await statusesOf(token))].filter(([, status]) => status !== 403).map(([route]) => route);
+  const under = (routes: Iterable<string>, prefix: string): string[] => [...routes].filter((route) => route.includes(prefix));
+
+  it('opens to a gateway token every gateway route and none of an operator’s', async () => {
+    const all = [...(await statusesOf(null)).keys()];
+    expect((await openTo(gatewayToken)).sort()).toEqual([...openRoutes, ...under(all, ' /v1/')].sort());
   });
 
-  it('keeps an admin token out of every gateway route', async () => {
-    const statuses = await statusesOf(adminToken);
-    const forbidden = withStatus(statuses, 403);
-    expect(forbidden.sort()).toEqual([...statuses.keys()].filter((route) => route.includes(' /v1/')).sort());
+  it('opens to an admin token every operator’s route and none of the gateway’s', async () => {
+    const all = [...(await statusesOf(null)).keys()];
+    const expected = [...openRoutes, ...under(all, ' /admin/'), ...under(all, ' /metrics')];
+    expect((await openTo(adminToken)).sort()).toEqual(expected.sort());
+  });
+
+  it('opens to a writer token storing, listing, getting and deleting, and nothing that answers a plaintext', async () => {
+    expect((await openTo(writerToken)).sort()).toEqual([...openRoutes, ...writerRoutes].sort());
+  });
+
+  it('opens to a metrics token no route but that of the metrics', async () => {
+    const all = [...(await statusesOf(null)).keys()];
+    expect((await openTo(metricsToken)).sort()).toEqual([...openRoutes, ...under(all, ' /metrics')].sort());
   });
 
   it('answers 401 with the error shape and asks for a bearer token', async () => {
@@ -77,5 +119,74 @@ describe('authentication', () => {
     const { origin } = await startVault(url, { VAULT_GATEWAY_TOKENS: `old:sha256:${digest},new:sha256:${real}` });
     expect((await caller(origin, 'sample-digest-token')('GET', '/v1/api-keys')).status).toBe(200);
     expect((await caller(origin, digest)('GET', '/v1/api-keys')).status).toBe(401);
+  });
+});
+
+describe('a token limited to tenants', () => {
+  const forbidden = async (token: string, tenantId?: string | null) => withStatus(await statusesOf(token, tenantId), 403).sort();
+  const gatewayRoutes = async () => [...(await statusesOf(null)).keys()].filter((route) => route.includes(' /v1/'));
+  const closed = ['GET /v1/tenants', 'POST /v1/decrypt', 'POST /v1/encrypt', 'POST /v1/rewrap'];
+
+  it.each([
+    ['of another tenant', 'other'],
+    ['of a tenant whose name begins alike', 'acme2'],
+    ['of the null tenant, by saying so', null],
+    ['of the null tenant, by saying nothing', undefined],
+  ])('reaches no row %s, on any route', async (_, tenantId) => {
+    const all = await gatewayRoutes();
+    const statuses = await statusesOf(limitedGatewayToken, tenantId);
+    const reached = all.filter((route) => statuses.get(route) !== 403);
+    // null is no text that a query could hold: there it is the same as saying nothing.
+    expect(reached.sort()).toEqual(tenantFreeRoutes);
+    const ofWriter = await forbidden(limitedWriterToken, tenantId);
+    for (const route of writerRoutes) expect(ofWriter).toContain(route);
+  });
+
+  it.each(['acme', 'beta'])(
+    'reaches the rows of its tenant %s, but neither the stateless calls nor the list of tenants',
+    async (tenantId) => {
+      const refused = await forbidden(limitedGatewayToken, tenantId);
+      expect(refused.filter((route) => route.includes(' /v1/'))).toEqual(closed);
+    },
+  );
+
+  it('is not let through by a tenant that stands where the route does not look', async () => {
+    const { url, gateway: database } = await temporaryDatabase();
+    await database.insert(keyA, { id: 'null-tenant', name: 'K' });
+    const { origin } = await startVault(url, settings);
+    const call = caller(origin, limitedGatewayToken);
+    const answers = [
+      await call('POST', '/v1/api-keys/decrypt?tenant_id=acme', { name: 'K' }),
+      await call('POST', '/v1/api-keys/decrypt-all?tenant_id=acme', {}),
+      await call('POST', '/v1/encrypt?tenant_id=acme', { plaintext: 'sample' }),
+      await call('GET', '/v1/api-keys?Tenant_id=acme'),
+    ];
+    expect(answers.map(({ status }) => status)).toEqual([403, 403, 403, 400]);
+  });
+
+  it('cannot tell a row of another tenant from none', async () => {
+    const { url, gateway: database } = await temporaryDatabase();
+    await database.insert(keyA, { id: 'there', name: 'K', tenantId: 'other' });
+    const { origin } = await startVault(url, settings);
+    const call = caller(origin, limitedGatewayToken);
+    const there = await call('GET', '/v1/api-keys/there?tenant_id=other');
+    const nowhere = await call('GET', '/v1/api-keys/nowhere?tenant_id=other');
+    expect([there.status, there.body.error.message]).toEqual([403, nowhere.body.error.message]);
+    expect((await call('GET', '/v1/api-keys/there?tenant_id=acme')).status).toBe(404);
+    expect((await call('DELETE', '/v1/api-keys/there?tenant_id=acme')).status).toBe(404);
+    expect(await database.rows()).toHaveLength(1);
+  });
+
+  it('works on its own tenant from store to delete', async () => {
+    const { url } = await temporaryDatabase();
+    const { origin } = await startVault(url, settings);
+    const writer = caller(origin, limitedWriterToken);
+    const gateway = caller(origin, limitedGatewayToken);
+    const stored = await writer('POST', '/v1/api-keys', { tenant_id: 'acme', name: 'K', provider: 'openai', value: 'sample-1' });
+    expect(stored.status).toBe(201);
+    const decrypted = await gateway('POST', '/v1/api-keys/decrypt', { tenant_id: 'acme', name: 'K' });
+    expect(decrypted.body.key.value).toBe('sample-1');
+    expect((await writer('POST', '/v1/api-keys/decrypt', { tenant_id: 'acme', name: 'K' })).status).toBe(403);
+    expect((await writer('DELETE', `/v1/api-keys/${stored.body.key.id}?tenant_id=acme`)).status).toBe(200);
   });
 });

@@ -89,7 +89,13 @@ export async function startVault(
   app.addHook('onRoute', ({ method, url: path }) => {
     for (const each of [method].flat()) if (each !== 'HEAD') routes.push({ method: each, url: path });
   });
-  await addVault(app, { ...services, tokens: config.tokens, encryptedTables: config.coverage.encryptedTables, ...options });
+  await addVault(app, {
+    ...services,
+    tokens: config.tokens,
+    limits: config.limits,
+    encryptedTables: config.coverage.encryptedTables,
+    ...options,
+  });
   const origin = await app.listen({ host: config.host, port: config.port });
   let isOpen = true;
   const close = async (): Promise<void> => {

@@ -4,12 +4,14 @@ import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import { presentApiKey } from '../../contract/presenters.ts';
 import * as schemas from '../../contract/schemas.ts';
 import type { ApiKeys, DecryptedEntry } from '../../vault/api-keys.ts';
+import type { Brakes } from '../brakes.ts';
 import { decodeCursor, encodeCursor } from '../cursor.ts';
 import { toErrorAnswer } from '../errors.ts';
 
 const tags = ['Provider keys'];
 const decryptAllPage = 100;
 
+/** What a writer may do too: nothing here answers a plaintext. */
 export function apiKeyRoutes(apiKeys: ApiKeys): FastifyPluginAsyncTypebox {
   return async (app) => {
     app.post('/api-keys', {
@@ -41,16 +43,6 @@ export function apiKeyRoutes(apiKeys: ApiKeys): FastifyPluginAsyncTypebox {
       },
     });
 
-    app.get('/api-keys/status', {
-      schema: {
-        operationId: 'getStatus',
-        summary: 'Whether the vault holds the master key that it needs to store',
-        tags,
-        response: { 200: schemas.StatusAnswer, ...schemas.errorAnswers },
-      },
-      handler: async () => ({ configured: await apiKeys.isConfigured() }),
-    });
-
     app.get('/api-keys/:id', {
       schema: {
         operationId: 'getKey',
@@ -77,7 +69,12 @@ export function apiKeyRoutes(apiKeys: ApiKeys): FastifyPluginAsyncTypebox {
         return { deleted: true as const };
       },
     });
+  };
+}
 
+/** What only the gateway may do: open keys, and see which tenants there are. */
+export function keyOpeningRoutes(apiKeys: ApiKeys, brakes: Brakes): FastifyPluginAsyncTypebox {
+  return async (app) => {
     app.post('/api-keys/decrypt', {
       schema: {
         operationId: 'decryptKey',
@@ -86,7 +83,9 @@ export function apiKeyRoutes(apiKeys: ApiKeys): FastifyPluginAsyncTypebox {
         body: schemas.DecryptKeyBody,
         response: { 200: schemas.DecryptKeyAnswer, ...schemas.errorAnswers },
       },
-      handler: async ({ body }) => {
+      handler: async (request) => {
+        const { body } = request;
+        await brakes.countDecrypts(request, 1);
         const { id, tenantId, name, provider, value } = await apiKeys.decrypt(body.tenant_id ?? null, body.name);
         return { key: { id, tenant_id: tenantId, name, provider, value } };
       },
@@ -100,9 +99,11 @@ export function apiKeyRoutes(apiKeys: ApiKeys): FastifyPluginAsyncTypebox {
         body: schemas.DecryptAllBody,
         response: { 200: schemas.DecryptAllAnswer, ...schemas.errorAnswers },
       },
-      handler: async ({ body }) => {
+      handler: async (request) => {
+        const { body } = request;
         const after = body.cursor === undefined ? null : decodeCursor(body.cursor);
         const page = await apiKeys.decryptAll(body.tenant_id ?? null, { limit: decryptAllPage, after });
+        await brakes.countDecrypts(request, page.items.length);
         return { keys: page.items.map(presentEntry), next_cursor: page.next && encodeCursor(page.next) };
       },
     });
@@ -126,6 +127,21 @@ export function apiKeyRoutes(apiKeys: ApiKeys): FastifyPluginAsyncTypebox {
           next_cursor: last === undefined ? null : encodeCursor(last.tenantId),
         };
       },
+    });
+  };
+}
+
+/** Apart from the others, because it is about no tenant's rows. */
+export function keyStatusRoutes(apiKeys: ApiKeys): FastifyPluginAsyncTypebox {
+  return async (app) => {
+    app.get('/api-keys/status', {
+      schema: {
+        operationId: 'getStatus',
+        summary: 'Whether the vault holds the master key that it needs to store',
+        tags,
+        response: { 200: schemas.StatusAnswer, ...schemas.errorAnswers },
+      },
+      handler: async () => ({ configured: await apiKeys.isConfigured() }),
     });
   };
 }

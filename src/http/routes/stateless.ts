@@ -4,11 +4,12 @@ import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import * as schemas from '../../contract/schemas.ts';
 import { ConfigurationError, DecryptFailedError } from '../../errors.ts';
 import type { CiphertextInput, DecryptedText, EncryptedText, StatelessCipher } from '../../vault/stateless.ts';
+import type { Brakes } from '../brakes.ts';
 import { type ErrorAnswer, toErrorAnswer } from '../errors.ts';
 
 const tags = ['Text that the caller keeps'];
 
-export function statelessRoutes(stateless: StatelessCipher): FastifyPluginAsyncTypebox {
+export function statelessRoutes(stateless: StatelessCipher, brakes: Brakes): FastifyPluginAsyncTypebox {
   return async (app) => {
     app.post('/encrypt', {
       schema: {
@@ -34,7 +35,9 @@ export function statelessRoutes(stateless: StatelessCipher): FastifyPluginAsyncT
         body: schemas.CiphertextBody,
         response: { 200: schemas.DecryptAnswer, ...schemas.errorAnswers },
       },
-      handler: async ({ body }) => {
+      handler: async (request) => {
+        const { body } = request;
+        await brakes.countDecrypts(request, 'items' in body ? body.items.length : 1);
         return forEach(body, async (item) => presentDecrypted(await stateless.decrypt(toInput(item))));
       },
     });

@@ -1,0 +1,30 @@
+/** Refuses calls while the process cannot keep up, so that those it has taken are answered. */
+
+import { monitorEventLoopDelay } from 'node:perf_hooks';
+import type { FastifyInstance } from 'fastify';
+import { OverloadedError } from '../errors.ts';
+
+const sampleIntervalMs = 2_000;
+const resolutionMs = 20;
+
+/**
+ * A hook that throws OverloadedError while the event loop is later than `maxDelayMs`; 0 is never. What counts is the median of a
+ * sample: one long step, or a machine that stood still for a moment, is not yet a process that cannot keep up.
+ */
+export function createShedding(app: FastifyInstance, maxDelayMs: number): () => Promise<void> {
+  if (maxDelayMs === 0) return async () => undefined;
+  const delays = monitorEventLoopDelay({ resolution: resolutionMs });
+  delays.enable();
+  let isLate = false;
+  const timer = setInterval(() => {
+    isLate = delays.count > 0 && delays.percentile(50) / 1e6 - resolutionMs > maxDelayMs;
+    delays.reset();
+  }, sampleIntervalMs).unref();
+  app.addHook('onClose', async () => {
+    clearInterval(timer);
+    delays.disable();
+  });
+  return async () => {
+    if (isLate) throw new OverloadedError();
+  };
+}
