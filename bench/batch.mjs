@@ -1,6 +1,6 @@
 // A thousand texts in one call, against node:crypto opening the same in a loop.
 import { createDecipheriv, createSecretKey } from 'node:crypto';
-import { alternate, fileWith, gatewayToken, keyA, startServers, timed, secretOf } from './support.mjs';
+import { alternate, fileWith, gatewayToken, keyA, secretOf, startServers, timed } from './support.mjs';
 
 const items = 1_000;
 const callsOfRound = 20;

@@ -13,12 +13,12 @@ import {
   keyB,
   nameOf,
   run,
+  secretOf,
   startServers,
   startSqld,
   temporaryFolder,
   tenantOf,
   timed,
-  secretOf,
 } from './support.mjs';
 
 const usage = ['--import', new URL('usage.mjs', import.meta.url).href];

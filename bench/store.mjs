@@ -1,7 +1,7 @@
 // Storing provider keys on a file, each durable before it is acknowledged.
 import { createClient } from '@libsql/client';
 import { load } from './load.mjs';
-import { alternate, fileWith, nameOf, startServers, tenantOf, secretOf } from './support.mjs';
+import { alternate, fileWith, nameOf, secretOf, startServers, tenantOf } from './support.mjs';
 
 const rows = 100_000;
 
