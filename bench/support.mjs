@@ -15,12 +15,12 @@ export const keyA = 'a1'.repeat(32);
 export const keyB = 'b2'.repeat(32);
 export const gatewayToken = 'sample-token-of-the-benchmark-gateway';
 export const adminToken = 'sample-token-of-the-benchmark-admin';
-export const tenants = 1_000;
+const tenants = 1_000;
 
 const cleanups = [];
 
 /** Is done when the figure ends, last first. */
-export function onEnd(cleanup) {
+function onEnd(cleanup) {
   cleanups.push(cleanup);
 }
 
