@@ -1,7 +1,7 @@
 /** The client against a real vault: every call of the contract, and every refusal as the class that names it. */
 
 import { inspect } from 'node:util';
-import { beforeAll, describe, expect, it, onTestFinished } from 'vitest';
+import { describe, expect, it, onTestFinished } from 'vitest';
 import {
   VaultAuthError,
   VaultClient,
@@ -90,26 +90,25 @@ describe('stateless calls', () => {
 });
 
 describe('a refusal', () => {
-  let origin = '';
-  let database: Awaited<ReturnType<typeof temporaryDatabase>>['gateway'];
-  const start = async () => {
-    const { url, gateway } = await temporaryDatabase();
-    database = gateway;
-    ({ origin } = await startVault(url, {
+  const start = () =>
+    startWithClient({
       VAULT_GATEWAY_TOKENS: `gateway:${gatewayToken},limited@acme:sample-limited-token`,
       VAULT_LIMIT_DECRYPTS: '3',
-    }));
-  };
+    });
 
   it('is an error of its class, with the contract’s type, its status, and the id that is in the vault’s log', async () => {
-    await start();
-    const vault = clientOf(origin);
+    const { vault, database, origin } = await start();
     await database.insert('c3'.repeat(32), { id: 'foreign' });
     const requestId = 'sample-request-7';
     const cases: [Promise<unknown>, typeof VaultClientError, number, string][] = [
       [vault.decryptKey({ name: '' }, { requestId }), VaultValidationError, 400, 'validation_error'],
       [clientOf(origin, 'sample-unknown-token').listKeys({}, { requestId }), VaultAuthError, 401, 'auth_error'],
-      [clientOf(origin, 'sample-limited-token').encrypt({ plaintext: 'a' }, { requestId }), VaultForbiddenError, 403, 'forbidden'],
+      [
+        clientOf(origin, 'sample-limited-token').encrypt({ plaintext: 'a' }, { requestId }),
+        VaultForbiddenError,
+        403,
+        'forbidden',
+      ],
       [vault.decryptKey({ name: 'NONE' }, { requestId }), VaultNotFoundError, 404, 'not_found'],
       [vault.encrypt({ plaintext: 'a'.repeat(9_000_000) }, { requestId }), VaultPayloadTooLargeError, 413, 'payload_too_large'],
       [vault.decryptKey({ name: 'foreign' }, { requestId }), VaultDecryptFailedError, 422, 'decrypt_failed'],
@@ -123,8 +122,7 @@ describe('a refusal', () => {
   });
 
   it('for the rate says when to come again, and is not repeated before', async () => {
-    await start();
-    const vault = clientOf(origin);
+    const { vault, database } = await start();
     await database.insert(keyA, { id: 'row' });
     for (let call = 0; call < 3; call += 1) await vault.decryptKey({ name: 'row' });
     const error = await vault.decryptKey({ name: 'row' }).catch((reason: unknown) => reason);
@@ -135,15 +133,10 @@ describe('a refusal', () => {
 
 describe('the token', () => {
   const token = 'sample-token-that-shows-nowhere';
-  let texts: string[] = [];
-  beforeAll(() => {
-    texts = [];
-  });
-
   it('is in no error and in nothing that shows the client', async () => {
     const unreachable = new VaultClient({ url: 'http://127.0.0.1:9', token, retries: 0, cache: { ttlMs: 1_000 } });
     const error = await unreachable.decryptKey({ name: 'K' }).catch((reason: unknown) => reason);
-    texts.push(inspect(error, { depth: 10, showHidden: true }), JSON.stringify(error), (error as Error).stack ?? '');
+    const texts = [inspect(error, { depth: 10, showHidden: true }), JSON.stringify(error), (error as Error).stack ?? ''];
     texts.push(inspect(unreachable, { depth: 10, showHidden: true }), JSON.stringify(unreachable));
     for (const options of [
       { url: 'http://127.0.0.1:9', token: `${token}\n` },

@@ -10,6 +10,8 @@ export type CallFault =
   | 'cut before'
   | 'cut after'
   | 'silence'
+  /** Carried out once {@link VaultProxy.release} is called. */
+  | 'held'
   | { readonly status: number; readonly headers?: Readonly<Record<string, string>>; readonly body: string };
 
 export interface VaultProxy {
@@ -19,6 +21,7 @@ export interface VaultProxy {
   readonly calls: { readonly method: string; readonly path: string; readonly headers: IncomingHttpHeaders }[];
   /** How many calls were given up by their caller before an answer. */
   abandoned: number;
+  release: () => void;
   readonly connections: () => number;
 }
 
@@ -28,14 +31,24 @@ export function refusal(status: number, type: string, headers: Readonly<Record<s
 
 export async function startVaultProxy(origin: string): Promise<VaultProxy> {
   let connections = 0;
-  const proxy: VaultProxy = { url: '', fault: () => 'none', calls: [], abandoned: 0, connections: () => connections };
+  const proxy: VaultProxy = {
+    url: '',
+    fault: () => 'none',
+    calls: [],
+    abandoned: 0,
+    release: () => undefined,
+    connections: () => connections,
+  };
+  const released = new Promise<void>((resolve) => {
+    proxy.release = resolve;
+  });
   const server = createServer((incoming, outgoing) => {
     const fault = proxy.fault(proxy.calls.length);
     proxy.calls.push({ method: incoming.method ?? '', path: incoming.url ?? '', headers: incoming.headers });
     outgoing.on('close', () => {
       if (!outgoing.writableEnded && fault !== 'cut before' && fault !== 'cut after') proxy.abandoned += 1;
     });
-    void carryOut(origin, incoming, outgoing, fault);
+    void carryOut(origin, incoming, outgoing, fault, released);
   });
   server.on('connection', () => {
     connections += 1;
@@ -48,10 +61,17 @@ export async function startVaultProxy(origin: string): Promise<VaultProxy> {
   return Object.assign(proxy, { url: `http://127.0.0.1:${(server.address() as AddressInfo).port}` });
 }
 
-async function carryOut(origin: string, incoming: IncomingMessage, outgoing: ServerResponse, fault: CallFault): Promise<void> {
+async function carryOut(
+  origin: string,
+  incoming: IncomingMessage,
+  outgoing: ServerResponse,
+  fault: CallFault,
+  released: Promise<void>,
+): Promise<void> {
   const chunks: Buffer[] = [];
   for await (const chunk of incoming) chunks.push(chunk as Buffer);
   if (fault === 'silence') return;
+  if (fault === 'held') await released;
   if (fault === 'cut before') return void incoming.socket.destroy();
   if (typeof fault === 'object') {
     outgoing.writeHead(fault.status, { 'content-type': 'application/json', ...fault.headers });
