@@ -12,6 +12,8 @@ export type CallFault =
   | 'silence'
   /** Carried out once {@link VaultProxy.release} is called. */
   | 'held'
+  /** Carried out at once, and answered then. */
+  | 'answer held'
   | { readonly status: number; readonly headers?: Readonly<Record<string, string>>; readonly body: string };
 
 export interface VaultProxy {
@@ -21,6 +23,8 @@ export interface VaultProxy {
   readonly calls: { readonly method: string; readonly path: string; readonly headers: IncomingHttpHeaders }[];
   /** How many calls were given up by their caller before an answer. */
   abandoned: number;
+  /** How many calls and answers are, or were, held back. */
+  withheld: number;
   release: () => void;
   readonly connections: () => number;
 }
@@ -36,19 +40,24 @@ export async function startVaultProxy(origin: string): Promise<VaultProxy> {
     fault: () => 'none',
     calls: [],
     abandoned: 0,
+    withheld: 0,
     release: () => undefined,
     connections: () => connections,
   };
   const released = new Promise<void>((resolve) => {
     proxy.release = resolve;
   });
+  const hold = (): Promise<void> => {
+    proxy.withheld += 1;
+    return released;
+  };
   const server = createServer((incoming, outgoing) => {
     const fault = proxy.fault(proxy.calls.length);
     proxy.calls.push({ method: incoming.method ?? '', path: incoming.url ?? '', headers: incoming.headers });
     outgoing.on('close', () => {
       if (!outgoing.writableEnded && fault !== 'cut before' && fault !== 'cut after') proxy.abandoned += 1;
     });
-    void carryOut(origin, incoming, outgoing, fault, released);
+    void carryOut(origin, incoming, outgoing, fault, hold);
   });
   server.on('connection', () => {
     connections += 1;
@@ -66,19 +75,20 @@ async function carryOut(
   incoming: IncomingMessage,
   outgoing: ServerResponse,
   fault: CallFault,
-  released: Promise<void>,
+  hold: () => Promise<void>,
 ): Promise<void> {
   const chunks: Buffer[] = [];
   for await (const chunk of incoming) chunks.push(chunk as Buffer);
   if (fault === 'silence') return;
-  if (fault === 'held') await released;
+  if (fault === 'held') await hold();
   if (fault === 'cut before') return void incoming.socket.destroy();
   if (typeof fault === 'object') {
     outgoing.writeHead(fault.status, { 'content-type': 'application/json', ...fault.headers });
     return void outgoing.end(fault.body);
   }
   const { method, headers } = incoming;
-  const passed = request(origin + incoming.url, { method, headers, agent: false }, (answer) => {
+  const passed = request(origin + incoming.url, { method, headers, agent: false }, async (answer) => {
+    if (fault === 'answer held') await hold();
     if (fault === 'cut after') return void answer.resume().on('end', () => incoming.socket.destroy());
     outgoing.writeHead(answer.statusCode ?? 502, answer.headers);
     return void answer.pipe(outgoing);
