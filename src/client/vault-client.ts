@@ -163,6 +163,11 @@ export class VaultClient {
     return (await this.#call({ method: 'POST', path: '/v1/rewrap', body: { items } }, options)) as wire.EncryptBatchAnswer;
   }
 
+  /** The next decrypt asks the vault: for when a provider refuses a key that another process may have replaced. */
+  forgetKey(body: wire.DecryptKeyBody): void {
+    this.#keys.forget(body);
+  }
+
   /** Forgets every cached key, and closes the connections once the calls under way are done. */
   async close(): Promise<void> {
     this.#keys.forgetAll();

@@ -69,6 +69,15 @@ describe('a fresh key', () => {
     await expect(read()).rejects.toMatchObject({ type: 'not_found' });
   });
 
+  it('is asked for anew once the caller has it forgotten', async () => {
+    const { vault, read, direct } = await start(long);
+    await read();
+    await direct('POST', '/v1/api-keys', { name: 'K', provider: 'openai', value: 'sample-2' });
+    expect((await read()).value).toBe('sample-value');
+    vault.forgetKey({ name: 'K' });
+    expect((await read()).value).toBe('sample-2');
+  });
+
   it('is not what a decrypt answers that a store has overtaken', async () => {
     const { vault, proxy, read } = await start(long);
     proxy.fault = (call) => (call === 0 ? 'answer held' : 'none');
