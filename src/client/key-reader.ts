@@ -6,6 +6,8 @@ import { Flights } from './flights.ts';
 import type { DecryptedKey, DecryptKeyBody } from './wire.ts';
 
 const defaultMaxEntries = 1_000;
+/** Of a plaintext in memory; a timer takes no more than some weeks either. */
+const maxKeptMs = 86_400_000;
 /** With a stale entry at hand the vault gets one try, so long at most; after a failure it is asked again so much later. */
 const refreshTimeoutMs = 1_000;
 const askAgainAfterMs = 1_000;
@@ -57,8 +59,8 @@ export class KeyReader {
     this.#staleMs = options?.staleMs ?? 0;
     this.#onStale = options?.onStale;
     const max = options?.maxEntries ?? defaultMaxEntries;
-    if (options !== undefined && !(this.#ttlMs > 0 && this.#staleMs >= 0 && Number.isFinite(this.#ttlMs + this.#staleMs))) {
-      throw new TypeError('cache.ttlMs must be more than 0 and cache.staleMs at least 0.');
+    if (options !== undefined && !(this.#ttlMs > 0 && this.#staleMs >= 0 && this.#ttlMs + this.#staleMs <= maxKeptMs)) {
+      throw new TypeError('cache.ttlMs must be more than 0, cache.staleMs at least 0, and the two together at most a day.');
     }
     // A timer of each entry's own takes it out of memory when its time is over.
     const ttl = Math.ceil(this.#ttlMs + this.#staleMs);

@@ -189,6 +189,7 @@ it('a cache without a bound in time is refused', () => {
     { ttlMs: Number.POSITIVE_INFINITY },
     { ttlMs: 1, staleMs: -1 },
     { ttlMs: Number.NaN },
+    { ttlMs: 1, staleMs: 86_400_000 },
   ]) {
     expect(() => make(cache)).toThrow(TypeError);
   }

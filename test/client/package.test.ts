@@ -39,7 +39,7 @@ describe('importing provara-vault/client', () => {
     expect(importGraph(join(root, 'dist/server.js')).packages).toContain('fastify');
   });
 
-  it('works in a project that has neither the server’s packages nor their types', async () => {
+  it('works, and the documents’ own lines compile, in a project that has neither the server’s packages nor their types', async () => {
     const folder = temporaryFolder();
     const installed = join(folder, 'node_modules/provara-vault');
     mkdirSync(installed, { recursive: true });
@@ -49,9 +49,16 @@ describe('importing provara-vault/client', () => {
       cpSync(join(root, 'node_modules', name), join(folder, 'node_modules', name), { recursive: true });
     }
     writeFileSync(join(folder, 'package.json'), '{"type":"module"}');
-    writeFileSync(join(folder, 'gateway.ts'), consumer);
+    const examples = ['README.md', 'docs/adopt.md'].flatMap((name) =>
+      [...readFileSync(join(root, name), 'utf8').matchAll(/```ts\n([\s\S]*?)```/g)].map(([, block = '']) => block),
+    );
+    expect(examples.length).toBe(4);
+    const files = [consumer, ...examples.map(asModule)].map((text, index) => {
+      writeFileSync(join(folder, `gateway-${index}.ts`), text);
+      return `gateway-${index}.ts`;
+    });
     const strict = ['--strict', '--exactOptionalPropertyTypes', '--noEmit', '--target', 'es2023', '--module', 'nodenext'];
-    const args = [join(root, 'node_modules/typescript/bin/tsc'), ...strict, '--lib', 'es2023,dom', '--types', '', 'gateway.ts'];
+    const args = [join(root, 'node_modules/typescript/bin/tsc'), ...strict, '--lib', 'es2023,dom', '--types', '', ...files];
     expect(await runCommand(process.execPath, args, {}, folder)).toEqual({ code: 0, stdout: '', stderr: '' });
     writeFileSync(
       join(folder, 'gateway.mjs'),
@@ -60,6 +67,18 @@ describe('importing provara-vault/client', () => {
     expect((await runCommand(process.execPath, ['gateway.mjs'], {}, folder)).stdout).toBe('function\n');
   });
 });
+
+/** A document's lines, among what they take for given. */
+function asModule(block: string): string {
+  const given = [
+    'declare const process: { env: Record<string, string | undefined> };',
+    'declare const signal: AbortSignal, encrypted_value: string, iv: string, auth_tag: string;',
+    'declare function saveAsBefore(id: string, value: string): Promise<void>;',
+  ];
+  if (!block.includes('import '))
+    given.push("import type { VaultClient } from 'provara-vault/client'; declare const vault: VaultClient;");
+  return `${given.join('\n')}\n${block}\nexport {};\n`;
+}
 
 /** Each line marked must fail to compile: the types say something. */
 const consumer = `
