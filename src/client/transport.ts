@@ -7,6 +7,8 @@ import type { ErrorBody } from './wire.ts';
 /** Below the vault's own 72 seconds, so that no request goes out on a connection that is just being closed. */
 const keepAliveMs = 60_000;
 const connectTimeoutMs = 3_000;
+/** A connection stays with one replica: renewed so often, replicas that were added get their share. */
+const connectionLifetimeMs = 300_000;
 /** What no answer of the vault exceeds: a thousand plaintexts of 64 KiB, escaped. */
 const maxAnswerBytes = 512 * 1024 * 1024;
 const printable = /^[\x21-\x7e]+$/;
@@ -40,6 +42,7 @@ export class Transport {
       pipelining: 1,
       keepAliveTimeout: keepAliveMs,
       keepAliveMaxTimeout: keepAliveMs,
+      clientTtl: connectionLifetimeMs,
       connect: { timeout: connectTimeoutMs },
       // The deadline of the attempt counts, which covers both.
       headersTimeout: 0,

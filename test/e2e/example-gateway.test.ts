@@ -1,11 +1,22 @@
 /** The example gateway, against a real vault and a provider's stub: it streams with the tenant's key, and outlives the vault. */
 
+import { mkdtempSync, rmSync } from 'node:fs';
 import { createServer, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { request } from 'undici';
-import { expect, it, onTestFinished } from 'vitest';
-import { startExampleGateway } from '../support/example.ts';
+import { beforeAll, expect, it, onTestFinished } from 'vitest';
+import { compileExampleGateway, startExampleGateway } from '../support/example.ts';
 import { caller, gatewayToken, startVault, temporaryDatabase } from '../support/vault.ts';
+
+let folder = '';
+
+beforeAll(async () => {
+  folder = mkdtempSync(join(tmpdir(), 'provara-vault-example-'));
+  await compileExampleGateway(folder);
+  return () => rmSync(folder, { recursive: true, force: true });
+});
 
 interface ProviderStub {
   readonly url: string;
@@ -42,7 +53,7 @@ async function start() {
   const { url } = await temporaryDatabase();
   const vault = await startVault(url);
   const provider = await startProvider();
-  const gateway = await startExampleGateway({
+  const gateway = await startExampleGateway(folder, {
     VAULT_URL: vault.origin,
     VAULT_TOKEN: gatewayToken,
     PROVIDER_URL: provider.url,

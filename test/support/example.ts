@@ -7,7 +7,6 @@ import { fileURLToPath } from 'node:url';
 import { onTestFinished } from 'vitest';
 import type { Environment } from '../../src/settings.ts';
 import { runCommand } from './process.ts';
-import { temporaryFolder } from './vault.ts';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
 const startTimeoutMs = 20_000;
@@ -18,17 +17,18 @@ export interface ExampleGateway {
   readonly child: ChildProcess;
 }
 
-/** Throws with the compiler's words where the example does not compile. */
-export async function startExampleGateway(environment: Environment): Promise<ExampleGateway> {
-  const folder = temporaryFolder();
+/** Compiles it into an empty folder, as a project that has installed the package. Throws with the compiler's words. */
+export async function compileExampleGateway(folder: string): Promise<void> {
   mkdirSync(join(folder, 'node_modules'));
   symlinkSync(root, join(folder, 'node_modules/provara-vault'));
-  symlinkSync(join(root, 'node_modules/@types'), join(folder, 'node_modules/@types'));
-  symlinkSync(join(root, 'node_modules/undici-types'), join(folder, 'node_modules/undici-types'));
+  for (const name of ['@types', 'undici-types']) {
+    symlinkSync(join(root, 'node_modules', name), join(folder, 'node_modules', name));
+  }
   symlinkSync(join(root, 'examples/gateway/gateway.ts'), join(folder, 'gateway.ts'));
   writeFileSync(join(folder, 'package.json'), '{"type":"module"}');
   const options = [
     '--strict',
+    '--preserveSymlinks',
     '--target',
     'es2023',
     '--lib',
@@ -37,15 +37,14 @@ export async function startExampleGateway(environment: Environment): Promise<Exa
     'nodenext',
     '--types',
     'node',
-    '--preserveSymlinks',
   ];
   const compiler = [join(root, 'node_modules/typescript/bin/tsc'), ...options, 'gateway.ts'];
-  const compiled = await runCommand(process.execPath, compiler, {}, folder);
-  if (compiled.code !== 0) throw new Error(compiled.stdout);
-  return start(folder, environment);
+  const { code, stdout } = await runCommand(process.execPath, compiler, {}, folder);
+  if (code !== 0) throw new Error(stdout);
 }
 
-async function start(folder: string, environment: Environment): Promise<ExampleGateway> {
+/** Starts what {@link compileExampleGateway} made, and waits until it listens. */
+export async function startExampleGateway(folder: string, environment: Environment): Promise<ExampleGateway> {
   const env = { PATH: process.env.PATH, PORT: '0', ...environment };
   const child = spawn(process.execPath, ['gateway.js'], { env, cwd: folder });
   onTestFinished(() => void child.kill('SIGKILL'));
