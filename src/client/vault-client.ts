@@ -51,9 +51,9 @@ export class VaultClient {
 
   /** Connects to nothing yet. Throws TypeError where an option cannot be meant. */
   constructor({ url, token, timeoutMs, retries, connections, cache }: VaultClientOptions) {
-    this.#transport = new Transport(url, token, connections ?? defaultConnections);
-    this.#timeoutMs = timeoutMs ?? defaultTimeoutMs;
-    this.#retries = retries ?? defaultRetries;
+    this.#timeoutMs = wholeNumber('timeoutMs', timeoutMs ?? defaultTimeoutMs, 1, 3_600_000);
+    this.#retries = wholeNumber('retries', retries ?? defaultRetries, 0, 100);
+    this.#transport = new Transport(url, token, wholeNumber('connections', connections ?? defaultConnections, 1, 10_000));
     this.#keys = new KeyReader((body, options, limits) => this.#decryptKey(body, options, limits), cache);
   }
 
@@ -202,6 +202,11 @@ type IsDone = (error: unknown, earlier: readonly VaultClientError[]) => boolean;
 /** A call that was refused for its rate alone has done nothing; of any other failure nobody knows. */
 const isDeletedBefore: IsDone = (error, earlier) =>
   error instanceof VaultNotFoundError && earlier.some((each) => !(each instanceof VaultRateLimitedError));
+
+function wholeNumber(name: string, value: number, min: number, max: number): number {
+  if (Number.isInteger(value) && value >= min && value <= max) return value;
+  throw new TypeError(`${name} must be a whole number from ${min} to ${max}.`);
+}
 
 function keyPath(id: string): string {
   return `/v1/api-keys/${encodeURIComponent(id)}`;
