@@ -61,7 +61,7 @@ export function buildServices(
   database = new Database(config.database),
   place: RotationPlace = 'here',
 ): Services {
-  const { keyring, coverage, rotationDueDays, snapshotDir, requireFormat2 } = config;
+  const { keyring, coverage, rotationDueDays, requireFormat2 } = config;
   const tables = new EncryptedTables(database);
   const masterKeys = new MasterKeyStore(database);
   const rotations = new RotationStore(database);
@@ -73,10 +73,8 @@ export function buildServices(
   const statelessUses = new UseRecorder((usedAt) => masterKeys.noteStatelessUse(usedAt));
   const onSwitched = (): void => activeKey.forget();
   const rotator = place === 'here' ? buildEngine(config, logger, database, onSwitched) : buildThreads(config, logger, onSwitched);
-  const rows = new SnapshotRows(database);
   const restores = new RestoreStore(database);
-  const snapshotContext = { database, rows, restores, coverage, masterKeys, rotations, keyring, snapshotDir, onSwitched, logger };
-  const snapshots = new Snapshots(snapshotContext);
+  const snapshots = buildSnapshots(config, logger, database, onSwitched);
   const resumption = new Resumption(rotator, rotations, logger);
   const prepareSchema = async (): Promise<void> => {
     await database.useWriteAheadLog();
@@ -114,12 +112,16 @@ export function buildServices(
   };
 }
 
+type EngineSettings = Pick<CoreConfig, 'keyring' | 'coverage' | 'atomicRows' | 'snapshotDir'>;
+
 export function buildEngine(
-  { keyring, coverage, atomicRows }: Pick<CoreConfig, 'keyring' | 'coverage' | 'atomicRows'>,
+  settings: EngineSettings,
   logger: Pick<Logger, 'info' | 'warn' | 'error'>,
   database: Database,
   onSwitched: () => void,
 ): RotationEngine {
+  const { keyring, coverage, atomicRows, snapshotDir } = settings;
+  const snapshots = buildSnapshots(settings, logger, database, onSwitched);
   return new RotationEngine({
     database,
     tables: new EncryptedTables(database),
@@ -130,7 +132,28 @@ export function buildEngine(
     coverage,
     atomicRows,
     logger,
+    writeSnapshot: snapshotDir === null ? null : (firstKeyId) => snapshots.writeSnapshotFile(snapshotDir, { firstKeyId }),
     onSwitched,
+  });
+}
+
+function buildSnapshots(
+  { keyring, coverage, snapshotDir }: EngineSettings,
+  logger: Pick<Logger, 'info'>,
+  database: Database,
+  onSwitched: () => void,
+): Snapshots {
+  return new Snapshots({
+    database,
+    rows: new SnapshotRows(database),
+    restores: new RestoreStore(database),
+    masterKeys: new MasterKeyStore(database),
+    rotations: new RotationStore(database),
+    keyring,
+    coverage,
+    snapshotDir,
+    onSwitched,
+    logger,
   });
 }
 

@@ -10,7 +10,7 @@ import { type EncryptedTables, tableStateGuard } from '../store/encrypted-tables
 import { activateStatements, type MasterKeyStore } from '../store/master-keys.ts';
 import { restoreColumns } from '../store/migrations.ts';
 import { type ReplicaStore, replicaKeysGuard } from '../store/replicas.ts';
-import type { RotationRecord, RotationStore, RotationUpdate } from '../store/rotations.ts';
+import type { RotationRecord, RotationSnapshot, RotationStore, RotationUpdate } from '../store/rotations.ts';
 import { RowClassifier } from './classify.ts';
 import { findRotation } from './control.ts';
 import { assertPassed, type GateReport, gate } from './gate.ts';
@@ -40,6 +40,11 @@ export interface RotationContext {
   /** Up to so many rows are rotated in one commit. */
   readonly atomicRows: number;
   readonly logger: Pick<Logger, 'info' | 'warn' | 'error'>;
+  /**
+   * Keeps the covered tables as they are, or null where no folder for that is set. `firstKeyId` is the active key of a database
+   * that names none yet. Throws ConfigurationError.
+   */
+  readonly writeSnapshot: ((firstKeyId: string) => Promise<RotationSnapshot>) | null;
   /** Called once the new key is the active one. */
   readonly onSwitched: () => void;
 }
@@ -53,6 +58,7 @@ export class RotationRun {
   readonly #writeBack: WriteBackContext;
   /** Whether any of its writes, the switch included, may have been committed. */
   #mayHaveWritten: boolean;
+  #hasSnapshot = false;
 
   constructor(context: RotationContext, plan: RotationPlan, holder: LeaseHolder, progress: Progress) {
     this.#context = context;
@@ -132,8 +138,19 @@ export class RotationRun {
     const counts = { rowsScanned, rowsSkipped, rowsRotated: 0, rowsAlreadyRotated: rowsNew - rowsToUpgrade };
     await rotations.advance(this.#holder.lease, { state: 'gating', ...counts });
     assertPassed(report);
+    if (rowsScanned > rowsSkipped + rowsNew - rowsToUpgrade) await this.#keepSnapshot();
     this.#progress.begin(rowsScanned);
     return report;
+  }
+
+  /** Once, and before anything is written: a rotation that is taken up again after the switch has that of its first attempt. */
+  async #keepSnapshot(): Promise<void> {
+    const { writeSnapshot, rotations } = this.#context;
+    if (writeSnapshot === null || this.#hasSnapshot || this.#mayHaveWritten) return;
+    const snapshot = await writeSnapshot(this.#plan.fromKeyId);
+    this.#holder.assertHeld();
+    await rotations.advance(this.#holder.lease, { state: 'gating', snapshot });
+    this.#hasSnapshot = true;
   }
 
   /** False where a write that came between has made it fail: nothing was written then. */
