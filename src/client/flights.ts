@@ -2,24 +2,25 @@
 
 interface Flight<Result> {
   readonly result: Promise<Result>;
-  readonly controller: AbortController;
+  /** Null where the one who began it stays to the end, so that nobody can be the last to leave. */
+  readonly controller: AbortController | null;
   passengers: number;
+  isOver: boolean;
 }
+
+/** `isCurrent` answers whether the key was not {@link Flights.forget forgotten} since the request began. */
+type Start<Result> = (signal: AbortSignal | undefined, isCurrent: () => boolean) => Promise<Result>;
 
 export class Flights<Result> {
   readonly #flights = new Map<string, Flight<Result>>();
 
   /**
    * The result of the request under way for `key`, or of one that `start` begins. The request is aborted once the signal of
-   * every caller is. `isCurrent` answers whether the key was not {@link forget forgotten} since the request began.
+   * every caller is.
    */
-  async join(
-    key: string,
-    start: (signal: AbortSignal, isCurrent: () => boolean) => Promise<Result>,
-    signal: AbortSignal | undefined,
-  ): Promise<Result> {
+  async join(key: string, start: Start<Result>, signal: AbortSignal | undefined): Promise<Result> {
     signal?.throwIfAborted();
-    const flight = this.#flights.get(key) ?? this.#begin(key, start);
+    const flight = this.#flights.get(key) ?? this.#begin(key, start, signal !== undefined);
     flight.passengers += 1;
     try {
       return await (signal === undefined ? flight.result : until(flight.result, signal));
@@ -35,19 +36,22 @@ export class Flights<Result> {
     else this.#flights.delete(key);
   }
 
-  #begin(key: string, start: (signal: AbortSignal, isCurrent: () => boolean) => Promise<Result>): Flight<Result> {
-    const controller = new AbortController();
-    const isCurrent = (): boolean => this.#flights.get(key)?.controller === controller;
-    const flight = { controller, passengers: 0, result: start(controller.signal, isCurrent) };
-    // Each caller hears of it; with none left it is nobody's.
-    flight.result.catch(() => undefined);
+  #begin(key: string, start: Start<Result>, mayBeLeft: boolean): Flight<Result> {
+    const controller = mayBeLeft ? new AbortController() : null;
+    const isCurrent = (): boolean => this.#flights.get(key) === flight;
+    const flight: Flight<Result> = { controller, passengers: 0, isOver: false, result: start(controller?.signal, isCurrent) };
+    const end = (): void => {
+      flight.isOver = true;
+    };
+    // Each caller hears of a failure; with none left it is nobody's.
+    flight.result.then(end, end);
     this.#flights.set(key, flight);
     return flight;
   }
 
   #end(key: string, flight: Flight<Result>): void {
     if (this.#flights.get(key) === flight) this.#flights.delete(key);
-    flight.controller.abort();
+    if (!flight.isOver) flight.controller?.abort();
   }
 }
 

@@ -1,5 +1,6 @@
 /** One request and its whole answer, over a pool of kept connections: an answer, or an error of the client's family. */
 
+import { EventEmitter } from 'node:events';
 import { Pool } from 'undici';
 import { createError, VaultClientError, type VaultErrorType } from './errors.ts';
 import type { ErrorBody } from './wire.ts';
@@ -29,13 +30,13 @@ export interface AttemptOptions {
 export class Transport {
   readonly #pool: Pool;
   readonly #basePath: string;
-  readonly #token: string;
+  readonly #authorization: string;
 
   /** Throws TypeError, never with the token in it. */
   constructor(url: string, token: string, connections: number) {
     const { origin, pathname } = parseUrl(url);
     if (!printable.test(token)) throw new TypeError('token must be printable ASCII without spaces.');
-    this.#token = token;
+    this.#authorization = `Bearer ${token}`;
     this.#basePath = pathname.replace(/\/$/, '');
     this.#pool = new Pool(origin, {
       connections,
@@ -54,15 +55,20 @@ export class Transport {
   /** Rejects with the signal's reason where that aborts, and with VaultClientError otherwise. */
   async attempt(call: Call, { signal, requestId, timeoutMs }: AttemptOptions): Promise<unknown> {
     signal?.throwIfAborted();
-    const deadline = new AbortController();
-    const abort = (): void => deadline.abort();
-    const timer = setTimeout(abort, timeoutMs);
+    // An emitter, which the HTTP library takes too, costs a fraction of an AbortController.
+    const ending = new EventEmitter();
+    let isLate = false;
+    const abort = (): void => void ending.emit('abort');
+    const timer = setTimeout(() => {
+      isLate = true;
+      abort();
+    }, timeoutMs);
     signal?.addEventListener('abort', abort, { once: true });
     try {
-      return await this.#exchange(call, requestId, deadline.signal);
+      return await this.#exchange(call, requestId, ending);
     } catch (error) {
       signal?.throwIfAborted();
-      if (deadline.signal.aborted) throw unanswered('timeout', `The vault did not answer within ${timeoutMs} ms.`, requestId);
+      if (isLate) throw unanswered('timeout', `The vault did not answer within ${timeoutMs} ms.`, requestId);
       if (error instanceof VaultClientError) throw error;
       throw unanswered('connection_error', `The vault cannot be reached${reason(error)}.`, requestId);
     } finally {
@@ -76,12 +82,12 @@ export class Transport {
     await this.#pool.close();
   }
 
-  async #exchange({ method, path, query, body }: Call, requestId: string, signal: AbortSignal): Promise<unknown> {
+  async #exchange({ method, path, query, body }: Call, requestId: string, signal: EventEmitter): Promise<unknown> {
     const answer = await this.#pool.request({
       method,
       path: this.#basePath + path + toQueryString(query),
       headers: {
-        authorization: `Bearer ${this.#token}`,
+        authorization: this.#authorization,
         accept: 'application/json',
         ...(body !== undefined && { 'content-type': 'application/json' }),
         'x-request-id': requestId,
