@@ -15,12 +15,12 @@ export const keyA = 'a1'.repeat(32);
 export const keyB = 'b2'.repeat(32);
 export const gatewayToken = 'sample-token-of-the-benchmark-gateway';
 export const adminToken = 'sample-token-of-the-benchmark-admin';
-export const tenants = 1_000;
+const tenants = 1_000;
 
 const cleanups = [];
 
 /** Is done when the figure ends, last first. */
-export function onEnd(cleanup) {
+function onEnd(cleanup) {
   cleanups.push(cleanup);
 }
 
@@ -34,7 +34,7 @@ export function temporaryFolder() {
   return folder;
 }
 
-export function median(values) {
+function median(values) {
   const sorted = values.toSorted((left, right) => left - right);
   const middle = Math.floor(sorted.length / 2);
   return sorted.length % 2 === 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
@@ -75,7 +75,7 @@ export async function run(script, args = [], environment = {}, nodeOptions = [])
 }
 
 /** Starts a server of this folder, and resolves with the line that says where it listens. It ends with the figure. */
-export async function serve(script, args = [], environment = {}, nodeOptions = []) {
+async function serve(script, args = [], environment = {}, nodeOptions = []) {
   const child = spawn(process.execPath, [...nodeOptions, path(script), ...args], {
     env: { PATH: process.env.PATH, NODE_ENV: 'production', ...environment },
     stdio: ['ignore', 'ignore', 'inherit', 'ipc'],

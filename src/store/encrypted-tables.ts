@@ -122,14 +122,17 @@ export class EncryptedTables {
     const missing = [...ciphertextColumns, ...owned].filter((column) => !columns.has(column));
     if (columns.size === 0) throw new ConfigurationError(`The database has no table ${table}, which the vault is told to cover.`);
     if (missing.length > 0) throw new ConfigurationError(`The table ${table} has no column ${missing.join(', ')}.`);
-    const binding = owned.length > 0 ? owned.join(', ') : 'NULL AS tenant_id, NULL AS name, NULL AS provider';
     const id = columns.has('id') ? "coalesce(CAST(id AS text), 'rowid:' || rowid)" : "'rowid:' || rowid";
-    return `SELECT * FROM (
-        SELECT row_id, id, tenant_id, name, provider, encrypted_value, iv, auth_tag,
-          sum(length(encrypted_value)) OVER (ORDER BY row_id) - length(encrypted_value) AS characters_before
-        FROM (SELECT rowid AS row_id, ${id} AS id, ${binding}, encrypted_value, iv, auth_tag
-              FROM ${quote(table)} WHERE rowid >= ? ORDER BY rowid LIMIT ?))
-      WHERE coalesce(characters_before, 0) < ? ORDER BY row_id`;
+    const cells = [...ciphertextColumns, ...owned].map(textOnly).join(', ');
+    // One value a row: the client takes longer over each column of a row than SQLite over all of it.
+    return `SELECT json_array(CAST(rowid AS text), ${id}, ${cells}) AS cells FROM ${quote(table)}
+      WHERE rowid BETWEEN ?1 AND (
+        SELECT max(row_id) FROM (
+          SELECT row_id, sum(characters) OVER (ORDER BY row_id) - characters AS characters_before
+          FROM (SELECT rowid AS row_id, coalesce(length(encrypted_value), 0) AS characters
+                FROM ${quote(table)} WHERE rowid >= ?1 ORDER BY rowid LIMIT ?2))
+        WHERE characters_before < ?3)
+      ORDER BY rowid`;
   }
 }
 
@@ -180,20 +183,21 @@ export function quote(identifier: string): string {
   return `"${identifier.replaceAll('"', '""')}"`;
 }
 
-function toEncryptedRow(row: Row): EncryptedRow {
-  return {
-    rowId: String(row.row_id),
-    id: text(row, 'id'),
-    tenantId: textColumn(row, 'tenant_id'),
-    name: textColumn(row, 'name'),
-    provider: textColumn(row, 'provider'),
-    encryptedValue: textColumn(row, 'encrypted_value'),
-    iv: textColumn(row, 'iv'),
-    authTag: textColumn(row, 'auth_tag'),
-  };
-}
+/** In the order of the page's statement; tables other than `api_keys` have no binding. */
+type PageCells = [
+  string,
+  string,
+  string | null,
+  string | null,
+  string | null,
+  (string | null)?,
+  (string | null)?,
+  (string | null)?,
+];
 
-function textColumn(row: Row, column: string): string | null {
-  const value = row[column];
-  return typeof value === 'string' ? value : null;
+function toEncryptedRow(row: Row): EncryptedRow {
+  const [rowId, id, encryptedValue, iv, authTag, tenantId = null, name = null, provider = null] = JSON.parse(
+    text(row, 'cells'),
+  ) as PageCells;
+  return { rowId, id, encryptedValue, iv, authTag, tenantId, name, provider };
 }
