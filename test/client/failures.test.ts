@@ -125,7 +125,7 @@ describe('a store', () => {
 
 describe('a vault that is silent', () => {
   it('is given up after the timeout, and the connection with it', async () => {
-    const { vault, proxy } = await start({ timeoutMs: 50, retries: 1 });
+    const { vault, proxy } = await start({ timeoutMs: 300, retries: 1 });
     proxy.fault = () => 'silence';
     await expect(vault.decryptKey({ name: 'K' })).rejects.toThrow(VaultTimeoutError);
     expect(proxy.calls).toHaveLength(2);

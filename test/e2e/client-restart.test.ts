@@ -35,13 +35,13 @@ it('no decrypt of a known key fails while the vault stops, is away and starts ag
     await expect.poll(() => answered - before).toBeGreaterThan(50);
   };
   await progress();
-  expect([...stale]).toEqual([]);
+  expect(stale).not.toContain('connection_error');
   for (const signal of ['SIGTERM', 'SIGKILL'] as const) {
     const running = signal === 'SIGTERM' ? first : await startServer(environment);
     await progress();
     await running.stop(signal);
     await progress();
-    expect([...stale]).toEqual(['connection_error']);
+    expect(stale).toContain('connection_error');
   }
   await startServer(environment);
   await gateway.update(keyA, 'K0', 'sample-value-after');
