@@ -39,6 +39,7 @@ it('no decrypt of a known key fails while the vault stops, is away and starts ag
   for (const signal of ['SIGTERM', 'SIGKILL'] as const) {
     const running = signal === 'SIGTERM' ? first : await startServer(environment);
     await progress();
+    stale.clear();
     await running.stop(signal);
     await progress();
     expect(stale).toContain('connection_error');
