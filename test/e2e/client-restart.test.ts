@@ -42,7 +42,7 @@ it('no decrypt of a known key fails while the vault stops, is away and starts ag
     stale.clear();
     await running.stop(signal);
     await progress();
-    expect(stale).toContain('connection_error');
+    await expect.poll(() => [...stale], { timeout: 10_000 }).toContain('connection_error');
   }
   await startServer(environment);
   await gateway.update(keyA, 'K0', 'sample-value-after');
