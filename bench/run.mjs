@@ -2,6 +2,7 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { cpus, totalmem } from 'node:os';
 import { batch } from './batch.mjs';
+import { client } from './client.mjs';
 import { decryptOnFile, decryptOnServer } from './decrypt.mjs';
 import { decryptWhileRotating, growth, rotationOnFile, rotationOnServer } from './rotation.mjs';
 import { start } from './start.mjs';
@@ -9,7 +10,18 @@ import { store } from './store.mjs';
 import { cleanUp } from './support.mjs';
 
 const figures = {
-  ...{ decryptOnFile, decryptOnServer, batch, rotationOnFile, rotationOnServer, growth, decryptWhileRotating, store, start },
+  ...{
+    decryptOnFile,
+    decryptOnServer,
+    batch,
+    rotationOnFile,
+    rotationOnServer,
+    growth,
+    decryptWhileRotating,
+    store,
+    start,
+    client,
+  },
 };
 const page = new URL('../docs/benchmarks.md', import.meta.url);
 const tableStart = '<!-- measured -->';
