@@ -3,7 +3,8 @@
  * are under way: so the busier the process, the less each question costs.
  */
 
-const maxQuestions = 500;
+/** So many answers of the largest values, 64 KiB in hex, are four megabytes: a libSQL server sends ten at most, and slowly. */
+const maxQuestions = 32;
 /** More would not be answered sooner; fewer would let one that is late hold up all others. */
 const maxUnderWay = 4;
 
