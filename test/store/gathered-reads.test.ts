@@ -95,6 +95,8 @@ describe('names that are opened at once', () => {
     const names = Array.from({ length: 100 }, (_, index) => `large-${index}`);
     for (const name of names) await database.insert(keyA, { id: name, value: name.padEnd(65_536, 'x') });
     const answers = await Promise.all(names.map((name) => gateway('POST', '/v1/api-keys/decrypt', { name })));
-    expect(answers.map(({ status, body }) => body.key?.value ?? [status, body.error.message])).toEqual(names.map((name) => name.padEnd(65_536, 'x')));
+    expect(answers.map(({ status, body }) => body.key?.value ?? [status, body.error.message])).toEqual(
+      names.map((name) => name.padEnd(65_536, 'x')),
+    );
   });
 });
