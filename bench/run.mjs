@@ -5,6 +5,7 @@ import { batch } from './batch.mjs';
 import { client } from './client.mjs';
 import { decryptOnFile, decryptOnServer } from './decrypt.mjs';
 import { decryptWhileRotating, growth, rotationOnFile, rotationOnServer } from './rotation.mjs';
+import { scaling } from './scaling.mjs';
 import { start } from './start.mjs';
 import { store } from './store.mjs';
 import { cleanUp } from './support.mjs';
@@ -21,12 +22,14 @@ const figures = {
     store,
     start,
     client,
+    scaling,
   },
 };
 const page = new URL('../docs/benchmarks.md', import.meta.url);
 const tableStart = '<!-- measured -->';
 
 function rowOf({ figure, reference, ratio, atLeast, atMost }) {
+  if (atLeast === undefined && atMost === undefined) return `| ${figure} | ${reference} | ${ratio.toPrecision(3)} | | |`;
   const target = atLeast === undefined ? `at most ${atMost}` : `at least ${atLeast}`;
   const isReached = atLeast === undefined ? ratio <= atMost : ratio >= atLeast;
   return `| ${figure} | ${reference} | ${ratio.toPrecision(3)} | ${target} | ${isReached ? 'yes' : '**no**'} |`;
