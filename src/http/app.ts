@@ -16,10 +16,10 @@ import {
 } from 'fastify';
 import { ErrorBody } from '../contract/schemas.ts';
 import { ValidationError } from '../errors.ts';
-import type { ReadinessCheck } from '../keys/readiness.ts';
+import { StateMetrics, type StateSource } from '../metrics/state-metrics.ts';
+import type { VaultMetrics } from '../metrics/vault-metrics.ts';
 import type { Rotator } from '../rotation/engine.ts';
 import type { Snapshots } from '../snapshot/snapshots.ts';
-import type { RotationStore } from '../store/rotations.ts';
 import type { Role, Token } from '../tokens.ts';
 import type { ApiKeys } from '../vault/api-keys.ts';
 import type { StatelessCipher } from '../vault/stateless.ts';
@@ -32,6 +32,7 @@ import { addReceiving, type ReceiveLimits } from './receiving.ts';
 import { apiKeyRoutes, keyOpeningRoutes, keyStatusRoutes } from './routes/api-keys.ts';
 import { machineRoutes } from './routes/machines.ts';
 import { type MasterKeyRoutesOptions, masterKeyRoutes } from './routes/master-keys.ts';
+import { metricsRoutes } from './routes/metrics.ts';
 import { rotateRoutes } from './routes/rotate.ts';
 import { snapshotRoutes } from './routes/snapshots.ts';
 import { statelessRoutes } from './routes/stateless.ts';
@@ -47,13 +48,12 @@ const headersTimeoutMs = 15_000;
 const connectionsCheckMs = 1_000;
 const givenRequestId = /^[\x21-\x7e]{1,128}$/;
 
-export interface AppOptions extends MasterKeyRoutesOptions {
+export interface AppOptions extends MasterKeyRoutesOptions, StateSource {
   readonly apiKeys: ApiKeys;
   readonly stateless: StatelessCipher;
   readonly rotator: Rotator;
-  readonly rotations: RotationStore;
   readonly snapshots: Snapshots;
-  readonly readiness: ReadinessCheck;
+  readonly metrics: VaultMetrics;
   readonly encryptedTables: readonly string[];
   readonly tokens: readonly Token[];
   readonly limits: AppLimits;
@@ -86,7 +86,7 @@ export function createHttpServer(logger: FastifyBaseLogger): FastifyInstance {
 /** Adds every route of the vault, each behind the tokens that may use it. */
 export async function addVault(app: FastifyInstance, options: AppOptions): Promise<void> {
   app.decorateRequest('caller', null);
-  addRequestHooks(app);
+  addRequestHooks(app, options.metrics);
   app.addSchema(ErrorBody);
   addValidation(app);
   addErrorHandling(app);
@@ -108,6 +108,9 @@ export async function addVault(app: FastifyInstance, options: AppOptions): Promi
   await app.register(allow(['gateway'], [withinTenants(opening), keyStatusRoutes(options.apiKeys)]), { prefix: '/v1' });
   const adminRoutes = [rotateRoutes(options), masterKeyRoutes(options), snapshotRoutes(options)];
   await app.register(allow(['admin'], adminRoutes), { prefix: '/admin' });
+  options.metrics.observeProcess();
+  const state = new StateMetrics(options.metrics, options);
+  await app.register(allow(['admin', 'metrics'], [metricsRoutes(options.metrics, state)]));
 }
 
 /** Encapsulates routes that a token limited to tenants reaches for those tenants alone. */
@@ -124,11 +127,20 @@ function requestId({ headers }: IncomingMessage): string {
   return typeof given === 'string' && givenRequestId.test(given) ? given : randomUUID();
 }
 
-function addRequestHooks(app: FastifyInstance): void {
+function addRequestHooks(app: FastifyInstance, metrics: VaultMetrics): void {
   app.addHook('onRequest', async (request, reply) => {
     reply.headers(commonHeaders(request.id));
   });
-  app.addHook('onResponse', async (request, reply) => logRequest(request, reply));
+  app.addHook('onResponse', async (request, reply) => {
+    const { method } = request;
+    metrics.requestFinished({
+      method,
+      route: request.routeOptions.url,
+      status: reply.statusCode,
+      seconds: reply.elapsedTime / 1e3,
+    });
+    logRequest(request, reply);
+  });
 }
 
 /** The route's pattern, not the URL: ids and tenants are the callers' business. */

@@ -10,6 +10,7 @@ import { readServerConfig, type ServerConfig } from '../../src/config.ts';
 import { parseMasterKey } from '../../src/crypto/master-key.ts';
 import { type AppOptions, addVault, createHttpServer } from '../../src/http/app.ts';
 import { createSilentLogger } from '../../src/logging.ts';
+import { VaultMetrics } from '../../src/metrics/vault-metrics.ts';
 import { buildServices, type Services } from '../../src/services.ts';
 import type { Environment } from '../../src/settings.ts';
 import { GatewayDatabase } from './gateway.ts';
@@ -82,7 +83,8 @@ export async function startVault(
 ): Promise<TestVault> {
   const config: ServerConfig = readServerConfig(environmentFor(url, settings));
   const logger = createSilentLogger();
-  const services = buildServices(config, logger);
+  const metrics = new VaultMetrics(config.keyring);
+  const services = buildServices(config, logger, undefined, 'here', metrics);
   await services.prepare();
   const routes: { method: string; url: string }[] = [];
   const app = createHttpServer(logger);
@@ -91,6 +93,8 @@ export async function startVault(
   });
   await addVault(app, {
     ...services,
+    metrics,
+    rotationDueDays: config.rotationDueDays,
     tokens: config.tokens,
     limits: config.limits,
     encryptedTables: config.coverage.encryptedTables,
@@ -124,7 +128,7 @@ export function caller(origin: string, token: string | null): TestVault['gateway
       ...(body !== undefined && { body: typeof body === 'string' ? body : JSON.stringify(body) }),
     });
     const text = await response.text();
-    if (response.headers.get('content-type')?.startsWith('application/x-ndjson')) {
+    if (/^(application\/x-ndjson|text\/plain)/.test(response.headers.get('content-type') ?? '')) {
       return { status: response.status, headers: response.headers, body: text };
     }
     expectDescribed(method, path, response.status, text === '' ? null : JSON.parse(text));
