@@ -5,6 +5,7 @@ import type { CoreConfig } from './config.ts';
 import type { MasterKey } from './crypto/master-key.ts';
 import { ActiveKey } from './keys/active-key.ts';
 import { adoptActiveKey } from './keys/adoption.ts';
+import { AgeWatch } from './keys/age-watch.ts';
 import { Heartbeat } from './keys/heartbeat.ts';
 import { ReadinessCheck } from './keys/readiness.ts';
 import { type MasterKeyReport, reportMasterKeys } from './keys/report.ts';
@@ -83,6 +84,7 @@ export function buildServices(
   const restores = new RestoreStore(database);
   const snapshotContext = { database, rows, restores, coverage, masterKeys, rotations, keyring, snapshotDir, onSwitched, logger };
   const snapshots = new Snapshots(snapshotContext);
+  const ageWatch = new AgeWatch({ masterKeys, rotationDueDays, logger });
   const resumption = new Resumption(rotator, rotations, logger);
   const prepareSchema = async (): Promise<void> => {
     await database.useWriteAheadLog();
@@ -110,10 +112,12 @@ export function buildServices(
       await restores.forgetStale().catch(() => undefined);
       await heartbeat.start();
       resumption.start();
+      ageWatch.start();
     },
     migrate: prepareSchema,
     close: async () => {
       resumption.stop();
+      await ageWatch.stop();
       await rotator.close();
       await heartbeat.stop();
       await Promise.all([rowUses.close(), statelessUses.close(), seals.close()]);

@@ -7,7 +7,7 @@ import type { RotationStore } from '../store/rotations.ts';
 import { type CoverageSettings, inspectCoverage } from './coverage.ts';
 import { type Survey, survey } from './survey.ts';
 
-const secondsPerDay = 86_400;
+export const secondsPerDay = 86_400;
 
 /** `staged`: never was active. `retired`: was, and is not any more. */
 export type MasterKeyState = 'active' | 'staged' | 'retired';

@@ -12,7 +12,7 @@ export const rotationStates = [
   'interrupted',
   'verify_failed',
 ] as const;
-export type RotationState = (typeof rotationStates)[number];
+type RotationState = (typeof rotationStates)[number];
 
 /** A row that a rotation leaves out. */
 export interface SkippedRow {
