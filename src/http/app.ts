@@ -25,6 +25,7 @@ import type { ApiKeys } from '../vault/api-keys.ts';
 import type { StatelessCipher } from '../vault/stateless.ts';
 import { requireRole, requireTenant } from './auth.ts';
 import { createBrakes, type Limits } from './brakes.ts';
+import { docsPage } from './docs.ts';
 import { addDraining } from './draining.ts';
 import { addErrorHandling, answerUnparsable, commonHeaders, sendError } from './errors.ts';
 import { openApiInfo } from './openapi.ts';
@@ -96,6 +97,7 @@ export async function addVault(app: FastifyInstance, options: AppOptions): Promi
   await app.register(fastifyAuth);
   await app.register(fastifySwagger, openApiInfo);
   await app.register(machineRoutes(options.readiness));
+  await app.register(docsPage);
   const brakes = await createBrakes(app, options.limits);
   const shed = createShedding(app, options.limits.eventLoopDelayMs);
   const allow = (roles: readonly Role[], routes: readonly FastifyPluginAsyncTypebox[]) => async (inner: FastifyInstance) => {
