@@ -29,7 +29,7 @@ try {
 
 /** Answers the port it listens on. */
 async function start(config: ServerConfig): Promise<number> {
-  const logger = createLogger(config.logLevel);
+  const logger = createLogger(config.logLevel, config.isProduction);
   const metrics = new VaultMetrics(config.keyring);
   const services = buildServices(config, logger, undefined, 'threads', metrics);
   try {

@@ -6,14 +6,7 @@ import type { IncomingMessage } from 'node:http';
 import { fastifyAuth } from '@fastify/auth';
 import { fastifySwagger } from '@fastify/swagger';
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
-import {
-  type FastifyBaseLogger,
-  type FastifyInstance,
-  type FastifyReply,
-  type FastifyRequest,
-  fastify,
-  LogController,
-} from 'fastify';
+import { type FastifyBaseLogger, type FastifyInstance, type FastifyRequest, fastify, LogController } from 'fastify';
 import { ErrorBody } from '../contract/schemas.ts';
 import { ValidationError } from '../errors.ts';
 import { StateMetrics, type StateSource } from '../metrics/state-metrics.ts';
@@ -47,6 +40,8 @@ const keepAliveTimeoutMs = 72_000;
 const headersTimeoutMs = 15_000;
 /** How often connections are held against these times: Node's own half a minute would triple the shortest. */
 const connectionsCheckMs = 1_000;
+/** In log and metrics, of a request whose caller went away before the answer was whole. */
+const abandonedStatus = 499;
 const givenRequestId = /^[\x21-\x7e]{1,128}$/;
 
 export interface AppOptions extends MasterKeyRoutesOptions, StateSource {
@@ -78,8 +73,17 @@ export function createHttpServer(logger: FastifyBaseLogger): FastifyInstance {
     return503OnClosing: false,
     keepAliveTimeout: keepAliveTimeoutMs,
     http: { requireHostHeader: false, headersTimeout: headersTimeoutMs, connectionsCheckingInterval: connectionsCheckMs },
-    frameworkErrors: (error, request, reply) => void sendError(error, request, reply),
-    clientErrorHandler: answerUnparsable,
+    frameworkErrors: (error, request, reply) => {
+      reply.raw.once('close', () => logRequest(request, reply.statusCode, reply.elapsedTime));
+      sendError(error, request, reply);
+    },
+    clientErrorHandler: (error, socket) => {
+      const id = randomUUID();
+      const isAnswered = answerUnparsable(error, socket, id);
+      // Of a request that ends in its midst there is a line already.
+      if (!isAnswered || ('code' in error && error.code === 'HPE_INVALID_EOF_STATE')) return;
+      logger.info({ request_id: id, method: null, route: null, status: 400, error: 'validation_error' }, 'request');
+    },
     routerOptions: { maxParamLength: 1_024 },
   });
 }
@@ -87,6 +91,7 @@ export function createHttpServer(logger: FastifyBaseLogger): FastifyInstance {
 /** Adds every route of the vault, each behind the tokens that may use it. */
 export async function addVault(app: FastifyInstance, options: AppOptions): Promise<void> {
   app.decorateRequest('caller', null);
+  app.decorateRequest('errorType', null);
   addRequestHooks(app, options.metrics);
   app.addSchema(ErrorBody);
   addValidation(app);
@@ -132,28 +137,27 @@ function requestId({ headers }: IncomingMessage): string {
 function addRequestHooks(app: FastifyInstance, metrics: VaultMetrics): void {
   app.addHook('onRequest', async (request, reply) => {
     reply.headers(commonHeaders(request.id));
-  });
-  app.addHook('onResponse', async (request, reply) => {
-    const { method } = request;
-    metrics.requestFinished({
-      method,
-      route: request.routeOptions.url,
-      status: reply.statusCode,
-      seconds: reply.elapsedTime / 1e3,
+    // Not onResponse, which does not come where the caller goes away first.
+    reply.raw.once('close', () => {
+      const { method, routeOptions } = request;
+      const status = reply.raw.writableFinished ? reply.statusCode : abandonedStatus;
+      metrics.requestFinished({ method, route: routeOptions.url, status, seconds: reply.elapsedTime / 1e3 });
+      logRequest(request, status, reply.elapsedTime);
     });
-    logRequest(request, reply);
   });
 }
 
 /** The route's pattern, not the URL: ids and tenants are the callers' business. */
-function logRequest(request: FastifyRequest, reply: FastifyReply): void {
+function logRequest(request: FastifyRequest, status: number, elapsedMs: number): void {
   request.log.info(
     {
       method: request.method,
       route: request.routeOptions.url ?? null,
-      status: reply.statusCode,
+      status,
+      error: request.errorType,
+      role: request.caller?.role ?? null,
       token: request.caller?.name ?? null,
-      duration_ms: Math.round(reply.elapsedTime * 10) / 10,
+      duration_ms: Math.round(elapsedMs * 10) / 10,
     },
     'request',
   );
