@@ -14,7 +14,8 @@ import { DecryptGateFailedError, VaultError } from './errors.ts';
 import { SettingsError } from './settings.ts';
 
 let exitCode: number = exitCodes.done;
-let isJson = false;
+/** Also for what is wrong with the command line itself. */
+const isJson = process.argv.includes('--json');
 
 const program = new Command('provara-vault')
   .description('Rotates and inspects the master key of a gateway’s encrypted provider keys.')
@@ -31,9 +32,6 @@ const program = new Command('provara-vault')
       ],
     ),
   )
-  .hook('preAction', (_program, command) => {
-    isJson = command.opts<{ json?: boolean }>().json === true;
-  })
   .exitOverride();
 
 program
@@ -120,7 +118,7 @@ try {
 } catch (error) {
   exitCode = exitCodeOf(error);
   explain(error);
-  if (isJson) printJson({ error: describeError(error) });
+  if (isJson && exitCode !== exitCodes.done) printJson({ error: describeError(error) });
 }
 // The database is left open: closing it would fold a write-ahead log into the file, which a dry run must not.
 process.exit(exitCode);
@@ -139,5 +137,6 @@ function describeError(error: unknown): object {
     return { type: error.code, message: error.message, ...(error.details && { details: error.details }) };
   }
   if (error instanceof SettingsError) return { type: 'validation_error', message: error.problems.join(' ') };
+  if (error instanceof CommanderError) return { type: 'validation_error', message: error.message };
   return { type: 'internal_error', message: 'unexpected' };
 }

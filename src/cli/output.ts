@@ -11,6 +11,6 @@ export function printJson(value: unknown): void {
 }
 
 export function printError(line: string, prefix = 'error: '): void {
-  const styled = styleText('red', prefix, { stream: process.stderr, validateStream: true });
-  process.stderr.write(`${prefix === '' ? '' : styled}${line}\n`);
+  const styled = prefix === '' ? '' : styleText('red', prefix, { stream: process.stderr, validateStream: true });
+  process.stderr.write(`${styled}${line}\n`);
 }

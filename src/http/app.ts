@@ -105,19 +105,22 @@ export async function addVault(app: FastifyInstance, options: AppOptions): Promi
   await app.register(docsPage);
   const brakes = await createBrakes(app, options.limits);
   const shed = createShedding(app, options.limits.eventLoopDelayMs);
-  const allow = (roles: readonly Role[], routes: readonly FastifyPluginAsyncTypebox[]) => async (inner: FastifyInstance) => {
-    inner.addHook('onRequest', shed);
-    inner.addHook('onRequest', inner.auth([requireRole(options.tokens, roles, brakes)]));
-    for (const plugin of routes) await inner.register(plugin);
-  };
+  const allow =
+    (roles: readonly Role[], routes: readonly FastifyPluginAsyncTypebox[], isShed = true) =>
+    async (inner: FastifyInstance) => {
+      if (isShed) inner.addHook('onRequest', shed);
+      inner.addHook('onRequest', inner.auth([requireRole(options.tokens, roles, brakes)]));
+      for (const plugin of routes) await inner.register(plugin);
+    };
   const opening = [keyOpeningRoutes(options.apiKeys, brakes), statelessRoutes(options.stateless, brakes)];
   await app.register(allow(['gateway', 'writer'], [withinTenants([apiKeyRoutes(options.apiKeys)])]), { prefix: '/v1' });
   await app.register(allow(['gateway'], [withinTenants(opening), keyStatusRoutes(options.apiKeys)]), { prefix: '/v1' });
   const adminRoutes = [rotateRoutes(options), masterKeyRoutes(options), snapshotRoutes(options)];
   await app.register(allow(['admin'], adminRoutes), { prefix: '/admin' });
+  // A process that cannot keep up goes on saying so.
   options.metrics.observeProcess();
   const state = new StateMetrics(options.metrics, options);
-  await app.register(allow(['admin', 'metrics'], [metricsRoutes(options.metrics, state)]));
+  await app.register(allow(['admin', 'metrics'], [metricsRoutes(options.metrics, state)], false));
 }
 
 /** Encapsulates routes that a token limited to tenants reaches for those tenants alone. */

@@ -65,6 +65,8 @@ describe('every command', () => {
     expect(await json(['rotate'])).toMatchObject({
       error: { type: 'validation_error', message: expect.stringContaining('--new') },
     });
+    expect(await json(['rotate', '--no-such-flag'])).toMatchObject({ error: { type: 'validation_error' } });
+    expect(await json(['rotate', '--skip', ','])).toMatchObject({ error: { message: expect.stringContaining('--skip') } });
     expect(await json(['restore', join(folder, 'none')])).toMatchObject({ error: { type: 'validation_error' } });
   });
 

@@ -1,9 +1,12 @@
 /** `/metrics` counts what happens, names no secret, and is what docs/metrics.md, the dashboard and the alert rules say. */
 
 import { readFileSync } from 'node:fs';
+import { parser } from '@prometheus-io/lezer-promql';
 import { describe, expect, it } from 'vitest';
 import { parse } from 'yaml';
+import { Keyring } from '../../src/crypto/keyring.ts';
 import { parseMasterKey } from '../../src/crypto/master-key.ts';
+import { VaultMetrics } from '../../src/metrics/vault-metrics.ts';
 import { keyA, keyB, keyIdA, keyIdB, startVault, type TestVault, temporaryDatabase } from '../support/vault.ts';
 
 const passphrase = 'correct horse battery staple sample';
@@ -95,11 +98,35 @@ describe('/metrics', () => {
     expect([...samples.keys()].join()).not.toContain(parseMasterKey(passphrase).id);
   });
 
-  it('answers with ready 0 while the master key is missing', async () => {
+  it('says that a master key is missing: ready is 0, and decrypts count as such', async () => {
     const { url, gateway } = await temporaryDatabase();
-    await gateway.insert(keyB, { id: 'row-1', value: 'sample-key-1' });
+    await gateway.insert(keyB, { id: 'row-1', name: 'one', value: 'sample-key-1' });
+    await (await startVault(url, { PROVARA_MASTER_KEY: keyB })).close();
     const vault = await startVault(url);
-    expect((await scrape(vault)).get('provara_vault_ready')).toBe(0);
+    expect((await vault.gateway('POST', '/v1/api-keys/decrypt', { name: 'one' })).status).toBe(503);
+    const samples = await scrape(vault);
+    expect(samples.get('provara_vault_ready')).toBe(0);
+    expect(samples.get('provara_vault_decrypts_total{key_id="other",outcome="key_missing"}')).toBe(1);
+  });
+
+  it('counts attempts on the database that are made again, and operations that it fails', async () => {
+    const { url, gateway } = await temporaryDatabase();
+    const vault = await startVault(url);
+    const lock = await gateway.client.transaction('write');
+    const stored = vault.gateway('POST', '/v1/api-keys', { name: 'one', provider: 'openai', value: 'sample-key-1' });
+    await expect.poll(async () => (await scrape(vault)).get('provara_vault_storage_retries_total')).toBeGreaterThan(0);
+    expect((await scrape(vault)).get('provara_vault_storage_failures_total')).toBe(0);
+    await lock.rollback();
+    expect((await stored).status).toBe(201);
+    await gateway.run('DROP TABLE api_keys');
+    await vault.gateway('POST', '/v1/api-keys/decrypt', { name: 'one' });
+    expect((await scrape(vault)).get('provara_vault_storage_failures_total')).toBeGreaterThan(0);
+  });
+
+  it('counts each audit record that was not accepted', async () => {
+    const metrics = new VaultMetrics(new Keyring([]));
+    metrics.auditFailed();
+    expect(await metrics.registry.metrics()).toMatch(/^provara_vault_audit_failures_total 1$/m);
   });
 
   it('is what docs/metrics.md lists, and holds all that the dashboard and the alert rules name', async () => {
@@ -116,6 +143,7 @@ describe('/metrics', () => {
     const series = new Set([...text.matchAll(/^(\w+)[{ ]/gm)].map(([, name]) => name));
     const expressions = [...alertExpressions(), ...dashboardExpressions()];
     expect(expressions.length).toBeGreaterThan(20);
+    for (const expression of expressions) expect(syntaxErrorIn(expression)).toBeNull();
     const named = expressions.flatMap((expression) => expression.match(/\b(provara_vault|nodejs|process)_\w+/g) ?? [expression]);
     expect(named.filter((name) => !series.has(name))).toEqual([]);
   });
@@ -123,6 +151,18 @@ describe('/metrics', () => {
 
 function read(path: string): string {
   return readFileSync(new URL(`../../${path}`, import.meta.url), 'utf8');
+}
+
+/** Where PromQL does not parse, or null. Grafana fills its own variable in. */
+function syntaxErrorIn(expression: string): string | null {
+  const text = expression.replaceAll('$__rate_interval', '5m');
+  let error: string | null = null;
+  parser.parse(text).iterate({
+    enter: ({ type, from }) => {
+      if (type.isError) error ??= `${text} at ${from}`;
+    },
+  });
+  return error;
 }
 
 function alertExpressions(): string[] {
