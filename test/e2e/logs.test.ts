@@ -8,6 +8,7 @@ import { describe, expect, it } from 'vitest';
 import { startServer } from '../support/process.ts';
 import { environmentFor, keyA, keyIdA, temporaryDatabase } from '../support/vault.ts';
 
+const patience = { timeout: 30_000 };
 const gatewayToken = 'sample-4f1c9a7be02d85-gateway';
 const adminToken = 'sample-93ce5ab07d1f62-operator';
 const production = {
@@ -38,7 +39,7 @@ describe('in production', () => {
     await call('gateway-0004', '/no/such/sample-path');
     await call('gateway-0005', '/v1/%zz');
     expect(await sendGarbage(server.origin)).toMatch(/^HTTP\/1\.1 400 /);
-    await expect.poll(() => requestLines(server.output()).length).toBe(6);
+    await expect.poll(() => requestLines(server.output()).length, patience).toBe(6);
 
     const lines = requestLines(server.output());
     expect(lines[0]).toMatchObject({
@@ -72,12 +73,16 @@ describe('in production', () => {
     expect(status).toBe(200);
     await body?.getReader().read();
     leaving.abort();
-    await expect.poll(() => requestLines(server.output()).length).toBe(1);
+    await expect.poll(() => requestLines(server.output()).length, patience).toBe(1);
     expect(requestLines(server.output())[0]).toMatchObject({
       request_id: 'operator-0001',
       route: '/admin/snapshot',
       status: 499,
     });
+
+    await sendHalf(server.origin, 'operator-0002');
+    await expect.poll(() => requestLines(server.output()).length, patience).toBe(2);
+    expect(requestLines(server.output())[1]).toMatchObject({ request_id: 'operator-0002', route: '/admin/verify', status: 499 });
   });
 
   it('a key that is due for rotation is said at the start', async () => {
@@ -87,7 +92,7 @@ describe('in production', () => {
     await gateway.run('UPDATE vault_master_keys SET activated_at = 1');
     const second = await startServer(environmentFor(url, production));
     await expect
-      .poll(() => jsonLines(second.output()).some(({ key_id, due_days }) => key_id === keyIdA && due_days === 365))
+      .poll(() => jsonLines(second.output()).some(({ key_id, due_days }) => key_id === keyIdA && due_days === 365), patience)
       .toBe(true);
   });
 });
@@ -113,6 +118,24 @@ function jsonLines(output: string): Record<string, unknown>[] {
 
 function requestLines(output: string): Record<string, unknown>[] {
   return jsonLines(output).filter(({ msg }) => msg === 'request');
+}
+
+/** Sends the head of a request, and goes once the vault asks for its body. */
+function sendHalf(origin: string, id: string): Promise<void> {
+  const head = [
+    'POST /admin/verify HTTP/1.1',
+    'Host: vault',
+    `Authorization: Bearer ${adminToken}`,
+    `X-Request-Id: ${id}`,
+    'Content-Type: application/json',
+    'Content-Length: 100',
+    'Expect: 100-continue',
+  ];
+  return new Promise((resolve, reject) => {
+    const socket = connect(Number(new URL(origin).port), '127.0.0.1', () => socket.write(`${head.join('\r\n')}\r\n\r\n`));
+    socket.once('data', () => socket.destroy());
+    socket.on('close', () => resolve()).on('error', reject);
+  });
 }
 
 function sendGarbage(origin: string): Promise<string> {

@@ -9,6 +9,7 @@ import { parseMasterKey } from '../../src/crypto/master-key.ts';
 import { VaultMetrics } from '../../src/metrics/vault-metrics.ts';
 import { keyA, keyB, keyIdA, keyIdB, startVault, type TestVault, temporaryDatabase } from '../support/vault.ts';
 
+const patience = { timeout: 3_000 };
 const passphrase = 'correct horse battery staple sample';
 
 /** Values by series, as the text has them: `name{label="value"}`. */
@@ -114,7 +115,7 @@ describe('/metrics', () => {
     const vault = await startVault(url);
     const lock = await gateway.client.transaction('write');
     const stored = vault.gateway('POST', '/v1/api-keys', { name: 'one', provider: 'openai', value: 'sample-key-1' });
-    await expect.poll(async () => (await scrape(vault)).get('provara_vault_storage_retries_total')).toBeGreaterThan(0);
+    await expect.poll(async () => (await scrape(vault)).get('provara_vault_storage_retries_total'), patience).toBeGreaterThan(0);
     expect((await scrape(vault)).get('provara_vault_storage_failures_total')).toBe(0);
     await lock.rollback();
     expect((await stored).status).toBe(201);

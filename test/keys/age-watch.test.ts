@@ -4,6 +4,8 @@ import { describe, expect, it, onTestFinished } from 'vitest';
 import { AgeWatch } from '../../src/keys/age-watch.ts';
 import { keyB, keyIdA, keyIdB, startVault, temporaryDatabase } from '../support/vault.ts';
 
+const patience = { timeout: 30_000 };
+
 describe('the watch over the age of the active key', () => {
   it('says so at the start and at every interval while the key is due, and falls silent after a rotation', async () => {
     const { url, gateway } = await temporaryDatabase();
@@ -16,7 +18,7 @@ describe('the watch over the age of the active key', () => {
     );
     onTestFinished(() => watch.stop());
     watch.start();
-    await expect.poll(() => said.length).toBeGreaterThan(2);
+    await expect.poll(() => said.length, patience).toBeGreaterThan(2);
     expect(said[0]).toEqual({ key_id: keyIdA, age_days: 366, due_days: 365 });
 
     expect((await admin('POST', '/admin/rotate/execute')).status).toBe(200);
