@@ -21,8 +21,8 @@ async function bundle() {
   const programs = ['server', 'cli', 'rotation-thread'];
   await build({
     input: Object.fromEntries(programs.map((name) => [name, path(`src/${name}.ts`)])),
-    // What loads files of its own by their place: native code, and the threads of the log.
-    external: ['libsql', 'pino', 'pino-pretty'],
+    // What loads files of its own by their place: native code, the threads of the log, and a page.
+    external: ['libsql', 'pino', 'pino-pretty', '@fastify/swagger-ui'],
     platform: 'node',
     logLevel: 'warn',
     output: { dir: path('dist'), format: 'esm', sourcemap: true, chunkFileNames: '[name].bundle.js' },

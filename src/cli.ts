@@ -1,22 +1,37 @@
 #!/usr/bin/env node
 /** The operator's command line: the same services as the server's, without HTTP. */
 
+import { styleText } from 'node:util';
 import { Command, CommanderError } from 'commander';
-import { exitCodeHelp, exitCodeOf, exitCodes } from './cli/exit-codes.ts';
+import { exitCodeOf, exitCodes } from './cli/exit-codes.ts';
+import { type GenerateFlags, generate } from './cli/generate.ts';
+import { examples, jsonHelp, version } from './cli/help.ts';
 import { type InspectFlags, status, verify } from './cli/inspect.ts';
-import { print, printError } from './cli/output.ts';
+import { printError, printJson } from './cli/output.ts';
 import { explainGateFailure, parseSkip, type RotateFlags, rotate } from './cli/rotate.ts';
 import { parseMode, type RestoreFlags, restore, type SnapshotFlags, snapshot } from './cli/snapshot.ts';
-import { generateMasterKeyText } from './crypto/master-key.ts';
 import { DecryptGateFailedError, VaultError } from './errors.ts';
 import { SettingsError } from './settings.ts';
 
 let exitCode: number = exitCodes.done;
+/** Also for what is wrong with the command line itself. */
+const isJson = process.argv.includes('--json');
 
 const program = new Command('provara-vault')
   .description('Rotates and inspects the master key of a gateway’s encrypted provider keys.')
-  .addHelpText('after', `\nIt works on DATABASE_URL with DATABASE_AUTH_TOKEN.\n${exitCodeHelp}`)
+  .version(version(), '-V, --version', 'print the version')
+  .configureHelp({ styleTitle: (title) => styleText('bold', title) })
   .configureOutput({ outputError: (text, write) => write(text) })
+  .addHelpText(
+    'after',
+    examples(
+      ['generate', 'status', 'rotate --dry-run', 'rotate', 'snapshot --out vault.ndjson', 'help rotate'],
+      [
+        'It works on DATABASE_URL with DATABASE_AUTH_TOKEN. With --json every command answers one line of JSON on',
+        'standard output, also where it fails: {"error": {"type": …, "message": …}}.',
+      ],
+    ),
+  )
   .exitOverride();
 
 program
@@ -31,15 +46,16 @@ program
   .option('--skip <id,id>', 'leave these rows out: id, or table:id', parseSkip)
   .option('--upgrade-format', 'write api_keys rows in format 2, which is bound to tenant and name')
   .option('--force', 'go on although a live replica lacks a key')
-  .option('--json', 'answer as the HTTP API does')
+  .option('--json', jsonHelp)
   .addHelpText(
     'after',
-    `
-A key on the command line shows in the process list and in the shell's history: prefer the variables.
-
-Example:
-  PROVARA_MASTER_KEY_OLD_FILE=old.key PROVARA_MASTER_KEY_NEW_FILE=new.key npm run key:rotate -- --dry-run
-${exitCodeHelp}`,
+    examples(
+      ['rotate --dry-run', 'rotate', 'rotate --skip 4f1c,context_connector_credentials:9be0'],
+      [
+        "A key on the command line shows in the process list and in the shell's history: prefer the variables, or",
+        'PROVARA_MASTER_KEY_OLD_FILE=old.key and PROVARA_MASTER_KEY_NEW_FILE=new.key.',
+      ],
+    ),
   )
   .action(async (flags: RotateFlags) => {
     exitCode = await rotate(flags, process.env);
@@ -48,14 +64,15 @@ ${exitCodeHelp}`,
 program
   .command('generate')
   .description('print a fresh master key')
-  .addHelpText('after', '\nExample:\n  npm run --silent key:generate > new.key')
-  .action(() => print(generateMasterKeyText()));
+  .option('--json', jsonHelp)
+  .addHelpText('after', examples(['generate > new.key']))
+  .action((flags: GenerateFlags) => generate(flags));
 
 program
   .command('verify')
   .description('open every row with the keys of the environment')
-  .option('--json', 'answer as the HTTP API does')
-  .addHelpText('after', `\nExample:\n  npm run key:verify\n${exitCodeHelp}`)
+  .option('--json', jsonHelp)
+  .addHelpText('after', examples(['verify', 'verify --json']))
   .action(async (flags: InspectFlags) => {
     exitCode = await verify(flags, process.env);
   });
@@ -63,8 +80,8 @@ program
 program
   .command('status')
   .description('say which key is active and what each key holds')
-  .option('--json', 'answer as JSON')
-  .addHelpText('after', `\nExample:\n  npm run key:status\n${exitCodeHelp}`)
+  .option('--json', jsonHelp)
+  .addHelpText('after', examples(['status', 'status --json']))
   .action(async (flags: InspectFlags) => {
     exitCode = await status(flags, process.env);
   });
@@ -74,10 +91,8 @@ program
   .description('write every covered row, encrypted as it is, for a restore')
   .option('--out <file>', 'where to write it (default: standard output)')
   .option('--check <file>', 'prove that a file is whole, authentic and opens with the keys of the environment; needs no database')
-  .addHelpText(
-    'after',
-    `\nExample:\n  npm run key:snapshot -- --out vault.ndjson\n  npm run key:snapshot -- --check vault.ndjson\n${exitCodeHelp}`,
-  )
+  .option('--json', `${jsonHelp}; with --out or --check`)
+  .addHelpText('after', examples(['snapshot --out vault.ndjson', 'snapshot --check vault.ndjson']))
   .action(async (flags: SnapshotFlags) => {
     exitCode = await snapshot(flags, process.env);
   });
@@ -92,7 +107,8 @@ program
     parseMode,
     'merge' as const,
   )
-  .addHelpText('after', `\nExample:\n  npm run key:restore -- --mode merge vault.ndjson\n${exitCodeHelp}`)
+  .option('--json', jsonHelp)
+  .addHelpText('after', examples(['restore vault.ndjson', 'restore --mode replace vault.ndjson']))
   .action(async (file: string, flags: RestoreFlags) => {
     exitCode = await restore(file, flags, process.env);
   });
@@ -102,6 +118,7 @@ try {
 } catch (error) {
   exitCode = exitCodeOf(error);
   explain(error);
+  if (isJson && exitCode !== exitCodes.done) printJson({ error: describeError(error) });
 }
 // The database is left open: closing it would fold a write-ahead log into the file, which a dry run must not.
 process.exit(exitCode);
@@ -112,4 +129,14 @@ function explain(error: unknown): void {
   else if (error instanceof SettingsError) for (const problem of error.problems) printError(problem);
   else if (error instanceof VaultError) printError(error.message);
   else printError(error instanceof Error ? `unexpected: ${error.stack ?? error.message}` : 'unexpected');
+}
+
+/** As the HTTP API has it; what is unexpected is told on standard error alone. */
+function describeError(error: unknown): object {
+  if (error instanceof VaultError) {
+    return { type: error.code, message: error.message, ...(error.details && { details: error.details }) };
+  }
+  if (error instanceof SettingsError) return { type: 'validation_error', message: error.problems.join(' ') };
+  if (error instanceof CommanderError) return { type: 'validation_error', message: error.message };
+  return { type: 'internal_error', message: 'unexpected' };
 }

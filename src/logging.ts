@@ -2,9 +2,10 @@
 
 import { type Logger, pino } from 'pino';
 
-/** JSON lines on standard output, or readable lines where that is a terminal. */
-export function createLogger(level: string): Logger {
-  const transport = process.stdout.isTTY ? { target: 'pino-pretty', options: { ignore: 'pid,hostname' } } : undefined;
+/** JSON lines on standard output, or, outside production, readable ones where that is a terminal; coloured unless NO_COLOR is set. */
+export function createLogger(level: string, isProduction: boolean): Logger {
+  const transport =
+    process.stdout.isTTY && !isProduction ? { target: 'pino-pretty', options: { ignore: 'pid,hostname' } } : undefined;
   return pino({
     level,
     base: null,

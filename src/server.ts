@@ -9,6 +9,7 @@ import { completeEnvironment, type DevelopmentEnvironment } from './development.
 import { VaultError } from './errors.ts';
 import { addVault, createHttpServer } from './http/app.ts';
 import { createLogger } from './logging.ts';
+import { VaultMetrics } from './metrics/vault-metrics.ts';
 import { buildServices, type Services } from './services.ts';
 import { SettingsError } from './settings.ts';
 
@@ -28,21 +29,22 @@ try {
 
 /** Answers the port it listens on. */
 async function start(config: ServerConfig): Promise<number> {
-  const logger = createLogger(config.logLevel);
-  const services = buildServices(config, logger, undefined, 'threads');
+  const logger = createLogger(config.logLevel, config.isProduction);
+  const metrics = new VaultMetrics(config.keyring);
+  const services = buildServices(config, logger, undefined, 'threads', metrics);
   try {
     await services.prepare();
-    return await serve(services, config, logger);
+    return await serve(services, metrics, config, logger);
   } catch (error) {
     await services.close();
     throw error;
   }
 }
 
-async function serve(services: Services, config: ServerConfig, logger: Logger): Promise<number> {
-  const { tokens, limits, host, port, coverage } = config;
+async function serve(services: Services, metrics: VaultMetrics, config: ServerConfig, logger: Logger): Promise<number> {
+  const { tokens, limits, host, port, coverage, rotationDueDays } = config;
   const app = createHttpServer(logger);
-  await addVault(app, { ...services, tokens, limits, encryptedTables: coverage.encryptedTables });
+  await addVault(app, { ...services, metrics, tokens, limits, rotationDueDays, encryptedTables: coverage.encryptedTables });
   closeWithGrace({ delay: stopTimeoutMs, logger: false }, async ({ signal, err }) => {
     if (err) logger.fatal({ err }, 'stopping after an unexpected error');
     else logger.info({ signal }, 'stopping: requests in flight are finished first');

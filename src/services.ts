@@ -5,9 +5,11 @@ import type { CoreConfig } from './config.ts';
 import type { MasterKey } from './crypto/master-key.ts';
 import { ActiveKey } from './keys/active-key.ts';
 import { adoptActiveKey } from './keys/adoption.ts';
+import { AgeWatch } from './keys/age-watch.ts';
 import { Heartbeat } from './keys/heartbeat.ts';
 import { ReadinessCheck } from './keys/readiness.ts';
 import { type MasterKeyReport, reportMasterKeys } from './keys/report.ts';
+import { SealMeter } from './keys/seal-meter.ts';
 import { type Survey, survey } from './keys/survey.ts';
 import { RotationEngine, type Rotator } from './rotation/engine.ts';
 import { Resumption } from './rotation/resumption.ts';
@@ -23,6 +25,7 @@ import { RestoreStore } from './store/restores.ts';
 import { RotationStore } from './store/rotations.ts';
 import { SnapshotRows } from './store/snapshot-rows.ts';
 import { ApiKeys } from './vault/api-keys.ts';
+import { unobserved, type VaultObserver } from './vault/observer.ts';
 import { StatelessCipher } from './vault/stateless.ts';
 import { UseRecorder } from './vault/use-recorder.ts';
 
@@ -34,6 +37,8 @@ export interface Services {
   readonly snapshots: Snapshots;
   readonly masterKeys: MasterKeyStore;
   readonly replicas: ReplicaStore;
+  readonly seals: SealMeter;
+  readonly database: Pick<Database, 'troubles'>;
   /** Whether the vault has ever served this database. */
   readonly isMigrated: () => Promise<boolean>;
   readonly readiness: ReadinessCheck;
@@ -60,6 +65,7 @@ export function buildServices(
   logger: Logger,
   database = new Database(config.database),
   place: RotationPlace = 'here',
+  observer: VaultObserver = unobserved,
 ): Services {
   const { keyring, coverage, rotationDueDays, requireFormat2 } = config;
   const tables = new EncryptedTables(database);
@@ -71,10 +77,12 @@ export function buildServices(
   const activeKey = new ActiveKey(masterKeys, keyring);
   const rowUses = new UseRecorder((usedAt) => apiKeyStore.noteUse(usedAt));
   const statelessUses = new UseRecorder((usedAt) => masterKeys.noteStatelessUse(usedAt));
+  const seals = new SealMeter((added) => masterKeys.addSeals(added));
   const onSwitched = (): void => activeKey.forget();
   const rotator = place === 'here' ? buildEngine(config, logger, database, onSwitched) : buildThreads(config, logger, onSwitched);
   const restores = new RestoreStore(database);
   const snapshots = buildSnapshots(config, logger, database, onSwitched);
+  const ageWatch = new AgeWatch({ masterKeys, rotationDueDays, logger });
   const resumption = new Resumption(rotator, rotations, logger);
   const prepareSchema = async (): Promise<void> => {
     await database.useWriteAheadLog();
@@ -82,13 +90,15 @@ export function buildServices(
   };
 
   return {
-    apiKeys: new ApiKeys(apiKeyStore, keyring, activeKey, rowUses, requireFormat2),
-    stateless: new StatelessCipher(keyring, activeKey, statelessUses),
+    apiKeys: new ApiKeys({ store: apiKeyStore, keyring, activeKey, uses: rowUses, requireFormat2, seals, observer }),
+    stateless: new StatelessCipher(keyring, activeKey, statelessUses, seals, observer),
     rotator,
     rotations,
     snapshots,
     masterKeys,
     replicas,
+    seals,
+    database,
     isMigrated: () => isMigrated(database),
     readiness: new ReadinessCheck({ tables, coverage, masterKeys, rotations, keyring, requireFormat2 }),
     verify: () => survey(tables, coverage, keyring),
@@ -100,13 +110,15 @@ export function buildServices(
       await restores.forgetStale().catch(() => undefined);
       await heartbeat.start();
       resumption.start();
+      ageWatch.start();
     },
     migrate: prepareSchema,
     close: async () => {
       resumption.stop();
+      await ageWatch.stop();
       await rotator.close();
       await heartbeat.stop();
-      await Promise.all([rowUses.close(), statelessUses.close()]);
+      await Promise.all([rowUses.close(), statelessUses.close(), seals.close()]);
       database.close();
     },
   };

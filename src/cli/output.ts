@@ -1,4 +1,6 @@
-/** What a command says: results on standard output, errors on standard error. */
+/** What a command says: results on standard output, errors on standard error; in colour on a terminal alone, and never with NO_COLOR. */
+
+import { styleText } from 'node:util';
 
 export function print(line: string): void {
   process.stdout.write(`${line}\n`);
@@ -9,5 +11,6 @@ export function printJson(value: unknown): void {
 }
 
 export function printError(line: string, prefix = 'error: '): void {
-  process.stderr.write(`${prefix}${line}\n`);
+  const styled = prefix === '' ? '' : styleText('red', prefix, { stream: process.stderr, validateStream: true });
+  process.stderr.write(`${styled}${line}\n`);
 }

@@ -11,18 +11,21 @@ import { writeSnapshotTo } from '../snapshot/file.ts';
 import type { RestoreMode } from '../snapshot/restore.ts';
 import { Spool } from '../snapshot/spool.ts';
 import { exitCodes } from './exit-codes.ts';
-import { print, printError } from './output.ts';
+import { print, printError, printJson } from './output.ts';
 import { readConfig, withServices } from './session.ts';
 
 export interface SnapshotFlags {
   readonly out?: string;
   readonly check?: string;
+  readonly json?: boolean;
 }
 
 /** Answers the exit code. */
-export async function snapshot({ out, check }: SnapshotFlags, environment: Environment): Promise<number> {
+export async function snapshot({ out, check, json = false }: SnapshotFlags, environment: Environment): Promise<number> {
   if (out !== undefined && check !== undefined) throw new ValidationError('--out and --check exclude each other.');
-  if (check !== undefined) return checkFile(check, environment);
+  if (check !== undefined) return checkFile(check, json, environment);
+  if (json && out === undefined)
+    throw new ValidationError('--json needs --out or --check: standard output carries the snapshot.');
   return withServices(readConfig(environment), async ({ isMigrated, snapshots }) => {
     if (!(await isMigrated())) {
       throw new ConfigurationError('The vault has not served this database yet: there is no active key on record.');
@@ -32,10 +35,13 @@ export async function snapshot({ out, check }: SnapshotFlags, environment: Envir
     if (out === undefined) await toStandardOutput(taken.chunks(), taken.close);
     else {
       const { path, sha256 } = await writeSnapshotTo(out, taken);
-      print(`[snapshot] ${path}`);
-      print(`[snapshot] sha256: ${sha256}`);
-      for (const { table, rows } of tables) print(`[snapshot] ${table}: ${rows} row(s)`);
-      print(`[snapshot] needs: ${key_ids.join(', ') || 'no key'}`);
+      if (json) printJson({ path, sha256, tables, key_ids, rows_unopened });
+      else {
+        print(`[snapshot] ${path}`);
+        print(`[snapshot] sha256: ${sha256}`);
+        for (const { table, rows } of tables) print(`[snapshot] ${table}: ${rows} row(s)`);
+        print(`[snapshot] needs: ${key_ids.join(', ') || 'no key'}`);
+      }
     }
     if (rows_unopened === 0) return exitCodes.done;
     printError(`${rows_unopened} row(s) do not open with any key: they are in the snapshot, which cannot be restored as it is.`);
@@ -45,15 +51,20 @@ export async function snapshot({ out, check }: SnapshotFlags, environment: Envir
 
 export interface RestoreFlags {
   readonly mode: RestoreMode;
+  readonly json?: boolean;
 }
 
 /** `file` may be `-`, for standard input. Answers the exit code. */
-export async function restore(file: string, { mode }: RestoreFlags, environment: Environment): Promise<number> {
+export async function restore(file: string, { mode, json }: RestoreFlags, environment: Environment): Promise<number> {
   return withServices(readConfig(environment), async ({ migrate, snapshots }) => {
     snapshots.assertMode(mode);
     const source = sourceOf(file);
     await migrate();
     const { restored, kept, before } = await snapshots.restore(source, mode, Number.POSITIVE_INFINITY);
+    if (json) {
+      printJson({ restored, kept, before: before && { path: before.path, sha256: before.sha256 } });
+      return exitCodes.done;
+    }
     if (before !== null) print(`[restore] the state before is in ${before.path} (sha256 ${before.sha256})`);
     print(`[restore] restored ${restored} row(s), kept ${kept}.`);
     return exitCodes.done;
@@ -67,11 +78,16 @@ export function parseMode(value: string): RestoreMode {
 }
 
 /** Needs no database. */
-async function checkFile(file: string, environment: Environment): Promise<number> {
+async function checkFile(file: string, json: boolean, environment: Environment): Promise<number> {
   const keyring = readKeyringConfig(keptEnvironment(environment));
   const spool = await Spool.from(sourceOf(file), Number.POSITIVE_INFINITY);
   const { header, rows, rowsByKeyId, hmacKeyId } = await checkSnapshot(spool, keyring);
   await spool.close();
+  if (json) {
+    const { created_at, active_key_id } = header;
+    printJson({ rows, hmac_key_id: hmacKeyId, created_at, active_key_id, rows_by_key_id: Object.fromEntries(rowsByKeyId) });
+    return exitCodes.done;
+  }
   print(`[snapshot] whole and authentic under ${hmacKeyId}: ${rows} of ${rows} row(s) open.`);
   print(`[snapshot] taken ${header.created_at}; active key ${header.active_key_id}`);
   for (const [keyId, count] of rowsByKeyId) print(`[snapshot] needs ${keyId}: ${count} row(s)`);

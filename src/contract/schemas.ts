@@ -323,5 +323,9 @@ export const RestoreAnswer = Type.Object({ restored: Count, kept: Count }, stric
 
 /** Sent as text that is made once. */
 export const OpenApiAnswer = Type.Unsafe<string>({ type: 'object', additionalProperties: true });
+export const MetricsAnswer = {
+  description: 'The metrics of this process, and of the state that all processes share',
+  content: { 'text/plain': { schema: Type.String() } },
+} as const;
 export const HealthAnswer = Type.Object({ status: Type.Literal('ok') }, strict);
 export const ReadyAnswer = Type.Object({ status: Type.Literal('ready'), warnings: Type.Array(Type.String()) }, strict);

@@ -6,25 +6,19 @@ import type { IncomingMessage } from 'node:http';
 import { fastifyAuth } from '@fastify/auth';
 import { fastifySwagger } from '@fastify/swagger';
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
-import {
-  type FastifyBaseLogger,
-  type FastifyInstance,
-  type FastifyReply,
-  type FastifyRequest,
-  fastify,
-  LogController,
-} from 'fastify';
+import { type FastifyBaseLogger, type FastifyInstance, type FastifyRequest, fastify, LogController } from 'fastify';
 import { ErrorBody } from '../contract/schemas.ts';
 import { ValidationError } from '../errors.ts';
-import type { ReadinessCheck } from '../keys/readiness.ts';
+import { StateMetrics, type StateSource } from '../metrics/state-metrics.ts';
+import type { VaultMetrics } from '../metrics/vault-metrics.ts';
 import type { Rotator } from '../rotation/engine.ts';
 import type { Snapshots } from '../snapshot/snapshots.ts';
-import type { RotationStore } from '../store/rotations.ts';
 import type { Role, Token } from '../tokens.ts';
 import type { ApiKeys } from '../vault/api-keys.ts';
 import type { StatelessCipher } from '../vault/stateless.ts';
 import { requireRole, requireTenant } from './auth.ts';
 import { createBrakes, type Limits } from './brakes.ts';
+import { docsPage } from './docs.ts';
 import { addDraining } from './draining.ts';
 import { addErrorHandling, answerUnparsable, commonHeaders, sendError } from './errors.ts';
 import { openApiInfo } from './openapi.ts';
@@ -32,6 +26,7 @@ import { addReceiving, type ReceiveLimits } from './receiving.ts';
 import { apiKeyRoutes, keyOpeningRoutes, keyStatusRoutes } from './routes/api-keys.ts';
 import { machineRoutes } from './routes/machines.ts';
 import { type MasterKeyRoutesOptions, masterKeyRoutes } from './routes/master-keys.ts';
+import { metricsRoutes } from './routes/metrics.ts';
 import { rotateRoutes } from './routes/rotate.ts';
 import { snapshotRoutes } from './routes/snapshots.ts';
 import { statelessRoutes } from './routes/stateless.ts';
@@ -45,15 +40,16 @@ const keepAliveTimeoutMs = 72_000;
 const headersTimeoutMs = 15_000;
 /** How often connections are held against these times: Node's own half a minute would triple the shortest. */
 const connectionsCheckMs = 1_000;
+/** In log and metrics, of a request whose caller went away before the answer was whole. */
+const abandonedStatus = 499;
 const givenRequestId = /^[\x21-\x7e]{1,128}$/;
 
-export interface AppOptions extends MasterKeyRoutesOptions {
+export interface AppOptions extends MasterKeyRoutesOptions, StateSource {
   readonly apiKeys: ApiKeys;
   readonly stateless: StatelessCipher;
   readonly rotator: Rotator;
-  readonly rotations: RotationStore;
   readonly snapshots: Snapshots;
-  readonly readiness: ReadinessCheck;
+  readonly metrics: VaultMetrics;
   readonly encryptedTables: readonly string[];
   readonly tokens: readonly Token[];
   readonly limits: AppLimits;
@@ -77,8 +73,17 @@ export function createHttpServer(logger: FastifyBaseLogger): FastifyInstance {
     return503OnClosing: false,
     keepAliveTimeout: keepAliveTimeoutMs,
     http: { requireHostHeader: false, headersTimeout: headersTimeoutMs, connectionsCheckingInterval: connectionsCheckMs },
-    frameworkErrors: (error, request, reply) => void sendError(error, request, reply),
-    clientErrorHandler: answerUnparsable,
+    frameworkErrors: (error, request, reply) => {
+      reply.raw.once('close', () => logRequest(request, reply.statusCode, reply.elapsedTime));
+      sendError(error, request, reply);
+    },
+    clientErrorHandler: (error, socket) => {
+      const id = randomUUID();
+      const isAnswered = answerUnparsable(error, socket, id);
+      // Of a request that ends in its midst there is a line already.
+      if (!isAnswered || ('code' in error && error.code === 'HPE_INVALID_EOF_STATE')) return;
+      logger.info({ request_id: id, method: null, route: null, status: 400, error: 'validation_error' }, 'request');
+    },
     routerOptions: { maxParamLength: 1_024 },
   });
 }
@@ -86,7 +91,8 @@ export function createHttpServer(logger: FastifyBaseLogger): FastifyInstance {
 /** Adds every route of the vault, each behind the tokens that may use it. */
 export async function addVault(app: FastifyInstance, options: AppOptions): Promise<void> {
   app.decorateRequest('caller', null);
-  addRequestHooks(app);
+  app.decorateRequest('errorType', null);
+  addRequestHooks(app, options.metrics);
   app.addSchema(ErrorBody);
   addValidation(app);
   addErrorHandling(app);
@@ -96,18 +102,25 @@ export async function addVault(app: FastifyInstance, options: AppOptions): Promi
   await app.register(fastifyAuth);
   await app.register(fastifySwagger, openApiInfo);
   await app.register(machineRoutes(options.readiness));
+  await app.register(docsPage);
   const brakes = await createBrakes(app, options.limits);
   const shed = createShedding(app, options.limits.eventLoopDelayMs);
-  const allow = (roles: readonly Role[], routes: readonly FastifyPluginAsyncTypebox[]) => async (inner: FastifyInstance) => {
-    inner.addHook('onRequest', shed);
-    inner.addHook('onRequest', inner.auth([requireRole(options.tokens, roles, brakes)]));
-    for (const plugin of routes) await inner.register(plugin);
-  };
+  const allow =
+    (roles: readonly Role[], routes: readonly FastifyPluginAsyncTypebox[], isShed = true) =>
+    async (inner: FastifyInstance) => {
+      if (isShed) inner.addHook('onRequest', shed);
+      inner.addHook('onRequest', inner.auth([requireRole(options.tokens, roles, brakes)]));
+      for (const plugin of routes) await inner.register(plugin);
+    };
   const opening = [keyOpeningRoutes(options.apiKeys, brakes), statelessRoutes(options.stateless, brakes)];
   await app.register(allow(['gateway', 'writer'], [withinTenants([apiKeyRoutes(options.apiKeys)])]), { prefix: '/v1' });
   await app.register(allow(['gateway'], [withinTenants(opening), keyStatusRoutes(options.apiKeys)]), { prefix: '/v1' });
   const adminRoutes = [rotateRoutes(options), masterKeyRoutes(options), snapshotRoutes(options)];
   await app.register(allow(['admin'], adminRoutes), { prefix: '/admin' });
+  // A process that cannot keep up goes on saying so.
+  options.metrics.observeProcess();
+  const state = new StateMetrics(options.metrics, options);
+  await app.register(allow(['admin', 'metrics'], [metricsRoutes(options.metrics, state)], false));
 }
 
 /** Encapsulates routes that a token limited to tenants reaches for those tenants alone. */
@@ -124,22 +137,30 @@ function requestId({ headers }: IncomingMessage): string {
   return typeof given === 'string' && givenRequestId.test(given) ? given : randomUUID();
 }
 
-function addRequestHooks(app: FastifyInstance): void {
+function addRequestHooks(app: FastifyInstance, metrics: VaultMetrics): void {
   app.addHook('onRequest', async (request, reply) => {
     reply.headers(commonHeaders(request.id));
+    // Not onResponse, which does not come where the caller goes away first.
+    reply.raw.once('close', () => {
+      const { method, routeOptions } = request;
+      const status = reply.raw.writableFinished ? reply.statusCode : abandonedStatus;
+      metrics.requestFinished({ method, route: routeOptions.url, status, seconds: reply.elapsedTime / 1e3 });
+      logRequest(request, status, reply.elapsedTime);
+    });
   });
-  app.addHook('onResponse', async (request, reply) => logRequest(request, reply));
 }
 
 /** The route's pattern, not the URL: ids and tenants are the callers' business. */
-function logRequest(request: FastifyRequest, reply: FastifyReply): void {
+function logRequest(request: FastifyRequest, status: number, elapsedMs: number): void {
   request.log.info(
     {
       method: request.method,
       route: request.routeOptions.url ?? null,
-      status: reply.statusCode,
+      status,
+      error: request.errorType,
+      role: request.caller?.role ?? null,
       token: request.caller?.name ?? null,
-      duration_ms: Math.round(reply.elapsedTime * 10) / 10,
+      duration_ms: Math.round(elapsedMs * 10) / 10,
     },
     'request',
   );

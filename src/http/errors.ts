@@ -1,6 +1,5 @@
 /** The one table from an error's code to its HTTP status, and the one shape that every error is answered in. */
 
-import { randomUUID } from 'node:crypto';
 import type { Socket } from 'node:net';
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import {
@@ -38,6 +37,13 @@ const codeByFrameworkStatus: Readonly<Record<number, { code: ErrorCode; message:
   415: { code: 'unsupported_media_type', message: 'Send the body as Content-Type: application/json.' },
 };
 
+declare module 'fastify' {
+  interface FastifyRequest {
+    /** The type of the error that it was answered with, for its line of log; null where it was not. */
+    errorType: ErrorCode | null;
+  }
+}
+
 export interface ErrorAnswer {
   readonly type: ErrorCode;
   readonly message: string;
@@ -63,14 +69,14 @@ export function addErrorHandling(app: FastifyInstance): void {
   app.setErrorHandler((error, request, reply) => sendError(error, request, reply));
   app.setNotFoundHandler((request, reply) => {
     const message = 'There is no such route: see /openapi.json.';
+    request.errorType = 'not_found';
     return reply.code(404).send({ error: { type: 'not_found', message, request_id: request.id } });
   });
 }
 
-/** The answer to bytes that are no HTTP request, so that there is no reply object to answer with. */
-export function answerUnparsable(error: Error, socket: Socket): void {
-  if (!socket.writable) return;
-  const id = randomUUID();
+/** The answer to bytes that are no HTTP request, so that there is no reply object to answer with. False where nobody is there to answer. */
+export function answerUnparsable(error: Error, socket: Socket, id: string): boolean {
+  if (!socket.writable) return false;
   const isLate = 'code' in error && error.code === 'ERR_HTTP_REQUEST_TIMEOUT';
   const message = isLate ? 'The request did not arrive in time.' : 'This is not an HTTP request.';
   const body = JSON.stringify({ error: { type: 'validation_error', message, request_id: id } });
@@ -81,6 +87,7 @@ export function answerUnparsable(error: Error, socket: Socket): void {
     'Connection: close',
   );
   socket.end(`${headers.join('\r\n')}\r\n\r\n${body}`);
+  return true;
 }
 
 /** What every answer carries. */
@@ -93,6 +100,7 @@ export function sendError(error: unknown, request: FastifyRequest, reply: Fastif
   const answer = toErrorAnswer(error);
   const status = statusByCode[answer.type];
   if (status === 500) request.log.error({ err: error }, 'request failed');
+  request.errorType = answer.type;
   reply.headers(commonHeaders(request.id));
   const retryAfterSeconds = retryAfterSecondsOf(error);
   if (retryAfterSeconds !== null) reply.header('Retry-After', retryAfterSeconds);

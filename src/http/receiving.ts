@@ -55,8 +55,8 @@ function stop({ timers }: Arrival): void {
   for (const timer of timers.splice(0)) clearTimeout(timer);
 }
 
-function giveUp({ raw }: FastifyRequest): void {
-  if (raw.complete) return;
-  answerUnparsable(new Error('The request did not arrive in time.'), raw.socket);
+function giveUp({ id, raw }: FastifyRequest): void {
+  if (raw.complete || raw.readableEnded) return;
+  answerUnparsable(new Error('The request did not arrive in time.'), raw.socket, id);
   raw.socket.destroySoon();
 }

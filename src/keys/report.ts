@@ -7,10 +7,10 @@ import type { RotationStore } from '../store/rotations.ts';
 import { type CoverageSettings, inspectCoverage } from './coverage.ts';
 import { type Survey, survey } from './survey.ts';
 
-const secondsPerDay = 86_400;
+export const secondsPerDay = 86_400;
 
 /** `staged`: never was active. `retired`: was, and is not any more. */
-type MasterKeyState = 'active' | 'staged' | 'retired';
+export type MasterKeyState = 'active' | 'staged' | 'retired';
 
 export interface MasterKeyReport {
   readonly keyId: string;
@@ -53,21 +53,30 @@ function reportKey(
   { rowsByKeyId }: Survey,
   needed: (keyId: string) => boolean,
 ): MasterKeyReport {
-  const { keyId, activatedAt, firstSeenAt, statelessLastUsedAt } = record;
+  const { keyId, statelessLastUsedAt } = record;
   const source = keyring.entries.find(({ key }) => key.id === keyId)?.sources[0] ?? null;
   const rows = source === null ? null : (rowsByKeyId.get(keyId) ?? 0);
   const state = stateOf(record, activeKeyId);
-  const ageDays = Math.floor((Date.now() / 1000 - (activatedAt ?? firstSeenAt)) / secondsPerDay);
+  const ageDays = Math.floor(ageSecondsOf(record) / secondsPerDay);
   return {
     keyId,
     source,
     state,
     rows,
     ageDays,
-    rotationDue: state === 'active' && ageDays >= rotationDueDays,
+    rotationDue: isRotationDue(record, activeKeyId, rotationDueDays),
     safeToRetire: state !== 'active' && rows === 0 && !needed(keyId),
     statelessLastUsedAt,
   };
+}
+
+/** Since it became active, or since the vault first saw it. */
+export function ageSecondsOf({ activatedAt, firstSeenAt }: MasterKeyRecord): number {
+  return Date.now() / 1000 - (activatedAt ?? firstSeenAt);
+}
+
+export function isRotationDue(record: MasterKeyRecord, activeKeyId: string | null, rotationDueDays: number): boolean {
+  return record.keyId === activeKeyId && ageSecondsOf(record) >= rotationDueDays * secondsPerDay;
 }
 
 /**
@@ -91,7 +100,8 @@ async function keyIdsStillNeeded(
   return (keyId) => needed.has(keyId);
 }
 
-function stateOf({ keyId, activatedAt }: MasterKeyRecord, activeKeyId: string | null): MasterKeyState {
+/** How the database sees a key. */
+export function stateOf({ keyId, activatedAt }: MasterKeyRecord, activeKeyId: string | null): MasterKeyState {
   if (keyId === activeKeyId) return 'active';
   return activatedAt === null ? 'staged' : 'retired';
 }

@@ -10,7 +10,7 @@ import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promi
 import { fileURLToPath } from 'node:url';
 import { type Client, createClient, type InArgs, LibsqlBatchError, type ResultSet } from '@libsql/client';
 import pLimit from 'p-limit';
-import { ConfigurationError } from '../errors.ts';
+import { ConfigurationError, StorageUnavailableError } from '../errors.ts';
 import { handleEveryStep } from './client-repairs.ts';
 import { AttemptTimeoutError, describe, isConstraint, kindOf, translate } from './failures.ts';
 
@@ -113,6 +113,7 @@ export class Database {
   readonly #logPath: string | null;
   readonly #limit = pLimit(maxRequests);
   #operations = 0;
+  readonly #troubles = { retries: 0, failures: 0 };
   /** By how much the server's clock, in seconds, is ahead of `performance.now()`; null until it has been asked. */
   #clockOffset: number | null = null;
 
@@ -167,6 +168,11 @@ export class Database {
   async writeOne(sql: string, args: InArgs = []): Promise<number> {
     const [written] = await this.write([{ sql, args }]);
     return written?.changed ?? 0;
+  }
+
+  /** How often since it was opened an attempt was made again, and an operation was given up for the database's sake. */
+  get troubles(): { readonly retries: number; readonly failures: number } {
+    return this.#troubles;
   }
 
   close(): void {
@@ -246,12 +252,18 @@ export class Database {
       try {
         return await this.#attemptOnce(operation, timeoutMs);
       } catch (error) {
-        if (kindOf(error) === 'final') throw translate(error);
-        if (this.#logPath !== null) await this.#client.reconnect();
-        if (Date.now() + delayMs > deadline) throw translate(error);
+        const isFinal = kindOf(error) === 'final';
+        if (!isFinal && this.#logPath !== null) await this.#client.reconnect();
+        if (isFinal || Date.now() + delayMs > deadline) throw this.#failed(translate(error));
+        this.#troubles.retries += 1;
         await sleep(delayMs * (0.5 + Math.random()));
       }
     }
+  }
+
+  #failed(error: unknown): unknown {
+    if (error instanceof StorageUnavailableError || error instanceof ConfigurationError) this.#troubles.failures += 1;
+    return error;
   }
 
   /** On a server an attempt that takes too long is given up, whether it waits for its turn or for its answer. */

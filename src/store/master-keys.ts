@@ -71,6 +71,22 @@ export class MasterKeyStore {
       })),
     );
   }
+
+  /** How often each key has sealed, by all processes: what they have added, and the rows that rotations moved to it. */
+  async seals(): Promise<ReadonlyMap<string, number>> {
+    const rows = await this.#database.read(`SELECT key_id, seals +
+        (SELECT coalesce(sum(rows_rotated), 0) FROM vault_rotations WHERE to_key_id = key_id) AS seals FROM vault_master_keys`);
+    return new Map(rows.map((row) => [text(row, 'key_id'), integer(row, 'seals')]));
+  }
+
+  async addSeals(seals: ReadonlyMap<string, number>): Promise<void> {
+    await this.#database.write(
+      [...seals].map(([keyId, count]) => ({
+        sql: 'UPDATE vault_master_keys SET seals = seals + ? WHERE key_id = ?',
+        args: [count, keyId],
+      })),
+    );
+  }
 }
 
 /** Statements for a batch that makes `to` the active key, and that fails unless `expected` or `to` is active. */

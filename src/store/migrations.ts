@@ -59,6 +59,7 @@ const migrations: readonly (readonly string[])[] = [
       PRIMARY KEY (restore_id, table_name, row_id)) WITHOUT ROWID`,
   ],
   ['ALTER TABLE vault_rotations ADD COLUMN snapshot text'],
+  ['ALTER TABLE vault_master_keys ADD COLUMN seals integer NOT NULL DEFAULT 0'],
 ];
 
 const maxAttempts = 5;

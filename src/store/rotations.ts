@@ -2,7 +2,17 @@
 
 import { type Database, guard, integer, integerOrNull, type Row, type Statement, text, textOrNull } from './database.ts';
 
-type RotationState = 'gating' | 'writing' | 'verifying' | 'completed' | 'cancelled' | 'failed' | 'interrupted' | 'verify_failed';
+export const rotationStates = [
+  'gating',
+  'writing',
+  'verifying',
+  'completed',
+  'cancelled',
+  'failed',
+  'interrupted',
+  'verify_failed',
+] as const;
+type RotationState = (typeof rotationStates)[number];
 
 /** A row that a rotation leaves out. */
 export interface SkippedRow {

@@ -5,8 +5,10 @@ import type { Keyring } from '../crypto/keyring.ts';
 import { type RowBinding, rowFormatOf, sealRow } from '../crypto/row.ts';
 import { ConfigurationError, DecryptFailedError, NotFoundError, StorageUnavailableError, type VaultError } from '../errors.ts';
 import type { ActiveKey } from '../keys/active-key.ts';
+import type { SealMeter } from '../keys/seal-meter.ts';
 import type { ApiKeyRow, ApiKeyStore, PageRequest, StoredApiKey, TenantCount } from '../store/api-keys.ts';
 import { apiKeysTable } from '../store/encrypted-tables.ts';
+import type { VaultObserver } from './observer.ts';
 import type { UseRecorder } from './use-recorder.ts';
 import { maskValue, normalizeValue, unreadableMask } from './values.ts';
 
@@ -52,6 +54,16 @@ export interface NewApiKey {
   readonly value: string;
 }
 
+export interface ApiKeysContext {
+  readonly store: ApiKeyStore;
+  readonly keyring: Keyring;
+  readonly activeKey: ActiveKey;
+  readonly uses: UseRecorder;
+  readonly requireFormat2: boolean;
+  readonly seals: SealMeter;
+  readonly observer: VaultObserver;
+}
+
 export class ApiKeys {
   readonly #store: ApiKeyStore;
   readonly #keyring: Keyring;
@@ -59,13 +71,17 @@ export class ApiKeys {
   readonly #uses: UseRecorder;
   /** Format 1 is bound to nothing: whoever can write the database can move such a row to another tenant. */
   readonly #requireFormat2: boolean;
+  readonly #seals: SealMeter;
+  readonly #observer: VaultObserver;
 
-  constructor(store: ApiKeyStore, keyring: Keyring, activeKey: ActiveKey, uses: UseRecorder, requireFormat2: boolean) {
+  constructor({ store, keyring, activeKey, uses, requireFormat2, seals, observer }: ApiKeysContext) {
     this.#store = store;
     this.#keyring = keyring;
     this.#activeKey = activeKey;
     this.#uses = uses;
     this.#requireFormat2 = requireFormat2;
+    this.#seals = seals;
+    this.#observer = observer;
   }
 
   /**
@@ -126,6 +142,7 @@ export class ApiKeys {
     for (let attempt = 1; attempt <= maxStoreAttempts; attempt += 1) {
       const key = await this.#activeKey.sealingKey();
       const sealed = { tenantId, name, provider, keyId: key.id, ...sealRow(key, binding, plaintext) };
+      this.#seals.note(key.id);
       const stored = await this.#store.put(sealed, randomUUID(), Math.floor(Date.now() / 1000));
       if (stored !== null) return stored;
       this.#activeKey.forget();
@@ -145,14 +162,24 @@ export class ApiKeys {
 
   async #open(row: ApiKeyRow): Promise<DecryptedApiKey> {
     const { id, tenantId, name, provider } = row;
-    if (this.#isRefused(row)) throw new DecryptFailedError();
-    const opened = this.#keyring.openRow(bindingOf(row), row, row.keyIdHint);
-    if (opened === null) {
-      await this.#activeKey.assertKeyPresent(row.keyIdHint);
-      throw new DecryptFailedError();
-    }
+    const opened = this.#isRefused(row) ? null : this.#keyring.openRow(bindingOf(row), row, row.keyIdHint);
+    if (opened === null) throw await this.#failure(row);
+    this.#observer.decrypted(opened.key.id, 'opened');
     this.#uses.note(id, row.lastUsedAt);
     return { id, tenantId, name, provider, value: takeText(opened.plaintext) };
+  }
+
+  /** Why a row does not open: a key that is missing is said, anything else is one error. */
+  async #failure(row: ApiKeyRow): Promise<VaultError> {
+    try {
+      if (!this.#isRefused(row)) await this.#activeKey.assertKeyPresent(row.keyIdHint);
+    } catch (error) {
+      if (!(error instanceof ConfigurationError)) throw error;
+      this.#observer.decrypted(row.keyIdHint, 'key_missing');
+      return error;
+    }
+    this.#observer.decrypted(row.keyIdHint, 'failed');
+    return new DecryptFailedError();
   }
 
   #isRefused(row: ApiKeyRow): boolean {

@@ -3,8 +3,10 @@
 import type { Keyring } from '../crypto/keyring.ts';
 import type { RowCiphertext } from '../crypto/row.ts';
 import { openText, parseText, sealText } from '../crypto/text-ciphertext.ts';
-import { DecryptFailedError } from '../errors.ts';
+import { ConfigurationError, DecryptFailedError } from '../errors.ts';
 import type { ActiveKey } from '../keys/active-key.ts';
+import type { SealMeter } from '../keys/seal-meter.ts';
+import type { VaultObserver } from './observer.ts';
 import type { UseRecorder } from './use-recorder.ts';
 import { assertPlaintext } from './values.ts';
 
@@ -25,12 +27,16 @@ export class StatelessCipher {
   readonly #keyring: Keyring;
   readonly #activeKey: ActiveKey;
   readonly #uses: UseRecorder;
+  readonly #seals: SealMeter;
+  readonly #observer: VaultObserver;
   readonly #notedAt = new Map<string, number>();
 
-  constructor(keyring: Keyring, activeKey: ActiveKey, uses: UseRecorder) {
+  constructor(keyring: Keyring, activeKey: ActiveKey, uses: UseRecorder, seals: SealMeter, observer: VaultObserver) {
     this.#keyring = keyring;
     this.#activeKey = activeKey;
     this.#uses = uses;
+    this.#seals = seals;
+    this.#observer = observer;
   }
 
   /** Throws ConfigurationError where the active key is not in the keyring. */
@@ -62,6 +68,7 @@ export class StatelessCipher {
     const key = await this.#activeKey.sealingKey();
     const ciphertext = sealText(key, plaintext, context);
     plaintext.fill(0);
+    this.#seals.note(key.id);
     this.#noteUse(key.id);
     return { ciphertext, keyId: key.id };
   }
@@ -70,11 +77,22 @@ export class StatelessCipher {
     const opened = 'row' in input ? this.#openRow(input.row) : this.#openText(input.ciphertext, input.context);
     if (opened === null) {
       const namedKeyId = 'row' in input ? null : (parseText(input.ciphertext)?.keyId ?? null);
-      if ('row' in input || namedKeyId !== null) await this.#activeKey.assertKeyPresent(namedKeyId);
+      if ('row' in input || namedKeyId !== null) await this.#assertKeyPresent(namedKeyId);
+      this.#observer.decrypted(namedKeyId, 'failed');
       throw new DecryptFailedError();
     }
+    this.#observer.decrypted(opened.keyId, 'opened');
     this.#noteUse(opened.keyId);
     return opened;
+  }
+
+  async #assertKeyPresent(namedKeyId: string | null): Promise<void> {
+    try {
+      await this.#activeKey.assertKeyPresent(namedKeyId);
+    } catch (error) {
+      if (error instanceof ConfigurationError) this.#observer.decrypted(namedKeyId, 'key_missing');
+      throw error;
+    }
   }
 
   #noteUse(keyId: string): void {

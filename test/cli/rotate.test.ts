@@ -243,11 +243,15 @@ describe('key:verify and key:status', () => {
 });
 
 describe('--help', () => {
-  it.each(['rotate', 'generate', 'verify', 'status', 'snapshot', 'restore'])('of %s shows an example', async (command) => {
-    const { code, stdout } = await runCli([command, '--help'], {});
-    expect(code).toBe(0);
-    expect(stdout).toContain('Example:');
-  });
+  it.each(['rotate', 'generate', 'verify', 'status', 'snapshot', 'restore'])(
+    'of %s shows an example and --json',
+    async (command) => {
+      const { code, stdout } = await runCli([command, '--help'], {});
+      expect(code).toBe(0);
+      expect(stdout).toContain(`npx provara-vault ${command}`);
+      expect(stdout).toContain('--json');
+    },
+  );
 
   it('documents every exit code', async () => {
     const { stdout } = await runCli(['--help'], {});

@@ -70,3 +70,8 @@ function templateOf(path: string): string | undefined {
 function toPattern(template: string): RegExp {
   return new RegExp(`^${template.replaceAll(/\{\w+\}/g, '[^/]+')}$`);
 }
+
+/** Whether openapi.yaml allows such a JSON body there. */
+export function acceptsBody(template: string, method: string, body: unknown): boolean {
+  return validatorOf('paths', template, method, 'requestBody', 'content', 'application/json', 'schema')(body);
+}

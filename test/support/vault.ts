@@ -10,6 +10,7 @@ import { readServerConfig, type ServerConfig } from '../../src/config.ts';
 import { parseMasterKey } from '../../src/crypto/master-key.ts';
 import { type AppOptions, addVault, createHttpServer } from '../../src/http/app.ts';
 import { createSilentLogger } from '../../src/logging.ts';
+import { VaultMetrics } from '../../src/metrics/vault-metrics.ts';
 import { buildServices, type Services } from '../../src/services.ts';
 import type { Environment } from '../../src/settings.ts';
 import { GatewayDatabase } from './gateway.ts';
@@ -37,7 +38,7 @@ interface Answer {
 export interface TestVault {
   readonly origin: string;
   readonly app: FastifyInstance;
-  /** Every route that is registered, but for the HEAD twin of each GET. */
+  /** Every route that is registered, but for the HEAD twin of each GET and the files of the page under /docs. */
   readonly routes: readonly { readonly method: string; readonly url: string }[];
   readonly services: Services;
   readonly gateway: (method: string, path: string, body?: unknown) => Promise<Answer>;
@@ -82,15 +83,19 @@ export async function startVault(
 ): Promise<TestVault> {
   const config: ServerConfig = readServerConfig(environmentFor(url, settings));
   const logger = createSilentLogger();
-  const services = buildServices(config, logger);
+  const metrics = new VaultMetrics(config.keyring);
+  const services = buildServices(config, logger, undefined, 'here', metrics);
   await services.prepare();
   const routes: { method: string; url: string }[] = [];
   const app = createHttpServer(logger);
   app.addHook('onRoute', ({ method, url: path }) => {
+    if (path.startsWith('/docs')) return;
     for (const each of [method].flat()) if (each !== 'HEAD') routes.push({ method: each, url: path });
   });
   await addVault(app, {
     ...services,
+    metrics,
+    rotationDueDays: config.rotationDueDays,
     tokens: config.tokens,
     limits: config.limits,
     encryptedTables: config.coverage.encryptedTables,
@@ -124,7 +129,7 @@ export function caller(origin: string, token: string | null): TestVault['gateway
       ...(body !== undefined && { body: typeof body === 'string' ? body : JSON.stringify(body) }),
     });
     const text = await response.text();
-    if (response.headers.get('content-type')?.startsWith('application/x-ndjson')) {
+    if (/^(application\/x-ndjson|text\/plain)/.test(response.headers.get('content-type') ?? '')) {
       return { status: response.status, headers: response.headers, body: text };
     }
     expectDescribed(method, path, response.status, text === '' ? null : JSON.parse(text));

@@ -1,0 +1,55 @@
+/** Says in the log, at the start and then once a day, that the active master key is due for rotation, for as long as it is. */
+
+import type { Logger } from 'pino';
+import type { MasterKeyStore } from '../store/master-keys.ts';
+import { ageSecondsOf, isRotationDue, secondsPerDay } from './report.ts';
+
+const dayMs = secondsPerDay * 1000;
+
+export interface AgeWatchContext {
+  readonly masterKeys: MasterKeyStore;
+  readonly rotationDueDays: number;
+  readonly logger: Pick<Logger, 'warn'>;
+}
+
+export class AgeWatch {
+  readonly #context: AgeWatchContext;
+  readonly #intervalMs: number;
+  #timer: NodeJS.Timeout | null = null;
+  #checking: Promise<void> = Promise.resolve();
+
+  constructor(context: AgeWatchContext, intervalMs = dayMs) {
+    this.#context = context;
+    this.#intervalMs = intervalMs;
+  }
+
+  start(): void {
+    this.#begin();
+    this.#timer = setInterval(() => this.#begin(), this.#intervalMs).unref();
+  }
+
+  async stop(): Promise<void> {
+    if (this.#timer !== null) clearInterval(this.#timer);
+    await this.#checking;
+  }
+
+  /** Best effort: a database that does not answer is asked again the next day. */
+  #begin(): void {
+    this.#checking = this.#check().catch(() => undefined);
+  }
+
+  async #check(): Promise<void> {
+    const { masterKeys, rotationDueDays, logger } = this.#context;
+    const activeKeyId = await masterKeys.activeKeyId();
+    const active = (await masterKeys.all()).find(({ keyId }) => keyId === activeKeyId);
+    if (active === undefined || !isRotationDue(active, activeKeyId, rotationDueDays)) return;
+    logger.warn(
+      {
+        key_id: active.isPassphrase ? 'passphrase' : active.keyId,
+        age_days: Math.floor(ageSecondsOf(active) / secondsPerDay),
+        due_days: rotationDueDays,
+      },
+      'the active master key is due for rotation: stage PROVARA_MASTER_KEY_NEW and POST /admin/rotate/execute',
+    );
+  }
+}

@@ -1,0 +1,43 @@
+/** Counts what this process seals under each key, and adds it to the count of all processes that the database keeps. */
+
+const flushIntervalMs = 60_000;
+
+/** How many random IVs one AES-GCM key may be used with, by NIST SP 800-38D. */
+export const maxSeals = 2 ** 32;
+
+export class SealMeter {
+  readonly #add: (seals: ReadonlyMap<string, number>) => Promise<void>;
+  #pending = new Map<string, number>();
+  readonly #timer: NodeJS.Timeout;
+
+  /** `add` gets how many more by key id. What it could not add is tried again: better counted twice than not at all. */
+  constructor(add: (seals: ReadonlyMap<string, number>) => Promise<void>) {
+    this.#add = add;
+    this.#timer = setInterval(() => void this.flush(), flushIntervalMs).unref();
+  }
+
+  note(keyId: string, seals = 1): void {
+    this.#pending.set(keyId, (this.#pending.get(keyId) ?? 0) + seals);
+  }
+
+  /** What the database does not know of yet. */
+  pending(keyId: string): number {
+    return this.#pending.get(keyId) ?? 0;
+  }
+
+  async flush(): Promise<void> {
+    if (this.#pending.size === 0) return;
+    const added = this.#pending;
+    this.#pending = new Map();
+    try {
+      await this.#add(added);
+    } catch {
+      for (const [keyId, seals] of added) this.note(keyId, seals);
+    }
+  }
+
+  async close(): Promise<void> {
+    clearInterval(this.#timer);
+    await this.flush();
+  }
+}

@@ -1,0 +1,114 @@
+/** What this process counts as it happens. Each vault has a registry of its own; every label has few values, and none names a tenant, a row or a passphrase. */
+
+import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from '@prometheus-io/client';
+import type { Keyring } from '../crypto/keyring.ts';
+import type { DecryptOutcome, VaultObserver } from '../vault/observer.ts';
+
+const prefix = 'provara_vault_';
+const requestSeconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30];
+const outcomes: readonly DecryptOutcome[] = ['opened', 'failed', 'key_missing'];
+/** In place of the id of a passphrase, which would help guessing it. */
+export const passphraseLabel = 'passphrase';
+/** In place of a key id that is not of this process's keyring, or of none. */
+const otherKeyLabel = 'other';
+
+type Observe = (value: number) => void;
+
+export interface FinishedRequest {
+  readonly method: string;
+  /** The route's pattern, undefined where none matched. */
+  readonly route: string | undefined;
+  readonly status: number;
+  readonly seconds: number;
+}
+
+export class VaultMetrics implements VaultObserver {
+  readonly registry = new Registry();
+  readonly #labelByKeyId: ReadonlyMap<string, string>;
+  readonly #decrypts = new Map<string, () => void>();
+  readonly #requests: Histogram<'method' | 'route' | 'status'>;
+  readonly #observeRequest = new Map<string, Observe>();
+  readonly #auditFailures: Counter;
+
+  constructor(keyring: Keyring) {
+    this.#labelByKeyId = new Map(keyring.entries.map(({ key }) => [key.id, key.isPassphrase ? passphraseLabel : key.id]));
+    this.#requests = new Histogram({
+      name: `${prefix}http_request_duration_seconds`,
+      help: 'Time from the first byte of a request to the last of its answer.',
+      labelNames: ['method', 'route', 'status'],
+      buckets: requestSeconds,
+      registers: [this.registry],
+    });
+    this.#auditFailures = new Counter({
+      name: `${prefix}audit_failures_total`,
+      help: 'Audit records that the sink did not accept; what they were about was refused.',
+      registers: [this.registry],
+    });
+    this.#addDecrypts();
+  }
+
+  /** Adds those of Node and of the process, which are sampled from now on. */
+  observeProcess(): void {
+    collectDefaultMetrics({ register: this.registry });
+  }
+
+  decrypted(keyId: string | null, outcome: DecryptOutcome): void {
+    this.#decrypts.get(`${this.#label(keyId)} ${outcome}`)?.();
+  }
+
+  requestFinished({ method, route, status, seconds }: FinishedRequest): void {
+    const key = route === undefined ? `${status}` : `${status} ${method} ${route}`;
+    let observe = this.#observeRequest.get(key);
+    if (observe === undefined) {
+      const labels = route === undefined ? ['other', 'none'] : [method, route];
+      const child = this.#requests.labels(labels[0] ?? '', labels[1] ?? '', String(status));
+      observe = (value) => child.observe(value);
+      this.#observeRequest.set(key, observe);
+    }
+    observe(seconds);
+  }
+
+  /** For whoever writes the audit: a record was not accepted. */
+  auditFailed(): void {
+    this.#auditFailures.inc();
+  }
+
+  /** A gauge that a scrape sets. */
+  gauge<Label extends string>(name: string, help: string, labelNames: readonly Label[] = []): Gauge<Label> {
+    return new Gauge({ name: prefix + name, help, labelNames: [...labelNames], registers: [this.registry] });
+  }
+
+  /** A counter whose total is kept elsewhere, and read at each scrape. */
+  totalOf(name: string, help: string, read: () => number): void {
+    new Counter({
+      name: prefix + name,
+      help,
+      registers: [this.registry],
+      collect() {
+        this.reset();
+        this.inc(read());
+      },
+    });
+  }
+
+  #label(keyId: string | null): string {
+    return (keyId === null ? undefined : this.#labelByKeyId.get(keyId)) ?? otherKeyLabel;
+  }
+
+  /** Every series is there from the start, so that its first increase shows. */
+  #addDecrypts(): void {
+    const decrypts = new Counter({
+      name: `${prefix}decrypts_total`,
+      help: 'Plaintexts asked for, by the key that opened them or that they name, and outcome.',
+      labelNames: ['key_id', 'outcome'],
+      registers: [this.registry],
+    });
+    for (const label of new Set([...this.#labelByKeyId.values(), otherKeyLabel])) {
+      for (const outcome of outcomes) {
+        const child = decrypts.labels(label, outcome);
+        child.inc(0);
+        this.#decrypts.set(`${label} ${outcome}`, () => child.inc());
+      }
+    }
+  }
+}

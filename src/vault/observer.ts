@@ -1,0 +1,10 @@
+/** What the vault tells whoever counts: nothing that a metric may not show. */
+
+export type DecryptOutcome = 'opened' | 'failed' | 'key_missing';
+
+export interface VaultObserver {
+  /** A caller asked for a plaintext. `keyId` names the key that opened it, otherwise the one that the ciphertext names, or null. */
+  readonly decrypted: (keyId: string | null, outcome: DecryptOutcome) => void;
+}
+
+export const unobserved: VaultObserver = { decrypted: () => undefined };
