@@ -1,11 +1,12 @@
 #!/usr/bin/env node
 /** The operator's command line: the same services as the server's, without HTTP. */
 
+import { readFileSync } from 'node:fs';
 import { styleText } from 'node:util';
 import { Command, CommanderError } from 'commander';
 import { exitCodeOf, exitCodes } from './cli/exit-codes.ts';
 import { type GenerateFlags, generate } from './cli/generate.ts';
-import { examples, jsonHelp, version } from './cli/help.ts';
+import { examples, jsonHelp } from './cli/help.ts';
 import { type InspectFlags, status, verify } from './cli/inspect.ts';
 import { printError, printJson } from './cli/output.ts';
 import { explainGateFailure, parseSkip, type RotateFlags, rotate } from './cli/rotate.ts';
@@ -17,9 +18,11 @@ let exitCode: number = exitCodes.done;
 /** Also for what is wrong with the command line itself. */
 const isJson = process.argv.includes('--json');
 
+const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as { version: string };
+
 const program = new Command('provara-vault')
   .description('Rotates and inspects the master key of a gateway’s encrypted provider keys.')
-  .version(version(), '-V, --version', 'print the version')
+  .version(version, '-V, --version', 'print the version')
   .configureHelp({ styleTitle: (title) => styleText('bold', title) })
   .configureOutput({ outputError: (text, write) => write(text) })
   .addHelpText(
