@@ -1,7 +1,14 @@
 /** Builds everything, once, from the configuration: the one place that knows who uses what. */
 
+import { hostname } from 'node:os';
 import type { Logger } from 'pino';
-import type { CoreConfig } from './config.ts';
+import { Anchors } from './audit/anchors.ts';
+import type { Actor } from './audit/event.ts';
+import { AuditJournal } from './audit/journal.ts';
+import { AuditKeys } from './audit/keys.ts';
+import { AuditLog } from './audit/log.ts';
+import { AuditSink } from './audit/sink.ts';
+import type { AuditSettings, CoreConfig } from './config.ts';
 import type { MasterKey } from './crypto/master-key.ts';
 import { ActiveKey } from './keys/active-key.ts';
 import { adoptActiveKey } from './keys/adoption.ts';
@@ -14,6 +21,7 @@ import { Resumption } from './rotation/resumption.ts';
 import { RotationThreads } from './rotation/thread.ts';
 import { Snapshots } from './snapshot/snapshots.ts';
 import { ApiKeyStore } from './store/api-keys.ts';
+import { AuditStore } from './store/audit.ts';
 import { Database } from './store/database.ts';
 import { EncryptedTables } from './store/encrypted-tables.ts';
 import { MasterKeyStore } from './store/master-keys.ts';
@@ -37,7 +45,12 @@ export interface Services {
   /** Whether the vault has ever served this database. */
   readonly isMigrated: () => Promise<boolean>;
   readonly readiness: ReadinessCheck;
-  readonly verify: () => Promise<Survey>;
+  /** Opens every row; on record, where an actor is given. */
+  readonly verify: (actor?: Actor) => Promise<Survey>;
+  readonly journal: AuditJournal;
+  readonly auditStore: AuditStore;
+  /** Begins the file of the audit log anew, where it has been moved away. Throws ConfigurationError. */
+  readonly reopenAuditLog: () => Promise<void>;
   readonly reportMasterKeys: () => Promise<{ activeKeyId: string | null; keys: MasterKeyReport[] }>;
   /** Brings the schema up to date, finds the active key, joins the live replicas, and takes up an unfinished rotation. Throws ConfigurationError or StorageUnavailableError. */
   readonly prepare: () => Promise<void>;
@@ -56,7 +69,7 @@ export type RotationPlace = 'here' | 'threads';
 
 /** Opens the database and changes nothing in it. Throws ConfigurationError where it cannot be opened at all. */
 export function buildServices(
-  config: CoreConfig,
+  config: CoreConfig & { readonly audit?: AuditSettings },
   logger: Logger,
   database = new Database(config.database),
   place: RotationPlace = 'here',
@@ -69,23 +82,36 @@ export function buildServices(
   const heartbeat = new Heartbeat(replicas, keyring);
   const apiKeyStore = new ApiKeyStore(database);
   const activeKey = new ActiveKey(masterKeys, keyring);
+  const auditStore = new AuditStore(database);
+  const auditKeys = new AuditKeys(keyring, () => masterKeys.activeKeyId());
+  const journal = new AuditJournal(auditStore, auditKeys);
+  const sink = config.audit === undefined ? null : buildSink(config.audit, logger);
+  const log = new AuditLog(sink, auditKeys);
+  const intervalMs = (config.audit?.anchorSeconds ?? 0) * 1000;
+  const details = { host: hostname(), pid: process.pid };
+  const anchors = new Anchors({ log, journal, store: auditStore, keys: auditKeys, intervalMs, details });
   const rowUses = new UseRecorder((usedAt) => apiKeyStore.noteUse(usedAt));
   const statelessUses = new UseRecorder((usedAt) => masterKeys.noteStatelessUse(usedAt));
-  const onSwitched = (): void => activeKey.forget();
+  const onSwitched = (): void => {
+    activeKey.forget();
+    void auditKeys.refresh();
+  };
   const rotator = place === 'here' ? buildEngine(config, logger, database, onSwitched) : buildThreads(config, logger, onSwitched);
   const rows = new SnapshotRows(database);
   const restores = new RestoreStore(database);
-  const snapshotContext = { database, rows, restores, coverage, masterKeys, rotations, keyring, snapshotDir, onSwitched, logger };
+  const stores = { database, rows, restores, masterKeys, rotations };
+  const snapshotContext = { ...stores, coverage, keyring, snapshotDir, journal, onSwitched, logger };
   const snapshots = new Snapshots(snapshotContext);
   const resumption = new Resumption(rotator, rotations, logger);
   const prepareSchema = async (): Promise<void> => {
     await database.useWriteAheadLog();
     await migrate(database);
+    await auditKeys.refresh();
   };
 
   return {
-    apiKeys: new ApiKeys(apiKeyStore, keyring, activeKey, rowUses, requireFormat2),
-    stateless: new StatelessCipher(keyring, activeKey, statelessUses),
+    apiKeys: new ApiKeys({ store: apiKeyStore, keyring, activeKey, uses: rowUses, log, journal, requireFormat2 }),
+    stateless: new StatelessCipher(keyring, activeKey, statelessUses, log),
     rotator,
     rotations,
     snapshots,
@@ -93,25 +119,43 @@ export function buildServices(
     replicas,
     isMigrated: () => isMigrated(database),
     readiness: new ReadinessCheck({ tables, coverage, masterKeys, rotations, keyring, requireFormat2 }),
-    verify: () => survey(tables, coverage, keyring),
+    verify: (actor) => {
+      const work = (): Promise<Survey> => survey(tables, coverage, keyring);
+      const toDetails = ({ rowsScanned, rowsFailed }: Survey) => ({ rows_scanned: rowsScanned, rows_failed: rowsFailed });
+      return actor === undefined ? work() : journal.acted(actor, 'rows.verify', work, toDetails);
+    },
+    journal,
+    auditStore,
+    reopenAuditLog: async () => sink?.reopen(),
     reportMasterKeys: () => reportMasterKeys({ tables, coverage, masterKeys, rotations, keyring, rotationDueDays }),
     prepare: async () => {
+      await sink?.open();
       await prepareSchema();
       await adoptActiveKey({ tables, coverage, masterKeys, keyring });
       // Best effort: what is left now is deleted by the next restore or start.
       await restores.forgetStale().catch(() => undefined);
       await heartbeat.start();
+      if (sink !== null) await anchors.start();
       resumption.start();
     },
     migrate: prepareSchema,
     close: async () => {
       resumption.stop();
       await rotator.close();
+      await anchors.stop();
+      await sink?.close();
       await heartbeat.stop();
       await Promise.all([rowUses.close(), statelessUses.close()]);
       database.close();
     },
   };
+}
+
+function buildSink({ log }: AuditSettings, logger: Logger): AuditSink {
+  return new AuditSink(log, (error) => {
+    const code = error instanceof Error && 'code' in error ? error.code : 'no answer';
+    logger.error({ code }, 'the audit log takes no records: no key is opened until it does');
+  });
 }
 
 export function buildEngine(
@@ -120,16 +164,20 @@ export function buildEngine(
   database: Database,
   onSwitched: () => void,
 ): RotationEngine {
+  const masterKeys = new MasterKeyStore(database);
+  const auditKeys = new AuditKeys(keyring, () => masterKeys.activeKeyId());
   return new RotationEngine({
     database,
     tables: new EncryptedTables(database),
-    masterKeys: new MasterKeyStore(database),
+    masterKeys,
     rotations: new RotationStore(database),
     replicas: new ReplicaStore(database),
     keyring,
     coverage,
     atomicRows,
     logger,
+    audit: new AuditJournal(new AuditStore(database), auditKeys),
+    auditKeys,
     onSwitched,
   });
 }

@@ -2,6 +2,7 @@
 
 import { createReadStream, existsSync } from 'node:fs';
 import { pipeline } from 'node:stream/promises';
+import { cliActor } from '../audit/event.ts';
 import { readKeyringConfig } from '../config.ts';
 import { keptEnvironment } from '../development.ts';
 import { ConfigurationError, ValidationError } from '../errors.ts';
@@ -23,11 +24,12 @@ export interface SnapshotFlags {
 export async function snapshot({ out, check }: SnapshotFlags, environment: Environment): Promise<number> {
   if (out !== undefined && check !== undefined) throw new ValidationError('--out and --check exclude each other.');
   if (check !== undefined) return checkFile(check, environment);
-  return withServices(readConfig(environment), async ({ isMigrated, snapshots }) => {
+  return withServices(readConfig(environment), async ({ isMigrated, migrate, snapshots }) => {
     if (!(await isMigrated())) {
       throw new ConfigurationError('The vault has not served this database yet: there is no active key on record.');
     }
-    const taken = await snapshots.take();
+    await migrate();
+    const taken = await snapshots.take(cliActor());
     const { tables, rows_unopened, key_ids } = taken.header;
     if (out === undefined) await toStandardOutput(taken.chunks(), taken.close);
     else {
@@ -53,7 +55,7 @@ export async function restore(file: string, { mode }: RestoreFlags, environment:
     snapshots.assertMode(mode);
     const source = sourceOf(file);
     await migrate();
-    const { restored, kept, before } = await snapshots.restore(source, mode, Number.POSITIVE_INFINITY);
+    const { restored, kept, before } = await snapshots.restore(cliActor(), source, mode, Number.POSITIVE_INFINITY);
     if (before !== null) print(`[restore] the state before is in ${before.path} (sha256 ${before.sha256})`);
     print(`[restore] restored ${restored} row(s), kept ${kept}.`);
     return exitCodes.done;

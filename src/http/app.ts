@@ -14,11 +14,13 @@ import {
   fastify,
   LogController,
 } from 'fastify';
+import type { AuditJournal } from '../audit/journal.ts';
 import { ErrorBody } from '../contract/schemas.ts';
 import { ValidationError } from '../errors.ts';
 import type { ReadinessCheck } from '../keys/readiness.ts';
 import type { Rotator } from '../rotation/engine.ts';
 import type { Snapshots } from '../snapshot/snapshots.ts';
+import type { AuditStore } from '../store/audit.ts';
 import type { RotationStore } from '../store/rotations.ts';
 import type { Role, Token } from '../tokens.ts';
 import type { ApiKeys } from '../vault/api-keys.ts';
@@ -30,6 +32,7 @@ import { addErrorHandling, answerUnparsable, commonHeaders, sendError } from './
 import { openApiInfo } from './openapi.ts';
 import { addReceiving, type ReceiveLimits } from './receiving.ts';
 import { apiKeyRoutes, keyOpeningRoutes, keyStatusRoutes } from './routes/api-keys.ts';
+import { auditRoutes } from './routes/audit.ts';
 import { machineRoutes } from './routes/machines.ts';
 import { type MasterKeyRoutesOptions, masterKeyRoutes } from './routes/master-keys.ts';
 import { rotateRoutes } from './routes/rotate.ts';
@@ -54,6 +57,8 @@ export interface AppOptions extends MasterKeyRoutesOptions {
   readonly rotations: RotationStore;
   readonly snapshots: Snapshots;
   readonly readiness: ReadinessCheck;
+  readonly journal: AuditJournal;
+  readonly auditStore: AuditStore;
   readonly encryptedTables: readonly string[];
   readonly tokens: readonly Token[];
   readonly limits: AppLimits;
@@ -106,7 +111,7 @@ export async function addVault(app: FastifyInstance, options: AppOptions): Promi
   const opening = [keyOpeningRoutes(options.apiKeys, brakes), statelessRoutes(options.stateless, brakes)];
   await app.register(allow(['gateway', 'writer'], [withinTenants([apiKeyRoutes(options.apiKeys)])]), { prefix: '/v1' });
   await app.register(allow(['gateway'], [withinTenants(opening), keyStatusRoutes(options.apiKeys)]), { prefix: '/v1' });
-  const adminRoutes = [rotateRoutes(options), masterKeyRoutes(options), snapshotRoutes(options)];
+  const adminRoutes = [rotateRoutes(options), masterKeyRoutes(options), snapshotRoutes(options), auditRoutes(options)];
   await app.register(allow(['admin'], adminRoutes), { prefix: '/admin' });
 }
 

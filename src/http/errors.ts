@@ -4,6 +4,7 @@ import { randomUUID } from 'node:crypto';
 import type { Socket } from 'node:net';
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import {
+  AuditUnavailableError,
   type ErrorCode,
   type ErrorDetails,
   OverloadedError,
@@ -101,10 +102,9 @@ export function sendError(error: unknown, request: FastifyRequest, reply: Fastif
 }
 
 function retryAfterSecondsOf(error: unknown): number | null {
-  if (error instanceof StorageUnavailableError || error instanceof OverloadedError || error instanceof RateLimitedError) {
-    return error.retryAfterSeconds;
-  }
-  return null;
+  const passing = [StorageUnavailableError, AuditUnavailableError, OverloadedError, RateLimitedError];
+  const found = passing.find((Class) => error instanceof Class);
+  return found === undefined ? null : (error as InstanceType<typeof found>).retryAfterSeconds;
 }
 
 /** Names the place and what is wrong with it, never the value. */

@@ -58,6 +58,12 @@ const migrations: readonly (readonly string[])[] = [
       restore_id text NOT NULL, table_name text NOT NULL, row_id integer NOT NULL, cells text NOT NULL,
       PRIMARY KEY (restore_id, table_name, row_id)) WITHOUT ROWID`,
   ],
+  [
+    // A position is never used again, so that a cursor into the list stays good.
+    `CREATE TABLE vault_audit (
+      position integer PRIMARY KEY AUTOINCREMENT, chain text NOT NULL, sequence integer NOT NULL, line text NOT NULL,
+      UNIQUE (chain, sequence))`,
+  ],
 ];
 
 const maxAttempts = 5;

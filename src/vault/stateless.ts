@@ -1,15 +1,25 @@
-/** Encrypts, decrypts and rewraps text that the caller keeps: nothing of it is stored. */
+/** Encrypts, decrypts and rewraps text that the caller keeps: nothing of it is stored, and each call is on record before it is answered. */
 
+import type { Actor } from '../audit/event.ts';
+import type { AuditLog } from '../audit/log.ts';
 import type { Keyring } from '../crypto/keyring.ts';
 import type { RowCiphertext } from '../crypto/row.ts';
 import { openText, parseText, sealText } from '../crypto/text-ciphertext.ts';
-import { DecryptFailedError } from '../errors.ts';
+import { ConfigurationError, DecryptFailedError } from '../errors.ts';
 import type { ActiveKey } from '../keys/active-key.ts';
 import type { UseRecorder } from './use-recorder.ts';
 import { assertPlaintext } from './values.ts';
 
 /** A ciphertext in text form with the context it was sealed with, or the three columns of a format-1 row. */
 export type CiphertextInput = { readonly ciphertext: string; readonly context: string | null } | { readonly row: RowCiphertext };
+
+export interface TextInput {
+  readonly plaintext: string;
+  readonly context: string | null;
+}
+
+/** What is wrong with one item alone. */
+export type ItemError = DecryptFailedError | ConfigurationError;
 
 export interface EncryptedText {
   readonly ciphertext: string;
@@ -25,12 +35,14 @@ export class StatelessCipher {
   readonly #keyring: Keyring;
   readonly #activeKey: ActiveKey;
   readonly #uses: UseRecorder;
+  readonly #log: AuditLog;
   readonly #notedAt = new Map<string, number>();
 
-  constructor(keyring: Keyring, activeKey: ActiveKey, uses: UseRecorder) {
+  constructor(keyring: Keyring, activeKey: ActiveKey, uses: UseRecorder, log: AuditLog) {
     this.#keyring = keyring;
     this.#activeKey = activeKey;
     this.#uses = uses;
+    this.#log = log;
   }
 
   /** Throws ConfigurationError where the active key is not in the keyring. */
@@ -38,24 +50,49 @@ export class StatelessCipher {
     await this.#activeKey.sealingKey();
   }
 
-  /** Throws ConfigurationError where the active key is not in the keyring, ValidationError for over 64 KiB. */
-  async encrypt(plaintext: string, context: string | null): Promise<EncryptedText> {
-    assertPlaintext('plaintext', plaintext);
-    return this.#seal(Buffer.from(plaintext, 'utf8'), context);
+  /**
+   * Answers in the order of the items. Throws ConfigurationError where the active key is not in the keyring, ValidationError
+   * for over 64 KiB, AuditUnavailableError where the use could not be put on record.
+   */
+  async encrypt(actor: Actor, items: readonly TextInput[]): Promise<(EncryptedText | ItemError)[]> {
+    return this.#recorded(actor, 'text.encrypt', items, async ({ plaintext, context }) => {
+      assertPlaintext('plaintext', plaintext);
+      return this.#seal(Buffer.from(plaintext, 'utf8'), context);
+    });
   }
 
-  /** Throws DecryptFailedError, or ConfigurationError where only the key is missing. */
-  async decrypt(input: CiphertextInput): Promise<DecryptedText> {
-    const { keyId, plaintext } = await this.#open(input);
-    const text = plaintext.toString('utf8');
-    plaintext.fill(0);
-    return { plaintext: text, keyId };
+  /** Answers in the order of the items, one that does not open with why. Throws AuditUnavailableError. */
+  async decrypt(actor: Actor, items: readonly CiphertextInput[]): Promise<(DecryptedText | ItemError)[]> {
+    return this.#recorded(actor, 'text.decrypt', items, async (item) => {
+      const { keyId, plaintext } = await this.#open(item);
+      const text = plaintext.toString('utf8');
+      plaintext.fill(0);
+      return { plaintext: text, keyId };
+    });
   }
 
-  /** The same plaintext under the active key, with the same context. Throws as {@link decrypt} does. */
-  async rewrap(input: CiphertextInput): Promise<EncryptedText> {
-    const { plaintext } = await this.#open(input);
-    return this.#seal(plaintext, 'ciphertext' in input ? input.context : null);
+  /** The same plaintexts under the active key, each with its context. Answers and throws as {@link decrypt} does. */
+  async rewrap(actor: Actor, items: readonly CiphertextInput[]): Promise<(EncryptedText | ItemError)[]> {
+    return this.#recorded(actor, 'text.rewrap', items, async (item) => {
+      const { plaintext } = await this.#open(item);
+      return this.#seal(plaintext, 'ciphertext' in item ? item.context : null);
+    });
+  }
+
+  async #recorded<Item, Result extends { readonly keyId: string }>(
+    actor: Actor,
+    act: string,
+    items: readonly Item[],
+    step: (item: Item) => Promise<Result>,
+  ): Promise<(Result | ItemError)[]> {
+    const results: (Result | ItemError)[] = [];
+    for (const item of items) results.push(await step(item).catch(asItemError));
+    const failed = results.filter(isItemError);
+    const keyIds = new Set(results.flatMap((result) => (isItemError(result) ? [] : [result.keyId])));
+    const outcome = failed.length === results.length ? (failed[0]?.code ?? 'done') : 'done';
+    const details = { items: results.length, failed: failed.length, key_ids: [...keyIds] };
+    await this.#log.record(actor, [{ act, outcome, details }]);
+    return results;
   }
 
   async #seal(plaintext: Buffer, context: string | null): Promise<EncryptedText> {
@@ -94,4 +131,13 @@ export class StatelessCipher {
     const opened = this.#keyring.openRow(null, row, null);
     return opened === null ? null : { keyId: opened.key.id, plaintext: opened.plaintext };
   }
+}
+
+export function isItemError(result: object): result is ItemError {
+  return result instanceof DecryptFailedError || result instanceof ConfigurationError;
+}
+
+function asItemError(error: unknown): ItemError {
+  if (error instanceof DecryptFailedError || error instanceof ConfigurationError) return error;
+  throw error;
 }
