@@ -2,6 +2,7 @@
 /** The operator's command line: the same services as the server's, without HTTP. */
 
 import { Command, CommanderError } from 'commander';
+import { type AuditVerifyFlags, verifyAuditRecords } from './cli/audit.ts';
 import { exitCodeHelp, exitCodeOf, exitCodes } from './cli/exit-codes.ts';
 import { type InspectFlags, status, verify } from './cli/inspect.ts';
 import { print, printError } from './cli/output.ts';
@@ -58,6 +59,29 @@ program
   .addHelpText('after', `\nExample:\n  npm run key:verify\n${exitCodeHelp}`)
   .action(async (flags: InspectFlags) => {
     exitCode = await verify(flags, process.env);
+  });
+
+program
+  .command('audit')
+  .description('prove what is on record')
+  .command('verify')
+  .description('name every record that is broken, missing or out of its place')
+  .option('--file <path>', 'a file of the audit log; give several oldest first', (path, files: string[]) => [...files, path], [])
+  .option('--no-database', 'read the files alone')
+  .option('--pruned', 'accept that the oldest records have been removed')
+  .option('--json', 'answer as JSON')
+  .addHelpText(
+    'after',
+    `
+The keys of the environment verify: a retired one as PROVARA_MASTER_KEY_OLD.
+
+Examples:
+  npm run key:audit -- verify
+  npm run key:audit -- verify --file audit.log.1 --file audit.log --json
+${exitCodeHelp}`,
+  )
+  .action(async (flags: AuditVerifyFlags) => {
+    exitCode = await verifyAuditRecords(flags, process.env);
   });
 
 program
