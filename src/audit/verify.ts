@@ -18,7 +18,7 @@ interface SourceLine {
   readonly place: string;
 }
 
-export interface Finding {
+interface Finding {
   readonly kind: FindingKind;
   readonly place: string;
   readonly message: string;
