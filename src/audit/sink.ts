@@ -13,6 +13,8 @@ const standardOutput = 'stdout';
 const newline = 0x0a;
 /** A reader that takes nothing for so long counts as gone. */
 const patienceMs = 5_000;
+/** What the system writes to a pipe in one piece: other lines of the process go to standard output too. */
+const pipeBytes = 4_096;
 /** How long a pipe that is full is left alone. */
 const fullPipeMs = 5;
 
@@ -107,9 +109,20 @@ export class AuditSink {
 
   async #drain(): Promise<void> {
     while (this.#lines.length > 0) {
-      const bytes = Buffer.concat(this.#lines).subarray(this.#written);
-      this.#advance(await this.#writeSome(bytes));
+      this.#advance(await this.#writeSome(this.#nextBytes()));
     }
+  }
+
+  /** All that is left; on standard output as many whole lines as stay in one piece. */
+  #nextBytes(): Buffer {
+    if (this.#target !== standardOutput) return Buffer.concat(this.#lines).subarray(this.#written);
+    let [count, total] = [0, 0];
+    for (const { length } of this.#lines) {
+      if (count > 0 && total + length > pipeBytes) break;
+      count += 1;
+      total += length;
+    }
+    return Buffer.concat(this.#lines.slice(0, count)).subarray(this.#written);
   }
 
   async #writeSome(bytes: Buffer): Promise<number> {
