@@ -1,5 +1,6 @@
 /** Writes from time to time, and at a clean end, into each sink how far the chains of the other have come. */
 
+import { setTimeout as sleep } from 'node:timers/promises';
 import { readRecord } from '../crypto/audit-chain.ts';
 import type { AuditStore } from '../store/audit.ts';
 import { type ChainHead, vaultActor } from './event.ts';
@@ -8,6 +9,8 @@ import type { AuditKeys } from './keys.ts';
 import type { AuditLog } from './log.ts';
 
 const anchorAct = 'audit.anchor';
+/** How long the last anchor may take. */
+const lastAnchorMs = 2_000;
 /** As many records of the table are looked at in one go. */
 const pageRows = 1_000;
 
@@ -54,17 +57,17 @@ export class Anchors {
     await this.#anchorLog().catch(() => undefined);
   }
 
+  /** Anchors once more, but keeps nobody waiting for a database that does not answer. */
   async stop(): Promise<void> {
     clearInterval(this.#timer);
-    if (this.#isStarted) await this.anchor();
+    if (this.#isStarted) await Promise.race([this.anchor(), sleep(lastAnchorMs, undefined, { ref: false })]);
   }
 
   async #anchorTable(): Promise<void> {
     const position = this.#position;
-    const heads = await this.#tableHeads();
-    if (heads.length === 0) return;
     try {
-      await this.#context.log.record(vaultActor, [{ act: anchorAct, outcome: 'done', heads }]);
+      const heads = await this.#tableHeads();
+      if (heads.length > 0) await this.#context.log.record(vaultActor, [{ act: anchorAct, outcome: 'done', heads }]);
     } catch (error) {
       this.#position = position;
       throw error;
