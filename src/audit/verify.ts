@@ -60,9 +60,10 @@ export async function verifyAudit(
 class Verification {
   readonly #keyring: Pick<Keyring, 'get'>;
   readonly #options: VerifyOptions;
+  /** By record and `mac`: where two differ over one record, at least one of them is contradicted. */
   readonly #anchors = new Map<string, Anchor>();
-  /** The `mac` of each record that an anchor names. */
-  readonly #anchored = new Map<string, string>();
+  /** The `mac` of each record that an anchor names, null until it has been read. */
+  readonly #anchored = new Map<string, string | null>();
   readonly #chains = new Map<string, ChainReader>();
   readonly #unknownKeys = new Set<string>();
   readonly #findings: { readonly order: number; readonly finding: Finding }[] = [];
@@ -79,7 +80,11 @@ class Verification {
     for await (const { line, place } of lines()) {
       const record = line.includes('"heads":[') ? this.#parse(line) : null;
       if (record?.isAuthentic !== true || !Array.isArray(record.fields.heads)) continue;
-      for (const head of record.fields.heads as ChainHead[]) this.#anchors.set(nameOf(head.chain, head.seq), { ...head, place });
+      for (const head of record.fields.heads as ChainHead[]) {
+        const name = nameOf(head.chain, head.seq);
+        this.#anchors.set(`${name}:${head.mac}`, { ...head, place });
+        this.#anchored.set(name, null);
+      }
     }
   }
 
@@ -125,18 +130,18 @@ class Verification {
       this.#report('unknown_key', `Records under the master key ${record.keyId} cannot be verified: add it to the keyring.`, at);
     }
     const name = nameOf(record.chain, record.sequence);
-    if (this.#anchors.has(name)) this.#anchored.set(name, record.mac);
+    if (this.#anchored.has(name)) this.#anchored.set(name, record.mac);
     const chain = this.#chains.get(record.chain) ?? new ChainReader(record.chain, this.#options.isPruned);
     this.#chains.set(record.chain, chain);
     chain.read(record, at, (kind, message) => this.#report(kind, message, at));
   }
 
   #checkAnchor({ chain, seq, mac, place }: Anchor): void {
-    const found = this.#anchored.get(nameOf(chain, seq));
+    const found = this.#anchored.get(nameOf(chain, seq)) ?? null;
     if (found === mac) return;
     // Behind all that has a place of its own.
     const at = { order: Number.POSITIVE_INFINITY, place };
-    if (found !== undefined) {
+    if (found !== null) {
       this.#report('broken', `Record ${seq} of chain ${chain} is not the one that is anchored here.`, at);
       return;
     }

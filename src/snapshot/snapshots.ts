@@ -49,17 +49,23 @@ export class Snapshots {
     assertMode(this.#context, mode);
   }
 
-  /** Throws PayloadTooLargeError, or what {@link restoreSnapshot} throws. */
+  /** On record, also where it is refused. Throws PayloadTooLargeError, or what {@link restoreSnapshot} throws. */
   async restore(actor: Actor, source: AsyncIterable<Uint8Array>, mode: RestoreMode, maxBytes: number): Promise<RestoreResult> {
+    try {
+      return await this.#restore(actor, source, mode, maxBytes);
+    } catch (error) {
+      await this.#context.journal.refused(actor, 'snapshot.restore', error, { mode });
+      throw error;
+    }
+  }
+
+  async #restore(actor: Actor, source: AsyncIterable<Uint8Array>, mode: RestoreMode, maxBytes: number): Promise<RestoreResult> {
     const spool = await Spool.from(source, maxBytes);
     try {
       const result = await restoreSnapshot(this.#context, actor, spool, mode);
       const { restored, kept, before } = result;
       this.#context.logger.info({ mode, restored, kept, path: before?.path, sha256: before?.sha256 }, 'snapshot restored');
       return result;
-    } catch (error) {
-      await this.#context.journal.refused(actor, 'snapshot.restore', error, { mode });
-      throw error;
     } finally {
       await spool.close();
     }

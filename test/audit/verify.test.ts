@@ -147,6 +147,16 @@ describe('an anchor in the other sink', () => {
     expect(await kindsOf(lines, { table: [other] })).toEqual([]);
   });
 
+  it('is not outdone by another anchor over the same record', async () => {
+    const lines = chainOf(2);
+    const { chain, seq, mac } = JSON.parse(lines[1] ?? '');
+    const [honest = '', forged = ''] = [mac, '1'.repeat(64)].flatMap((named) =>
+      chainOf(1, { 1: { heads: [{ sink: 'log', chain, seq, mac: named }] } }),
+    );
+    expect(await kindsOf(lines, { table: [honest, forged] })).toEqual(['broken 2']);
+    expect(await kindsOf(lines, { table: [forged, honest] })).toEqual(['broken 1']);
+  });
+
   it('is counted where what it names was not read', async () => {
     const { chain, seq, mac } = JSON.parse(chainOf(1)[0] ?? '');
     const lines = chainOf(1, { 1: { heads: [{ sink: 'database', chain, seq, mac }] } });

@@ -260,6 +260,16 @@ describe('audit verify', () => {
     expect(findings(tail.stdout)).toEqual(['missing vault_audit:4', expect.stringMatching(/^missing audit\.log:\d+$/)]);
   });
 
+  it('reads whatever a name may hold', async () => {
+    const { vault, store, log, environment } = await start();
+    for (const name of ['a\u2028b', 'c\u2029"\\d', '{"audit":1,', '😀']) {
+      await store(name);
+      expect((await vault.gateway('POST', '/v1/api-keys/decrypt', { name })).status).toBe(200);
+    }
+    await vault.close();
+    expect(await runCli(['audit', 'verify', '--file', log], environment)).toMatchObject({ code: 0, stderr: '' });
+  });
+
   it('says which key it lacks, what is wrong with its flags, and how it is called', async () => {
     const { vault, environment } = await start();
     await vault.close();
