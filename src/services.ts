@@ -118,7 +118,10 @@ export function buildServices(
     masterKeys,
     replicas,
     isMigrated: () => isMigrated(database),
-    readiness: new ReadinessCheck({ tables, coverage, masterKeys, rotations, keyring, requireFormat2 }),
+    readiness: new ReadinessCheck({
+      ...{ tables, coverage, masterKeys, rotations, keyring, requireFormat2 },
+      isAuditFailing: () => log.isFailing,
+    }),
     verify: (actor) => {
       const work = (): Promise<Survey> => survey(tables, coverage, keyring);
       const toDetails = ({ rowsScanned, rowsFailed }: Survey) => ({ rows_scanned: rowsScanned, rows_failed: rowsFailed });

@@ -24,6 +24,11 @@ export class AuditLog {
     return this.#last && { sink: 'log', chain: this.#last.chain, seq: this.#last.sequence, mac: this.#last.mac };
   }
 
+  /** Whether the sink has not taken the last record. */
+  get isFailing(): boolean {
+    return this.#sink?.isFailing ?? false;
+  }
+
   /** How many uses of keys have been recorded: what the chain grows by beside them calls for no anchor. */
   get uses(): number {
     return this.#uses;

@@ -91,9 +91,12 @@ describe('every use of a key', () => {
       expect([status, body.error.type, headers.get('retry-after')]).toEqual([503, 'storage_unavailable', '1']);
       expect(JSON.stringify(body)).not.toContain(value);
     }
+    const warnings = async (): Promise<string[]> => (await vault.gateway('GET', '/ready')).body.warnings;
+    expect(await warnings()).toEqual([expect.stringContaining('VAULT_AUDIT_LOG')]);
     unlinkSync(log);
     await vault.services.reopenAuditLog();
     expect((await use()).map(({ status }) => status)).toEqual([200, 200, 200, 422]);
+    expect(await warnings()).toEqual([]);
     expect(logged(log)[0]).toMatchObject({ act: 'audit.start', seq: 1 });
   });
 });
