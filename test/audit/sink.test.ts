@@ -2,6 +2,7 @@
 
 import { appendFileSync, mkdirSync, readFileSync, renameSync, statSync, symlinkSync, unlinkSync } from 'node:fs';
 import { join } from 'node:path';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
 import { AuditSink } from '../../src/audit/sink.ts';
 import { temporaryFolder } from '../support/vault.ts';
@@ -68,7 +69,10 @@ describe('a device that is full', () => {
     const path = join(folder, 'audit.log');
     symlinkSync('/dev/full', path);
     const { sink, failures } = await openSink(path);
-    const results = await Promise.allSettled(['a', 'b', 'c'].map((line) => sink.write(line)));
+    const writes = ['a', 'b'].map((line) => sink.write(line));
+    // The third one comes while the others are on their way.
+    await nextTurn();
+    const results = await Promise.allSettled([...writes, sink.write('c')]);
     expect(results.map(({ status }) => status)).toEqual(['rejected', 'rejected', 'rejected']);
     expect([sink.isFailing, failures.length]).toEqual([true, 1]);
     await expect(sink.recover()).rejects.toMatchObject({ code: 'ENOSPC' });
