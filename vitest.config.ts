@@ -35,8 +35,8 @@ const leftOut = process.env.VAULT_TEST_QUICK === 'true' ? long : [];
 
 export default defineConfig({
   test: {
-    // Most of them wait for processes of their own: one worker a core is not too many.
-    maxWorkers: '100%',
+    // Most of them wait for processes of their own, or for the disk.
+    maxWorkers: '150%',
     sequence: { sequencer: SlowestFirst },
     projects: [
       { test: { ...shared, name: 'file', include: ['test/**/*.test.ts'], exclude: [...onOneServer, ...leftOut] } },

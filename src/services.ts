@@ -74,7 +74,7 @@ export function buildServices(
   database = new Database(config.database),
   place: RotationPlace = 'here',
 ): Services {
-  const { keyring, coverage, rotationDueDays, snapshotDir, requireFormat2 } = config;
+  const { keyring, coverage, rotationDueDays, requireFormat2 } = config;
   const tables = new EncryptedTables(database);
   const masterKeys = new MasterKeyStore(database);
   const rotations = new RotationStore(database);
@@ -97,11 +97,8 @@ export function buildServices(
     void auditKeys.refresh();
   };
   const rotator = place === 'here' ? buildEngine(config, logger, database, onSwitched) : buildThreads(config, logger, onSwitched);
-  const rows = new SnapshotRows(database);
   const restores = new RestoreStore(database);
-  const stores = { database, rows, restores, masterKeys, rotations };
-  const snapshotContext = { ...stores, coverage, keyring, snapshotDir, journal, onSwitched, logger };
-  const snapshots = new Snapshots(snapshotContext);
+  const snapshots = buildSnapshots(config, logger, database, onSwitched, journal);
   const resumption = new Resumption(rotator, rotations, logger);
   const prepareSchema = async (): Promise<void> => {
     await database.useWriteAheadLog();
@@ -161,14 +158,19 @@ function buildSink({ log }: AuditSettings, logger: Logger): AuditSink {
   });
 }
 
+type EngineSettings = Pick<CoreConfig, 'keyring' | 'coverage' | 'atomicRows' | 'snapshotDir'>;
+
 export function buildEngine(
-  { keyring, coverage, atomicRows }: Pick<CoreConfig, 'keyring' | 'coverage' | 'atomicRows'>,
+  settings: EngineSettings,
   logger: Pick<Logger, 'info' | 'warn' | 'error'>,
   database: Database,
   onSwitched: () => void,
 ): RotationEngine {
+  const { keyring, coverage, atomicRows, snapshotDir } = settings;
   const masterKeys = new MasterKeyStore(database);
   const auditKeys = new AuditKeys(keyring, () => masterKeys.activeKeyId());
+  const audit = new AuditJournal(new AuditStore(database), auditKeys);
+  const snapshots = buildSnapshots(settings, logger, database, onSwitched, audit);
   return new RotationEngine({
     database,
     tables: new EncryptedTables(database),
@@ -179,9 +181,33 @@ export function buildEngine(
     coverage,
     atomicRows,
     logger,
-    audit: new AuditJournal(new AuditStore(database), auditKeys),
+    audit,
     auditKeys,
+    writeSnapshot:
+      snapshotDir === null ? null : (actor, firstKeyId) => snapshots.writeSnapshotFile(actor, snapshotDir, { firstKeyId }),
     onSwitched,
+  });
+}
+
+function buildSnapshots(
+  { keyring, coverage, snapshotDir }: EngineSettings,
+  logger: Pick<Logger, 'info'>,
+  database: Database,
+  onSwitched: () => void,
+  journal: AuditJournal,
+): Snapshots {
+  return new Snapshots({
+    database,
+    journal,
+    rows: new SnapshotRows(database),
+    restores: new RestoreStore(database),
+    masterKeys: new MasterKeyStore(database),
+    rotations: new RotationStore(database),
+    keyring,
+    coverage,
+    snapshotDir,
+    onSwitched,
+    logger,
   });
 }
 

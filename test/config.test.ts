@@ -525,8 +525,9 @@ describe('numbers, names and choices', () => {
 describe('VAULT_SNAPSHOT_DIR', () => {
   it('is the absolute path of an existing folder, or a problem that names it and no value', () => {
     const folder = temporaryFolder();
-    expect(readCliConfig({ VAULT_SNAPSHOT_DIR: folder }).snapshotDir).toBe(folder);
-    expect(readCliConfig({}).snapshotDir).toBeNull();
+    const database = { DATABASE_URL: `file:${join(folder, 'vault.db')}` };
+    expect(readCliConfig({ ...database, VAULT_SNAPSHOT_DIR: folder }).snapshotDir).toBe(folder);
+    expect(readCliConfig(database).snapshotDir).toBeNull();
     const problem = 'VAULT_SNAPSHOT_DIR must name an existing folder that can be written.';
     for (const path of [join(folder, 'nothing'), fileWith('no folder')]) {
       expect(serverProblems({ VAULT_SNAPSHOT_DIR: path })).toEqual([problem]);

@@ -114,6 +114,7 @@ async function execute(
   if (json) printJson({ rotation: presentRotation(rotation, tables, null) });
   else {
     print(`[rotate] ${rotationMessage(rotation)}`);
+    if (rotation.snapshot !== null) print(`[rotate] before: ${rotation.snapshot.path}, SHA-256 ${rotation.snapshot.sha256}`);
     if (rotation.rowsAlreadyRotated > 0)
       print(`[rotate] ${rotation.rowsAlreadyRotated} row(s) were under the --new key already.`);
     const warnings = rotationWarnings({ ...rotation, tables: tables.map((table) => ({ table })) });

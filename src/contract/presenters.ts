@@ -76,6 +76,7 @@ export function presentRotation(
       rows_per_second: progress.rowsPerSecond,
       seconds_left: progress.secondsLeft,
     },
+    snapshot: rotation.snapshot,
     error: rotation.error,
     warnings: rotationWarnings({ ...rotation, tables: tables.map((table) => ({ table })) }),
     message: rotationMessage(rotation),

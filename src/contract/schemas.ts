@@ -250,6 +250,15 @@ const Rotation = Type.Object(
         { ...strict, description: 'Of the present phase, some seconds old where another process runs the rotation.' },
       ),
     ),
+    snapshot: nullable(
+      Type.Object(
+        { path: Type.String(), sha256: Type.String({ pattern: '^[0-9a-f]{64}$' }) },
+        {
+          ...strict,
+          description: 'Written before anything else where VAULT_SNAPSHOT_DIR is set; null where nothing was to be rotated.',
+        },
+      ),
+    ),
     error: nullable(Type.String()),
     warnings: Type.Array(Type.String()),
     message: Type.String(),

@@ -1,13 +1,12 @@
 /** The two formats of an encrypted row. A format-2 ciphertext opens only in the table, tenant, name and provider that it was sealed for. */
 
-import { randomBytes } from 'node:crypto';
 import { open, type Sealed, seal, tagLength } from './aead.ts';
 import { associatedData } from './associated-data.ts';
+import { freshIv } from './fresh-iv.ts';
 import type { MasterKey } from './master-key.ts';
 
 const label = 'provara-vault/row/2';
 const ivLengths = { 1: 16, 2: 12 } as const;
-const hex = /^(?:[0-9a-fA-F]{2})*$/;
 
 export type RowFormat = 1 | 2;
 
@@ -28,15 +27,13 @@ export interface RowBinding {
 
 /** The format that the IV's length tells, or null where the columns cannot be a ciphertext at all. */
 export function rowFormatOf(row: RowCiphertext): RowFormat | null {
-  if (row.authTag.length !== tagLength * 2 || !hex.test(row.authTag)) return null;
-  if (!hex.test(row.iv) || !hex.test(row.encryptedValue)) return null;
-  if (row.iv.length === ivLengths[1] * 2) return 1;
-  return row.iv.length === ivLengths[2] * 2 ? 2 : null;
+  const sealed = decodeColumns(row);
+  return sealed === null ? null : formatOf(sealed);
 }
 
 /** Seals in format 1 (as the gateway writes) where `binding` is null, otherwise in format 2. */
 export function sealRow(key: MasterKey, binding: RowBinding | null, plaintext: Buffer): RowCiphertext {
-  const iv = randomBytes(ivLengths[binding === null ? 1 : 2]);
+  const iv = freshIv(ivLengths[binding === null ? 1 : 2]);
   const sealed = seal(key.secret, iv, plaintext, binding === null ? null : bindingData(binding, key.id));
   return {
     encryptedValue: sealed.ciphertext.toString('hex'),
@@ -47,18 +44,29 @@ export function sealRow(key: MasterKey, binding: RowBinding | null, plaintext: B
 
 /** The plaintext, or null. A row in format 2 without a binding never opens. */
 export function openRow(key: MasterKey, binding: RowBinding | null, row: RowCiphertext): Buffer | null {
-  const format = rowFormatOf(row);
-  if (format === null) return null;
-  if (format === 1) return open(key.secret, decodeColumns(row), null);
-  return binding === null ? null : open(key.secret, decodeColumns(row), bindingData(binding, key.id));
+  const sealed = decodeColumns(row);
+  if (sealed === null) return null;
+  if (formatOf(sealed) === 1) return open(key.secret, sealed, null);
+  return binding === null ? null : open(key.secret, sealed, bindingData(binding, key.id));
 }
 
-function decodeColumns(row: RowCiphertext): Sealed {
-  return {
-    iv: Buffer.from(row.iv, 'hex'),
-    ciphertext: Buffer.from(row.encryptedValue, 'hex'),
-    tag: Buffer.from(row.authTag, 'hex'),
-  };
+function formatOf({ iv }: Sealed): RowFormat {
+  return iv.length === ivLengths[1] ? 1 : 2;
+}
+
+/** Null where the columns are not hex, or the IV or the tag has another length than those of the formats. */
+function decodeColumns(row: RowCiphertext): Sealed | null {
+  const iv = decodeHex(row.iv);
+  const tag = decodeHex(row.authTag);
+  const ciphertext = decodeHex(row.encryptedValue);
+  if (iv === null || tag === null || ciphertext === null || tag.length !== tagLength) return null;
+  return iv.length === ivLengths[1] || iv.length === ivLengths[2] ? { iv, ciphertext, tag } : null;
+}
+
+/** Node stops at what is no hex: then fewer bytes come out. */
+function decodeHex(text: string): Buffer | null {
+  const bytes = Buffer.from(text, 'hex');
+  return bytes.length * 2 === text.length ? bytes : null;
 }
 
 function bindingData(binding: RowBinding, keyId: string): Buffer {

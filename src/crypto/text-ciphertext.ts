@@ -1,8 +1,8 @@
 /** The text form `pv1.<key id>.<base64url(iv‖ciphertext‖tag)>` of a ciphertext that the caller keeps: it can never pass for a row. */
 
-import { randomBytes } from 'node:crypto';
 import { open, seal, tagLength } from './aead.ts';
 import { associatedData } from './associated-data.ts';
+import { freshIv } from './fresh-iv.ts';
 import type { MasterKey } from './master-key.ts';
 
 const label = 'provara-vault/pv1';
@@ -26,7 +26,7 @@ export function parseText(text: string): TextCiphertext | null {
 
 /** Seals under a fresh IV. `context` must be given again to open; null and the empty string differ. */
 export function sealText(key: MasterKey, plaintext: Buffer, context: string | null): string {
-  const sealed = seal(key.secret, randomBytes(ivLength), plaintext, associatedData(label, [context]));
+  const sealed = seal(key.secret, freshIv(ivLength), plaintext, associatedData(label, [context]));
   const payload = Buffer.concat([sealed.iv, sealed.ciphertext, sealed.tag]);
   return `pv1.${key.id}.${payload.toString('base64url')}`;
 }

@@ -33,11 +33,9 @@ export async function* coveredPages(
   }
 }
 
-/** The ciphertext of a row that could be one, or null where it is malformed: no hex, a wrong length, no text. */
+/** The three columns of a row, or null where one of them is not text. */
 export function ciphertextOf({ encryptedValue, iv, authTag }: EncryptedRow): RowCiphertext | null {
-  if (encryptedValue === null || iv === null || authTag === null) return null;
-  const ciphertext = { encryptedValue, iv, authTag };
-  return rowFormatOf(ciphertext) === null ? null : ciphertext;
+  return encryptedValue === null || iv === null || authTag === null ? null : { encryptedValue, iv, authTag };
 }
 
 /** What a row of `api_keys` is bound to in format 2; null for other tables, whose rows are in format 1 only. */
@@ -58,5 +56,6 @@ export function openCoveredRowWith(key: MasterKey, table: string, row: Encrypted
 
 /** Why a row that {@link openCoveredRow} does not open, does not. */
 export function reasonOf(row: EncryptedRow): FailureReason {
-  return ciphertextOf(row) === null ? 'malformed' : 'unknown_key_or_corrupt';
+  const ciphertext = ciphertextOf(row);
+  return ciphertext === null || rowFormatOf(ciphertext) === null ? 'malformed' : 'unknown_key_or_corrupt';
 }

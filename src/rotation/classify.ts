@@ -1,7 +1,8 @@
 /** Says of each row, by opening it, what a rotation has to do with it; and seals it anew. */
 
 import { timingSafeEqual } from 'node:crypto';
-import type { Keyring } from '../crypto/keyring.ts';
+import type { Keyring, OpenedRow } from '../crypto/keyring.ts';
+import type { MasterKey } from '../crypto/master-key.ts';
 import { openRow, rowFormatOf, sealRow } from '../crypto/row.ts';
 import { bindingOf, ciphertextOf, openCoveredRow, openCoveredRowWith, type RowFailure, reasonOf } from '../keys/covered-rows.ts';
 import { apiKeysTable, type EncryptedRow, type Replacement } from '../store/encrypted-tables.ts';
@@ -18,26 +19,24 @@ export class RowClassifier {
   readonly #plan: RotationPlan;
   readonly #keyring: Keyring;
   readonly #skipped: ReadonlySet<string>;
+  #lastKey: MasterKey;
 
   constructor(plan: RotationPlan, keyring: Keyring) {
     this.#plan = plan;
     this.#keyring = keyring;
+    this.#lastKey = plan.from ?? plan.to;
     this.#skipped = new Set(plan.skippedRows.map(({ table, id }) => skipKey(table, id)));
   }
 
   /** A row to rotate comes with its plaintext, which the caller wipes. */
   classify(table: string, row: EncryptedRow): RowClass {
     if (this.#skipped.has(skipKey(table, row.id))) return { kind: 'skipped' };
-    const { from, to } = this.#plan;
-    const underNew = openCoveredRowWith(to, table, row);
-    if (underNew !== null) {
-      if (this.#isUpgraded(table, row)) return { kind: 'to_rotate', isUnderNewKey: true, plaintext: underNew };
-      underNew.fill(0);
-      return { kind: 'rotated' };
-    }
-    const underOld = from === null ? null : openCoveredRowWith(from, table, row);
-    if (underOld !== null) return { kind: 'to_rotate', isUnderNewKey: false, plaintext: underOld };
-    return { kind: 'failed', failure: this.#failure(table, row) };
+    const opened = this.#open(table, row);
+    if (opened === null) return { kind: 'failed', failure: this.#failure(table, row) };
+    const isUnderNewKey = opened.key === this.#plan.to;
+    if (!isUnderNewKey || this.#isUpgraded(table, row)) return { kind: 'to_rotate', isUnderNewKey, plaintext: opened.plaintext };
+    opened.plaintext.fill(0);
+    return { kind: 'rotated' };
   }
 
   /** Seals a row's plaintext under the new key, opens it again to be sure, and wipes it. */
@@ -54,6 +53,17 @@ export class RowClassifier {
     if (!isSame) throw new Error('A row that was sealed does not open again; nothing of it was written.');
     const { rowId, tenantId, name, provider } = row;
     return { rowId, read: { ...read, tenantId, name, provider }, sealed };
+  }
+
+  /** Rows of one key tend to stand together, so the key of the last one is tried first. */
+  #open(table: string, row: EncryptedRow): OpenedRow | null {
+    for (const key of [this.#lastKey, this.#lastKey === this.#plan.to ? this.#plan.from : this.#plan.to]) {
+      const plaintext = key === null ? null : openCoveredRowWith(key, table, row);
+      if (key === null || plaintext === null) continue;
+      this.#lastKey = key;
+      return { key, plaintext };
+    }
+    return null;
   }
 
   #isUpgraded(table: string, row: EncryptedRow): boolean {

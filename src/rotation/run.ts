@@ -1,7 +1,7 @@
 /** One attempt at a rotation, from the gate to its recorded end; it holds the lease, and writes only while it does. */
 
 import type { Logger } from 'pino';
-import type { AuditEvent } from '../audit/event.ts';
+import type { Actor, AuditEvent } from '../audit/event.ts';
 import type { AuditJournal } from '../audit/journal.ts';
 import type { AuditKeys } from '../audit/keys.ts';
 import type { Keyring } from '../crypto/keyring.ts';
@@ -14,7 +14,7 @@ import { type EncryptedTables, tableStateGuard } from '../store/encrypted-tables
 import { activateStatements, type MasterKeyStore } from '../store/master-keys.ts';
 import { restoreColumns } from '../store/migrations.ts';
 import { type ReplicaStore, replicaKeysGuard } from '../store/replicas.ts';
-import type { RotationRecord, RotationStore, RotationUpdate } from '../store/rotations.ts';
+import type { RotationRecord, RotationSnapshot, RotationStore, RotationUpdate } from '../store/rotations.ts';
 import { RowClassifier } from './classify.ts';
 import { findRotation } from './control.ts';
 import { assertPassed, type GateReport, gate } from './gate.ts';
@@ -47,6 +47,11 @@ export interface RotationContext {
   /** Where what the rotation does is put on record, in its own transactions. */
   readonly audit: AuditJournal;
   readonly auditKeys: AuditKeys;
+  /**
+   * Keeps the covered tables as they are, or null where no folder for that is set. `firstKeyId` is the active key of a database
+   * that names none yet. Throws ConfigurationError.
+   */
+  readonly writeSnapshot: ((actor: Actor, firstKeyId: string) => Promise<RotationSnapshot>) | null;
   /** Called once the new key is the active one. */
   readonly onSwitched: () => void;
 }
@@ -60,6 +65,8 @@ export class RotationRun {
   readonly #writeBack: WriteBackContext;
   /** Whether any of its writes, the switch included, may have been committed. */
   #mayHaveWritten: boolean;
+  /** Of the state before, where one was written. */
+  #snapshot: RotationSnapshot | null = null;
 
   constructor(context: RotationContext, plan: RotationPlan, holder: LeaseHolder, progress: Progress) {
     this.#context = context;
@@ -139,8 +146,19 @@ export class RotationRun {
     const counts = { rowsScanned, rowsSkipped, rowsRotated: 0, rowsAlreadyRotated: rowsNew - rowsToUpgrade };
     await rotations.advance(this.#holder.lease, { state: 'gating', ...counts });
     assertPassed(report);
+    if (rowsScanned > rowsSkipped + rowsNew - rowsToUpgrade) await this.#keepSnapshot();
     this.#progress.begin(rowsScanned);
     return report;
+  }
+
+  /** Once, and before anything is written: a rotation that is taken up again after the switch has that of its first attempt. */
+  async #keepSnapshot(): Promise<void> {
+    const { writeSnapshot, rotations } = this.#context;
+    if (writeSnapshot === null || this.#snapshot !== null || this.#mayHaveWritten) return;
+    const snapshot = await writeSnapshot(this.#plan.actor, this.#plan.fromKeyId);
+    this.#holder.assertHeld();
+    await rotations.advance(this.#holder.lease, { state: 'gating', snapshot });
+    this.#snapshot = snapshot;
   }
 
   /** False where a write that came between has made it fail: nothing was written then. */
@@ -192,7 +210,8 @@ export class RotationRun {
   #switchEvent({ state, rowsRotated }: RotationUpdate): AuditEvent {
     const keys = { rotation_id: this.#rotationId, from_key_id: this.#plan.fromKeyId, to_key_id: this.#plan.to.id };
     const rows = state === 'verifying' ? { in_one_commit: true, rows_rotated: rowsRotated } : { in_one_commit: false };
-    return { act: 'rotation.switch', outcome: 'done', details: { ...keys, ...rows } };
+    const before = this.#snapshot && { before_path: this.#snapshot.path, before_sha256: this.#snapshot.sha256 };
+    return { act: 'rotation.switch', outcome: 'done', details: { ...keys, ...rows, ...before } };
   }
 
   /** The end of this attempt, in its own record and in the audit at once. */

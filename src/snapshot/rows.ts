@@ -29,7 +29,7 @@ export function nameOfRow(columns: readonly string[], rowId: string, cells: read
 function toEncryptedRow(columns: readonly string[], cells: readonly Cell[]): EncryptedRow {
   const textOf = (column: string): string | null => textOfCell(cells[columns.indexOf(column)]);
   return {
-    rowId: 0,
+    rowId: '0',
     id: '',
     tenantId: textOf('tenant_id'),
     name: textOf('name'),

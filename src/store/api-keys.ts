@@ -13,6 +13,7 @@ import {
   type Written,
 } from './database.ts';
 import { MissingSchemaError } from './failures.ts';
+import { GatheredReads } from './gathered-reads.ts';
 import { restoreColumns } from './migrations.ts';
 
 export interface ApiKeyRow {
@@ -71,18 +72,20 @@ const rowWithTag = 'SELECT 1 FROM api_keys WHERE tenant_id IS ? AND name = ? AND
 export const rowIdGuard = 'row_id';
 const isActive = 'EXISTS (SELECT 1 FROM vault_active_key WHERE key_id = ?)';
 
+type NameLookup = readonly [tenantId: string | null, name: string];
+
 export class ApiKeyStore {
   readonly #database: Database;
+  readonly #lookups: GatheredReads<NameLookup, ApiKeyRow | null>;
 
   constructor(database: Database) {
     this.#database = database;
+    this.#lookups = new GatheredReads((lookups) => this.#findByNames(lookups));
   }
 
   /** The row that the name stands for: the newest where there are several. */
-  async findByName(tenantId: string | null, name: string): Promise<ApiKeyRow | null> {
-    const sql = `SELECT ${columns} FROM api_keys WHERE tenant_id IS ? AND name = ? ORDER BY ${newestFirst} LIMIT 1`;
-    const [row] = await this.#read(sql, [tenantId, name]);
-    return row === undefined ? null : toApiKeyRow(row);
+  findByName(tenantId: string | null, name: string): Promise<ApiKeyRow | null> {
+    return this.#lookups.ask([tenantId, name]);
   }
 
   async findById(tenantId: string | null, id: string): Promise<ApiKeyRow | null> {
@@ -164,6 +167,15 @@ export class ApiKeyStore {
     const sql = `UPDATE api_keys SET last_used_at = max(coalesce(last_used_at, 0), used.value->>1)
       FROM json_each(?) AS used WHERE api_keys.id = used.value->>0`;
     await this.#writeOne(sql, [JSON.stringify([...usedAt])]);
+  }
+
+  async #findByNames(lookups: readonly NameLookup[]): Promise<(ApiKeyRow | null)[]> {
+    const sql = `SELECT place, ${columns} FROM (SELECT key AS place, value AS lookup FROM json_each(?)) CROSS JOIN api_keys
+      ON api_keys.rowid = (
+        SELECT rowid FROM api_keys WHERE tenant_id IS lookup->>0 AND name = lookup->>1 ORDER BY ${newestFirst} LIMIT 1)`;
+    const found: (ApiKeyRow | null)[] = lookups.map(() => null);
+    for (const row of await this.#read(sql, [JSON.stringify(lookups)])) found[integer(row, 'place')] = toApiKeyRow(row);
+    return found;
   }
 
   async #read(sql: string, args: (string | number | null)[]): Promise<Row[]> {

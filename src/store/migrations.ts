@@ -58,6 +58,7 @@ const migrations: readonly (readonly string[])[] = [
       restore_id text NOT NULL, table_name text NOT NULL, row_id integer NOT NULL, cells text NOT NULL,
       PRIMARY KEY (restore_id, table_name, row_id)) WITHOUT ROWID`,
   ],
+  ['ALTER TABLE vault_rotations ADD COLUMN snapshot text'],
   [
     // A position is never used again, so that a cursor into the list stays good.
     `CREATE TABLE vault_audit (

@@ -20,6 +20,14 @@ export interface RotationProgress {
   readonly secondsLeft: number | null;
 }
 
+/** Where the tables are kept as they were before the rotation wrote anything. */
+export interface RotationSnapshot {
+  /** Absolute, on the machine of the process that wrote it. */
+  readonly path: string;
+  /** Of the whole file, in hex. */
+  readonly sha256: string;
+}
+
 interface RotationCounts {
   readonly rowsScanned: number;
   readonly rowsRotated: number;
@@ -44,6 +52,8 @@ export interface RotationRecord extends RotationCounts {
   readonly finishedAt: number | null;
   /** As its owner last reported it, at most some seconds ago; null once it has ended. */
   readonly progress: RotationProgress | null;
+  /** Null where no folder for snapshots is set, or nothing was to be written. */
+  readonly snapshot: RotationSnapshot | null;
 }
 
 export type NewRotation = Pick<RotationRecord, 'id' | 'fromKeyId' | 'toKeyId' | 'upgradeFormat' | 'isForced' | 'skippedRows'>;
@@ -58,6 +68,7 @@ export interface Lease {
 export interface RotationUpdate extends Partial<RotationCounts> {
   readonly state: RotationState;
   readonly error?: string | null;
+  readonly snapshot?: RotationSnapshot;
 }
 
 /** Seconds without renewal after which another owner may take the lease. */
@@ -70,7 +81,7 @@ const fenceGuard = 'rotation_fence';
 export const noRotationGuard = 'no_rotation';
 
 const columns = `id, state, from_key_id, to_key_id, upgrade_format, forced, skipped_rows, rows_scanned, rows_rotated,
-  rows_already_rotated, rows_skipped, rows_verified, error, started_at, finished_at, progress`;
+  rows_already_rotated, rows_skipped, rows_verified, error, started_at, finished_at, progress, snapshot`;
 const finalStates = "'completed', 'cancelled', 'failed'";
 
 export class RotationStore {
@@ -211,15 +222,16 @@ function fenceStatement({ owner, fence }: Lease): Statement {
   return guard(fenceGuard, 'EXISTS (SELECT 1 FROM vault_rotation_lease WHERE owner = ? AND fence = ?)', [owner, fence]);
 }
 
-/** Counts that the update leaves out stay as they are. */
+/** What the update leaves out stays as it is, but for the error. */
 function updateStatement(id: string, update: RotationUpdate): Statement {
   const sql = `UPDATE vault_rotations SET state = ?, error = ?,
       rows_scanned = coalesce(?, rows_scanned), rows_rotated = coalesce(?, rows_rotated),
       rows_already_rotated = coalesce(?, rows_already_rotated), rows_skipped = coalesce(?, rows_skipped),
-      rows_verified = coalesce(?, rows_verified)
+      rows_verified = coalesce(?, rows_verified), snapshot = coalesce(?, snapshot)
     WHERE id = ?`;
   const counts = [update.rowsScanned, update.rowsRotated, update.rowsAlreadyRotated, update.rowsSkipped, update.rowsVerified];
-  return { sql, args: [update.state, update.error ?? null, ...counts.map((count) => count ?? null), id] };
+  const snapshot = update.snapshot === undefined ? null : JSON.stringify(update.snapshot);
+  return { sql, args: [update.state, update.error ?? null, ...counts.map((count) => count ?? null), snapshot, id] };
 }
 
 function toRotationRecord(row: Row): RotationRecord {
@@ -239,10 +251,11 @@ function toRotationRecord(row: Row): RotationRecord {
     error: textOrNull(row, 'error'),
     startedAt: integer(row, 'started_at'),
     finishedAt: integerOrNull(row, 'finished_at'),
-    progress: toProgress(textOrNull(row, 'progress')),
+    progress: fromJson<RotationProgress>(textOrNull(row, 'progress')),
+    snapshot: fromJson<RotationSnapshot>(textOrNull(row, 'snapshot')),
   };
 }
 
-function toProgress(json: string | null): RotationProgress | null {
-  return json === null ? null : (JSON.parse(json) as RotationProgress);
+function fromJson<Value>(json: string | null): Value | null {
+  return json === null ? null : (JSON.parse(json) as Value);
 }

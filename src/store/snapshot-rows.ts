@@ -3,12 +3,11 @@
 import { ConfigurationError } from '../errors.ts';
 import { encodeCells } from './cells.ts';
 import { type Database, integer, type Row, text } from './database.ts';
-import { quote } from './encrypted-tables.ts';
+import { firstRowId, quote } from './encrypted-tables.ts';
 
 const pageRows = 500;
 /** Characters after which a page ends, so that it fits into memory and a server's answer. */
 const pageCharacters = 2_000_000;
-const firstRowId = -(2n ** 63n);
 
 export interface TableShape {
   readonly table: string;

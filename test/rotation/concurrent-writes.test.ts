@@ -214,11 +214,11 @@ describe('a replacement', () => {
     const sealed = { encryptedValue: encrypted_value, iv, authTag: auth_tag };
     for (const column of ['encryptedValue', 'iv', 'authTag', 'tenantId', 'name', 'provider'] as const) {
       const statement = replaceStatement('api_keys', keyIdB, [
-        { rowId: row?.rowId ?? 0, read: { ...read, ...binding, [column]: '00' }, sealed },
+        { rowId: row?.rowId ?? '0', read: { ...read, ...binding, [column]: '00' }, sealed },
       ]);
       expect((await database.write([statement]))[0]?.changed).toBe(0);
     }
-    const statement = replaceStatement('api_keys', keyIdB, [{ rowId: row?.rowId ?? 0, read: { ...read, ...binding }, sealed }]);
+    const statement = replaceStatement('api_keys', keyIdB, [{ rowId: row?.rowId ?? '0', read: { ...read, ...binding }, sealed }]);
     expect((await database.write([statement]))[0]?.changed).toBe(1);
     database.close();
   });
@@ -234,18 +234,18 @@ describe('the assertion of a table’s state', () => {
     const rename = { sql: "UPDATE api_keys SET name = 'renamed'" };
     const bad = [
       [],
-      [[1, '00']],
-      [[2, row?.authTag ?? '']],
+      [['1', '00']],
+      [['2', row?.authTag ?? '']],
       [
-        [1, row?.authTag ?? ''],
-        [2, null],
+        ['1', row?.authTag ?? ''],
+        ['2', null],
       ],
     ] as const;
     for (const expected of bad) {
       await expect(database.write([rename, tableStateStatement('api_keys', expected)])).rejects.toThrow(GuardFailedError);
       expect((await gateway.rows())[0]?.name).toBe('a');
     }
-    for (const expected of [[[1, row?.authTag ?? '']], [[1, null]]] as const) {
+    for (const expected of [[['1', row?.authTag ?? '']], [['1', null]]] as const) {
       await database.write([rename, tableStateStatement('api_keys', expected)]);
     }
     expect((await gateway.rows())[0]?.name).toBe('renamed');

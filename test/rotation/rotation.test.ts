@@ -101,6 +101,23 @@ describe('a rotation', () => {
     }
   });
 
+  it('rotates rows whose row ids are beyond what a JavaScript number counts, each once', async () => {
+    const { url, gateway: database } = await tableOf(0);
+    const rowIds = [-(2n ** 63n), -(2n ** 53n) - 1n, 0n, 2n ** 53n, 2n ** 53n + 1n, 2n ** 62n, 2n ** 62n + 1n, 2n ** 63n - 1n];
+    for (const [index, rowId] of rowIds.entries()) {
+      await database.insert(keyA, { id: `row-${index}` });
+      await database.client.execute({ sql: 'UPDATE api_keys SET rowid = ? WHERE id = ?', args: [rowId, `row-${index}`] });
+    }
+    for (const settings of [staged, { ...staged, VAULT_ROTATION_ATOMIC_ROWS: '1' }]) {
+      const { admin, close } = await startVault(url, settings);
+      const [from, to] = settings === staged ? [keyIdA, keyIdB] : [keyIdB, keyIdA];
+      const { body } = await admin('POST', '/admin/rotate/execute', { old_key_id: from, new_key_id: to });
+      expect(body.rotation).toMatchObject({ state: 'completed', rows_rotated: rowIds.length, rows_verified: rowIds.length });
+      await close();
+    }
+    for (const index of rowIds.keys()) expect(await database.open(keyA, `row-${index}`)).toBe(`sample-value-of-row-${index}`);
+  });
+
   it('keeps a row in its format, and with upgrade_format binds every row of api_keys to its tenant and name', async () => {
     const { url, gateway: database } = await tableOf(2);
     const { admin, gateway } = await startVault(url, staged);

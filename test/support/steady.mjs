@@ -8,14 +8,18 @@ const actor = { name: 'tester', role: 'gateway', requestId: null };
 const [, , url, reads, writes] = process.argv;
 const warmUp = 0.1;
 const names = 1_000;
+const callers = 20;
 const config = readCliConfig({ DATABASE_URL: url, PROVARA_MASTER_KEY: 'a1'.repeat(32) });
 const services = buildServices({ ...config, audit: { log: '/dev/null', anchorSeconds: 300 } }, createSilentLogger());
 await services.prepare();
 const store = (index) =>
   services.apiKeys.store(actor, { tenantId: null, name: `K-${index % names}`, provider: 'openai', value: `sample-${index}` });
 
+/** As many at once as a busy gateway has. */
 async function repeat(count, step) {
-  for (let index = 0; index < count; index += 1) await step(index);
+  for (let from = 0; from < count; from += callers) {
+    await Promise.all(Array.from({ length: Math.min(callers, count - from) }, (_, offset) => step(from + offset)));
+  }
 }
 
 await repeat(names, store);

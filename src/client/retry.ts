@@ -1,0 +1,44 @@
+/** Repeats what failed for a passing reason: exponential backoff with full jitter, never sooner than the vault said. */
+
+import { setTimeout as sleep } from 'node:timers/promises';
+import { isUnreachable, type VaultClientError, VaultRateLimitedError } from './errors.ts';
+
+const baseDelayMs = 50;
+const maxDelayMs = 1_000;
+/** Whoever is told to wait longer learns that instead, from the error. */
+const maxRetryAfterMs = 5_000;
+
+/** Up to `retries` more times. Rejects with the last error, or with the signal's reason. */
+export async function withRetries<Result>(
+  operation: (earlier: readonly VaultClientError[]) => Promise<Result>,
+  retries: number,
+  signal: AbortSignal | undefined,
+): Promise<Result> {
+  const failures: VaultClientError[] = [];
+  for (;;) {
+    try {
+      return await operation(failures);
+    } catch (error) {
+      const delayMs = failures.length < retries ? delayBefore(error, failures.length) : null;
+      if (delayMs === null) throw error;
+      failures.push(error as VaultClientError);
+      await pause(delayMs, signal);
+    }
+  }
+}
+
+/** Null where a repetition would not help, or is wanted too late. */
+function delayBefore(error: unknown, attempt: number): number | null {
+  if (!(error instanceof VaultRateLimitedError || isUnreachable(error))) return null;
+  const atLeastMs = (error.retryAfterSeconds ?? 0) * 1000;
+  if (atLeastMs > maxRetryAfterMs) return null;
+  return atLeastMs + Math.random() * Math.min(maxDelayMs, baseDelayMs * 2 ** attempt);
+}
+
+async function pause(delayMs: number, signal: AbortSignal | undefined): Promise<void> {
+  try {
+    await sleep(delayMs, undefined, signal === undefined ? {} : { signal });
+  } catch {
+    signal?.throwIfAborted();
+  }
+}

@@ -1,0 +1,157 @@
+/** One request and its whole answer, over a pool of kept connections: an answer, or an error of the client's family. */
+
+import { EventEmitter } from 'node:events';
+import { Pool } from 'undici';
+import { createError, VaultClientError, type VaultErrorType } from './errors.ts';
+import type { ErrorBody } from './wire.ts';
+
+/** Below the vault's own 72 seconds, so that no request goes out on a connection that is just being closed. */
+const keepAliveMs = 60_000;
+const connectTimeoutMs = 3_000;
+/** A connection stays with one replica: renewed so often, replicas that were added get their share. */
+const connectionLifetimeMs = 300_000;
+/** What no answer of the vault exceeds: a thousand plaintexts of 64 KiB, escaped. */
+const maxAnswerBytes = 512 * 1024 * 1024;
+const printable = /^[\x21-\x7e]+$/;
+
+export interface Call {
+  readonly method: 'GET' | 'POST' | 'DELETE';
+  readonly path: string;
+  readonly query?: Readonly<Record<string, string | number | null | undefined>>;
+  readonly body?: unknown;
+}
+
+export interface AttemptOptions {
+  readonly signal: AbortSignal | undefined;
+  readonly requestId: string;
+  readonly timeoutMs: number;
+}
+
+export class Transport {
+  readonly #pool: Pool;
+  readonly #basePath: string;
+  readonly #authorization: string;
+
+  /** Throws TypeError, never with the token in it. */
+  constructor(url: string, token: string, connections: number) {
+    const { origin, pathname } = parseUrl(url);
+    if (!printable.test(token)) throw new TypeError('token must be printable ASCII without spaces.');
+    this.#authorization = `Bearer ${token}`;
+    this.#basePath = pathname.replace(/\/$/, '');
+    this.#pool = new Pool(origin, {
+      connections,
+      pipelining: 1,
+      keepAliveTimeout: keepAliveMs,
+      keepAliveMaxTimeout: keepAliveMs,
+      clientTtl: connectionLifetimeMs,
+      connect: { timeout: connectTimeoutMs },
+      // The deadline of the attempt counts, which covers both.
+      headersTimeout: 0,
+      bodyTimeout: 0,
+      maxResponseSize: maxAnswerBytes,
+    });
+  }
+
+  /** Rejects with the signal's reason where that aborts, and with VaultClientError otherwise. */
+  async attempt(call: Call, { signal, requestId, timeoutMs }: AttemptOptions): Promise<unknown> {
+    signal?.throwIfAborted();
+    // An emitter, which the HTTP library takes too, costs a fraction of an AbortController.
+    const ending = new EventEmitter();
+    let isLate = false;
+    const abort = (): void => void ending.emit('abort');
+    const timer = setTimeout(() => {
+      isLate = true;
+      abort();
+    }, timeoutMs);
+    signal?.addEventListener('abort', abort, { once: true });
+    try {
+      return await this.#exchange(call, requestId, ending);
+    } catch (error) {
+      signal?.throwIfAborted();
+      if (isLate) throw unanswered('timeout', `The vault did not answer within ${timeoutMs} ms.`, requestId);
+      if (error instanceof VaultClientError) throw error;
+      throw unanswered('connection_error', `The vault cannot be reached${reason(error)}.`, requestId);
+    } finally {
+      clearTimeout(timer);
+      signal?.removeEventListener('abort', abort);
+    }
+  }
+
+  /** Ends every connection once its request is answered. */
+  async close(): Promise<void> {
+    await this.#pool.close();
+  }
+
+  async #exchange({ method, path, query, body }: Call, requestId: string, signal: EventEmitter): Promise<unknown> {
+    const answer = await this.#pool.request({
+      method,
+      path: this.#basePath + path + toQueryString(query),
+      headers: {
+        authorization: this.#authorization,
+        accept: 'application/json',
+        ...(body !== undefined && { 'content-type': 'application/json' }),
+        'x-request-id': requestId,
+      },
+      body: body === undefined ? null : JSON.stringify(body),
+      signal,
+    });
+    const text = await answer.body.text();
+    const content = parseJson(text);
+    if (answer.statusCode >= 200 && answer.statusCode < 300 && content !== undefined) return content;
+    throw refusal(answer.statusCode, content, requestId, secondsOf(answer.headers['retry-after']));
+  }
+}
+
+function parseUrl(url: string): URL {
+  if (!URL.canParse(url)) throw new TypeError('url must be that of the vault, such as http://vault.internal:4100.');
+  const parsed = new URL(url);
+  if (!['http:', 'https:'].includes(parsed.protocol)) throw new TypeError('url must begin with http:// or https://.');
+  if (parsed.username !== '' || parsed.password !== '' || parsed.search !== '' || parsed.hash !== '') {
+    throw new TypeError('url must hold neither credentials nor a query.');
+  }
+  return parsed;
+}
+
+function toQueryString(query: Call['query'] = {}): string {
+  const parameters = new URLSearchParams();
+  for (const [name, value] of Object.entries(query)) {
+    if (value !== undefined && value !== null) parameters.set(name, String(value));
+  }
+  return parameters.size === 0 ? '' : `?${parameters}`;
+}
+
+/** Undefined where it is none. */
+function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+}
+
+function refusal(status: number, content: unknown, requestId: string, retryAfterSeconds: number | undefined): VaultClientError {
+  const error = (content as Partial<ErrorBody> | null | undefined)?.error;
+  if (typeof error?.type !== 'string' || typeof error.message !== 'string') {
+    const message = `What answered with status ${status} is not the vault: check the url, and any proxy before it.`;
+    return createError(message, { type: 'unexpected_answer', status, requestId, retryAfterSeconds });
+  }
+  const { type, message, details } = error;
+  return createError(message, { type: type as VaultErrorType, status, requestId, details, retryAfterSeconds });
+}
+
+/** The vault sends seconds; a proxy may send a date. */
+function secondsOf(header: string | string[] | undefined): number | undefined {
+  if (typeof header !== 'string') return undefined;
+  const seconds = /^\d+$/.test(header) ? Number(header) : (Date.parse(header) - Date.now()) / 1000;
+  return Number.isFinite(seconds) ? Math.max(0, seconds) : undefined;
+}
+
+function unanswered(type: VaultErrorType, message: string, requestId: string): VaultClientError {
+  return createError(message, { type, status: null, requestId });
+}
+
+/** The code alone: what an HTTP library's error holds beside it is not looked through for secrets. */
+function reason(error: unknown): string {
+  const code = error instanceof Error && 'code' in error ? error.code : undefined;
+  return typeof code === 'string' ? ` (${code})` : '';
+}

@@ -1,0 +1,224 @@
+/** Every call that a gateway may make of the vault, typed: repeated where that is safe, shared where it is the same, abortable. */
+
+import { randomUUID } from 'node:crypto';
+import { VaultAuthError, type VaultClientError, VaultNotFoundError, VaultRateLimitedError } from './errors.ts';
+import { type KeyCacheOptions, KeyReader, type ReadLimits } from './key-reader.ts';
+import { withRetries } from './retry.ts';
+import { type Call, Transport } from './transport.ts';
+import type * as wire from './wire.ts';
+
+const defaultTimeoutMs = 10_000;
+const defaultRetries = 2;
+const defaultConnections = 20;
+/** What the vault takes from its callers; another is replaced by one of the client's. */
+const givenRequestId = /^[\x21-\x7e]{1,128}$/;
+
+export interface VaultClientOptions {
+  /** Where the vault is, such as `http://provara-vault.railway.internal:4100`. */
+  readonly url: string;
+  /** A gateway token, or, for a dashboard, a writer token. */
+  readonly token: string;
+  /** What one attempt may take, its connection and its answer included; 10 seconds unless told. */
+  readonly timeoutMs?: number | undefined;
+  /** How often a call is repeated after a passing failure; 2 unless told. */
+  readonly retries?: number | undefined;
+  /** At most so many connections at once; 20 unless told. */
+  readonly connections?: number | undefined;
+  /** None unless told. */
+  readonly cache?: KeyCacheOptions | undefined;
+}
+
+export interface CallOptions {
+  /** Ends the call, which then rejects with the signal's reason. */
+  readonly signal?: AbortSignal | undefined;
+  /** Follows the call into the vault's log. Without one the call gets an id of its own. */
+  readonly requestId?: string | undefined;
+}
+
+/** Left out or null: the rows whose tenant is null, never all rows. */
+export type Tenant = { readonly tenant_id?: string | null | undefined };
+type ListKeysOptions = Omit<wire.ListKeysQuery, 'tenant_id'> & Tenant;
+
+/**
+ * Every method rejects with a VaultClientError of the class that says what happened. What failed because the vault, or its
+ * database, was away for a moment has been repeated by then; a store too, which changes nothing the second time.
+ */
+export class VaultClient {
+  readonly #transport: Transport;
+  readonly #timeoutMs: number;
+  readonly #retries: number;
+  readonly #keys: KeyReader;
+
+  /** Connects to nothing yet. Throws TypeError where an option cannot be meant. */
+  constructor({ url, token, timeoutMs, retries, connections, cache }: VaultClientOptions) {
+    this.#timeoutMs = wholeNumber('timeoutMs', timeoutMs ?? defaultTimeoutMs, 1, 3_600_000);
+    this.#retries = wholeNumber('retries', retries ?? defaultRetries, 0, 100);
+    this.#transport = new Transport(url, token, wholeNumber('connections', connections ?? defaultConnections, 1, 10_000));
+    this.#keys = new KeyReader((body, options, limits) => this.#decryptKey(body, options, limits), cache);
+  }
+
+  /**
+   * Inserts a key, or replaces the one of that tenant and name. `updated` may be true of a new one, where its answer was lost
+   * and the store was repeated.
+   */
+  async storeKey(body: wire.StoreKeyBody, options: CallOptions = {}): Promise<wire.StoreKeyAnswer> {
+    try {
+      return (await this.#call({ method: 'POST', path: '/v1/api-keys', body }, options)) as wire.StoreKeyAnswer;
+    } finally {
+      // Also after a failure: it may have been stored all the same.
+      this.#keys.forget(body);
+    }
+  }
+
+  /** The plaintext of one key: the hot path. Calls for the same key at the same time are one request. */
+  decryptKey(body: wire.DecryptKeyBody, options: CallOptions = {}): Promise<wire.DecryptedKey> {
+    return this.#keys.read(body, options);
+  }
+
+  /** A page of a tenant's keys, masked. */
+  async listKeys(query: ListKeysOptions = {}, options: CallOptions = {}): Promise<wire.ListKeysAnswer> {
+    return (await this.#call({ method: 'GET', path: '/v1/api-keys', query }, options)) as wire.ListKeysAnswer;
+  }
+
+  /** All of a tenant's keys, masked, a page at a time. */
+  async *eachKey(query: Omit<ListKeysOptions, 'cursor'> = {}, options: CallOptions = {}): AsyncGenerator<wire.ApiKey, void> {
+    for await (const page of pages((cursor) => this.listKeys({ ...query, cursor }, options))) yield* page.keys;
+  }
+
+  /** One key, masked. */
+  async getKey(id: string, { tenant_id }: Tenant = {}, options: CallOptions = {}): Promise<wire.ApiKey> {
+    try {
+      const answer = await this.#call({ method: 'GET', path: keyPath(id), query: { tenant_id } }, options);
+      return (answer as wire.GetKeyAnswer).key;
+    } catch (error) {
+      if (error instanceof VaultNotFoundError) this.#keys.forgetId(id);
+      throw error;
+    }
+  }
+
+  /** Rejects with VaultNotFoundError where there was none; not where a repeated call finds that the first had deleted it. */
+  async deleteKey(id: string, { tenant_id }: Tenant = {}, options: CallOptions = {}): Promise<void> {
+    try {
+      await this.#call({ method: 'DELETE', path: keyPath(id), query: { tenant_id } }, options, {}, isDeletedBefore);
+    } finally {
+      this.#keys.forgetId(id);
+    }
+  }
+
+  /** A page of the plaintexts of a tenant's keys, each with its value or with why it does not open. */
+  async decryptAllKeys(body: wire.DecryptAllBody = {}, options: CallOptions = {}): Promise<wire.DecryptAllAnswer> {
+    return (await this.#call({ method: 'POST', path: '/v1/api-keys/decrypt-all', body }, options)) as wire.DecryptAllAnswer;
+  }
+
+  /** The plaintexts of all of a tenant's keys, a page at a time. They are not kept in the cache. */
+  async *eachDecryptedKey(tenant: Tenant = {}, options: CallOptions = {}): AsyncGenerator<wire.DecryptedEntry, void> {
+    for await (const page of pages((cursor) => this.decryptAllKeys({ ...tenant, cursor }, options))) yield* page.keys;
+  }
+
+  /** A page of the tenants that have keys, and how many. The null tenant is one of them. */
+  async listTenants(query: wire.TenantsQuery = {}, options: CallOptions = {}): Promise<wire.TenantsAnswer> {
+    return (await this.#call({ method: 'GET', path: '/v1/tenants', query }, options)) as wire.TenantsAnswer;
+  }
+
+  /** All tenants that have keys, a page at a time. */
+  async *eachTenant(
+    query: Omit<wire.TenantsQuery, 'cursor'> = {},
+    options: CallOptions = {},
+  ): AsyncGenerator<wire.TenantCount, void> {
+    for await (const page of pages((cursor) => this.listTenants({ ...query, cursor }, options))) yield* page.tenants;
+  }
+
+  /** Whether the vault holds the master key that a store needs. */
+  async isConfigured(options: CallOptions = {}): Promise<boolean> {
+    return ((await this.#call({ method: 'GET', path: '/v1/api-keys/status' }, options)) as wire.StatusAnswer).configured;
+  }
+
+  /** A text that the vault opens again, kept by the caller. */
+  async encrypt(item: wire.EncryptItem, options: CallOptions = {}): Promise<wire.EncryptResult> {
+    return (await this.#call({ method: 'POST', path: '/v1/encrypt', body: item }, options)) as wire.EncryptResult;
+  }
+
+  /** Opens a text of {@link encrypt}, or the three columns of a row in format 1. */
+  async decrypt(item: wire.CiphertextItem, options: CallOptions = {}): Promise<wire.DecryptResult> {
+    return (await this.#call({ method: 'POST', path: '/v1/decrypt', body: item }, options)) as wire.DecryptResult;
+  }
+
+  /** The same under the active master key; the plaintext stays in the vault. */
+  async rewrap(item: wire.CiphertextItem, options: CallOptions = {}): Promise<wire.EncryptResult> {
+    return (await this.#call({ method: 'POST', path: '/v1/rewrap', body: item }, options)) as wire.EncryptResult;
+  }
+
+  /** At most 1,000 at once; the results are in order, each one or its error. */
+  async encryptMany(items: readonly wire.EncryptItem[], options: CallOptions = {}): Promise<wire.EncryptBatchAnswer> {
+    return (await this.#call({ method: 'POST', path: '/v1/encrypt', body: { items } }, options)) as wire.EncryptBatchAnswer;
+  }
+
+  /** As {@link encryptMany}. */
+  async decryptMany(items: readonly wire.CiphertextItem[], options: CallOptions = {}): Promise<wire.DecryptBatchAnswer> {
+    return (await this.#call({ method: 'POST', path: '/v1/decrypt', body: { items } }, options)) as wire.DecryptBatchAnswer;
+  }
+
+  /** As {@link encryptMany}. */
+  async rewrapMany(items: readonly wire.CiphertextItem[], options: CallOptions = {}): Promise<wire.EncryptBatchAnswer> {
+    return (await this.#call({ method: 'POST', path: '/v1/rewrap', body: { items } }, options)) as wire.EncryptBatchAnswer;
+  }
+
+  /** The next decrypt asks the vault: for when a provider refuses a key that another process may have replaced. */
+  forgetKey(body: wire.DecryptKeyBody): void {
+    this.#keys.forget(body);
+  }
+
+  /** Forgets every cached key, and closes the connections once the calls under way are done. */
+  async close(): Promise<void> {
+    this.#keys.forgetAll();
+    await this.#transport.close();
+  }
+
+  async #decryptKey(body: wire.DecryptKeyBody, options: CallOptions, limits: ReadLimits): Promise<wire.DecryptedKey> {
+    const answer = await this.#call({ method: 'POST', path: '/v1/api-keys/decrypt', body }, options, limits);
+    return (answer as wire.DecryptKeyAnswer).key;
+  }
+
+  /** `isDone` may say of a failed repetition that an earlier attempt had done what was asked. */
+  async #call(call: Call, options: CallOptions, limits: ReadLimits = {}, isDone: IsDone = () => false): Promise<unknown> {
+    const { signal, requestId = '' } = options;
+    const id = givenRequestId.test(requestId) ? requestId : randomUUID();
+    const timeoutMs = Math.min(this.#timeoutMs, limits.maxTimeoutMs ?? this.#timeoutMs);
+    const attempt = async (earlier: readonly VaultClientError[]): Promise<unknown> => {
+      try {
+        return await this.#transport.attempt(call, { signal, requestId: id, timeoutMs });
+      } catch (error) {
+        if (error instanceof VaultAuthError) this.#keys.forgetAll();
+        if (isDone(error, earlier)) return null;
+        throw error;
+      }
+    };
+    return withRetries(attempt, limits.retries ?? this.#retries, signal);
+  }
+}
+
+type IsDone = (error: unknown, earlier: readonly VaultClientError[]) => boolean;
+
+/** A call that was refused for its rate alone has done nothing; of any other failure nobody knows. */
+const isDeletedBefore: IsDone = (error, earlier) =>
+  error instanceof VaultNotFoundError && earlier.some((each) => !(each instanceof VaultRateLimitedError));
+
+function wholeNumber(name: string, value: number, min: number, max: number): number {
+  if (Number.isInteger(value) && value >= min && value <= max) return value;
+  throw new TypeError(`${name} must be a whole number from ${min} to ${max}.`);
+}
+
+function keyPath(id: string): string {
+  return `/v1/api-keys/${encodeURIComponent(id)}`;
+}
+
+async function* pages<Page extends { readonly next_cursor: string | null }>(
+  load: (cursor: string | undefined) => Promise<Page>,
+): AsyncGenerator<Page, void> {
+  let cursor: string | undefined;
+  do {
+    const page = await load(cursor);
+    yield page;
+    cursor = page.next_cursor ?? undefined;
+  } while (cursor !== undefined);
+}

@@ -1,0 +1,75 @@
+/** With a folder for snapshots set, a rotation first keeps the tables as they were, and writes nothing where it cannot. */
+
+import { createHash } from 'node:crypto';
+import { readdirSync, readFileSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { runCli } from '../support/process.ts';
+import { sendSnapshot } from '../support/snapshot.ts';
+import { keyA, keyB, keyIdA, startVault, temporaryDatabase, temporaryFolder } from '../support/vault.ts';
+
+async function start(settings: Record<string, string> = {}) {
+  const { url, gateway: database } = await temporaryDatabase();
+  for (let index = 0; index < 5; index += 1) await database.insert(keyA, { id: `row-${index}` });
+  const folder = temporaryFolder();
+  const vault = await startVault(url, { PROVARA_MASTER_KEY_NEW: keyB, VAULT_SNAPSHOT_DIR: folder, ...settings });
+  return { url, database, folder, vault };
+}
+
+describe.each([
+  ['in one commit', '10000'],
+  ['in chunks', '2'],
+])('a rotation %s', (_mode, atomicRows) => {
+  it('names a file that is whole, and from which the tables come back byte for byte', async () => {
+    const { database, folder, vault } = await start({ VAULT_ROTATION_ATOMIC_ROWS: atomicRows });
+    const before = await database.rows();
+    const { status, body } = await vault.admin('POST', '/admin/rotate/execute');
+    expect([status, body.rotation.state]).toEqual([200, 'completed']);
+    const { path, sha256 } = body.rotation.snapshot;
+    expect(readdirSync(folder).map((name) => join(folder, name))).toEqual([path]);
+    const contents = readFileSync(path);
+    expect(createHash('sha256').update(contents).digest('hex')).toBe(sha256);
+    expect((await vault.admin('GET', `/admin/rotate/${body.rotation.id}`)).body.rotation.snapshot).toEqual({ path, sha256 });
+    expect((await sendSnapshot(vault, contents.toString('utf8'), 'replace')).body).toEqual({ restored: 5, kept: 0 });
+    expect(await database.rows()).toEqual(before);
+    expect((await vault.admin('GET', '/admin/master-keys')).body.active_key_id).toBe(keyIdA);
+  });
+});
+
+describe('a rotation', () => {
+  it('that finds nothing to rotate keeps no snapshot, and neither does a dry run or one that is refused', async () => {
+    const { database, folder, vault } = await start();
+    await vault.admin('POST', '/admin/rotate/dry-run');
+    await database.insert('c3'.repeat(32), { id: 'foreign' });
+    expect((await vault.admin('POST', '/admin/rotate/execute')).status).toBe(422);
+    expect(readdirSync(folder)).toEqual([]);
+    await database.run("DELETE FROM api_keys WHERE id = 'foreign'");
+    await vault.admin('POST', '/admin/rotate/execute');
+    const again = await vault.admin('POST', '/admin/rotate/execute');
+    expect([again.status, again.body.rotation.rows_already_rotated, again.body.rotation.snapshot]).toEqual([200, 5, null]);
+    expect(readdirSync(folder)).toHaveLength(1);
+  });
+
+  it('writes nothing where the snapshot cannot be written, and says why', async () => {
+    const { database, folder, vault } = await start();
+    const before = await database.rows();
+    rmSync(folder, { recursive: true });
+    const { status, body } = await vault.admin('POST', '/admin/rotate/execute');
+    expect([status, body.error.type]).toEqual([503, 'configuration_error']);
+    expect(body.error.message).toContain(folder);
+    expect(await database.rows()).toEqual(before);
+    expect((await vault.admin('GET', '/admin/rotate')).body.last.state).toBe('failed');
+  });
+
+  it('of the command line keeps one too, and prints where', async () => {
+    const { url, folder, vault } = await start();
+    await vault.close();
+    const { code, stdout } = await runCli(['rotate', '--old', keyA, '--new', keyB], {
+      DATABASE_URL: url,
+      NODE_ENV: 'production',
+      VAULT_SNAPSHOT_DIR: folder,
+    });
+    const [name = ''] = readdirSync(folder);
+    expect([code, stdout]).toEqual([0, expect.stringContaining(`[rotate] before: ${join(folder, name)}, SHA-256 `)]);
+  });
+});

@@ -1,0 +1,102 @@
+/** Reads that are gathered into one query: each caller gets its own answer, and a late query holds up those after it only a while. */
+
+import { describe, expect, it } from 'vitest';
+import { GatheredReads } from '../../src/store/gathered-reads.ts';
+import { keyA, startVault, temporaryDatabase } from '../support/vault.ts';
+
+/** Queries that end when they are told to. */
+function heldQueries() {
+  const queries: { readonly questions: readonly number[]; readonly end: () => void }[] = [];
+  const reads = new GatheredReads<number, string>(
+    (questions) =>
+      new Promise((resolve) => {
+        queries.push({ questions, end: () => resolve(questions.map((question) => `answer ${question}`)) });
+      }),
+  );
+  return { queries, reads };
+}
+
+const nextTurn = (): Promise<void> => new Promise((resolve) => setTimeout(resolve, 5));
+
+describe('what is asked in one turn', () => {
+  it('is one query, and each question has its own answer', async () => {
+    const { queries, reads } = heldQueries();
+    const answers = Promise.all([1, 2, 3].map((question) => reads.ask(question)));
+    await nextTurn();
+    expect(queries.map(({ questions }) => questions)).toEqual([[1, 2, 3]]);
+    queries[0]?.end();
+    expect(await answers).toEqual(['answer 1', 'answer 2', 'answer 3']);
+  });
+
+  it('fails as one, and what is asked later does not', async () => {
+    let isBroken = true;
+    const reads = new GatheredReads<number, number>(async (questions) => {
+      if (isBroken) throw new Error('broken');
+      return questions;
+    });
+    const outcomes = await Promise.allSettled([reads.ask(1), reads.ask(2)]);
+    expect(outcomes.map(({ status }) => status)).toEqual(['rejected', 'rejected']);
+    isBroken = false;
+    expect(await reads.ask(3)).toBe(3);
+  });
+});
+
+describe('while queries are under way', () => {
+  it('at most four are, and all that is asked meanwhile is one more once one of them has ended', async () => {
+    const { queries, reads } = heldQueries();
+    const answers = [];
+    for (let question = 1; question <= 10; question += 1) {
+      answers.push(reads.ask(question));
+      await nextTurn();
+    }
+    expect(queries.map(({ questions }) => questions)).toEqual([[1], [2], [3], [4]]);
+    queries[1]?.end();
+    await nextTurn();
+    expect(queries.slice(4).map(({ questions }) => questions)).toEqual([[5, 6, 7, 8, 9, 10]]);
+    for (const { end } of queries) end();
+    expect(await Promise.all(answers)).toEqual(Array.from({ length: 10 }, (_, index) => `answer ${index + 1}`));
+  });
+
+  it('more questions than one query takes are several', async () => {
+    const { queries, reads } = heldQueries();
+    const answers = Promise.all(Array.from({ length: 75 }, (_, question) => reads.ask(question)));
+    await nextTurn();
+    expect(queries.map(({ questions }) => questions.length)).toEqual([32, 32, 11]);
+    for (const { end } of queries) end();
+    expect((await answers)[74]).toBe('answer 74');
+  });
+});
+
+describe('names that are opened at once', () => {
+  it('each get their own value, of their own tenant, also where some are not there or do not open', async () => {
+    const { url, gateway: database } = await temporaryDatabase();
+    const { gateway } = await startVault(url);
+    for (const tenantId of [null, 'acme', 'ACME', '']) {
+      for (const name of ['one', 'two', 'it\'s ["odd"]']) {
+        await database.insert(keyA, { id: `${tenantId} ${name}`, tenantId, name, value: `sample of ${tenantId} ${name}` });
+      }
+    }
+    await database.run("UPDATE api_keys SET auth_tag = '00' WHERE tenant_id = 'acme' AND name = 'two'");
+    const asked = [null, 'acme', 'ACME', 'other'].flatMap((tenantId) =>
+      ['one', 'two', 'it\'s ["odd"]', 'none'].map((name) => ({ tenant_id: tenantId, name })),
+    );
+    const answers = await Promise.all(asked.map((body) => gateway('POST', '/v1/api-keys/decrypt', body)));
+    const outcomes = answers.map(({ status, body }) => body.key?.value ?? status);
+    const expected = asked.map(({ tenant_id, name }) => {
+      if (tenant_id === 'other' || name === 'none') return 404;
+      return tenant_id === 'acme' && name === 'two' ? 422 : `sample of ${tenant_id} ${name}`;
+    });
+    expect(outcomes).toEqual(expected);
+  });
+
+  it('come back also where all of them are as large as a value may be', async () => {
+    const { url, gateway: database } = await temporaryDatabase();
+    const { gateway } = await startVault(url);
+    const names = Array.from({ length: 100 }, (_, index) => `large-${index}`);
+    for (const name of names) await database.insert(keyA, { id: name, value: name.padEnd(65_536, 'x') });
+    const answers = await Promise.all(names.map((name) => gateway('POST', '/v1/api-keys/decrypt', { name })));
+    expect(answers.map(({ status, body }) => body.key?.value ?? [status, body.error.message])).toEqual(
+      names.map((name) => name.padEnd(65_536, 'x')),
+    );
+  });
+});
