@@ -4,6 +4,7 @@
 import { readFileSync } from 'node:fs';
 import { styleText } from 'node:util';
 import { Command, CommanderError } from 'commander';
+import { type AuditVerifyFlags, verifyAuditRecords } from './cli/audit.ts';
 import { exitCodeOf, exitCodes } from './cli/exit-codes.ts';
 import { type GenerateFlags, generate } from './cli/generate.ts';
 import { examples, jsonHelp } from './cli/help.ts';
@@ -78,6 +79,26 @@ program
   .addHelpText('after', examples(['verify', 'verify --json']))
   .action(async (flags: InspectFlags) => {
     exitCode = await verify(flags, process.env);
+  });
+
+program
+  .command('audit')
+  .description('prove what is on record')
+  .command('verify')
+  .description('name every record that is broken, missing or out of its place')
+  .option('--file <path>', 'a file of the audit log; give several oldest first', (path, files: string[]) => [...files, path], [])
+  .option('--no-database', 'read the files alone')
+  .option('--pruned', 'accept that the oldest records have been removed')
+  .option('--json', jsonHelp)
+  .addHelpText(
+    'after',
+    examples(
+      ['audit verify', 'audit verify --file audit.log.1 --file audit.log --json'],
+      ['The keys of the environment verify: a retired one as PROVARA_MASTER_KEY_OLD.'],
+    ),
+  )
+  .action(async (flags: AuditVerifyFlags) => {
+    exitCode = await verifyAuditRecords(flags, process.env);
   });
 
 program

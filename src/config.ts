@@ -37,8 +37,16 @@ export interface ServerConfig extends CoreConfig {
   readonly host: string;
   readonly port: number;
   readonly tokens: readonly Token[];
+  /** Where uses of keys are put on record. */
+  readonly audit: AuditSettings;
   /** Each 0 where there is none: failed authentications and opened rows a minute, and how late the event loop may be. */
   readonly limits: { readonly authFailures: number; readonly decrypts: number; readonly eventLoopDelayMs: number };
+}
+
+export interface AuditSettings {
+  /** `stdout`, or an absolute path. */
+  readonly log: string;
+  readonly anchorSeconds: number;
 }
 
 export function isProduction(environment: Environment): boolean {
@@ -59,6 +67,7 @@ export function readServerConfig(environment: Environment): ServerConfig {
     host: reader.text('HOST') ?? (production ? '::' : '127.0.0.1'),
     port: reader.integer('PORT', 4100, { min: 0, max: 65_535 }),
     tokens: readTokens(reader, production),
+    audit: readAudit(reader),
     limits: {
       authFailures: reader.integer('VAULT_LIMIT_AUTH_FAILURES', 30, { min: 0, max: 1_000_000 }),
       decrypts: reader.integer('VAULT_LIMIT_DECRYPTS', 0, { min: 0, max: 1_000_000_000 }),
@@ -147,6 +156,15 @@ function readSnapshotDir(reader: SettingsReader): string | null {
   }
   reader.problem('VAULT_SNAPSHOT_DIR must name an existing folder that can be written.');
   return null;
+}
+
+function readAudit(reader: SettingsReader): AuditSettings {
+  const log = reader.text('VAULT_AUDIT_LOG') ?? 'stdout';
+  const anchorSeconds = reader.integer('VAULT_AUDIT_ANCHOR_SECONDS', 300, { min: 1, max: 86_400 });
+  if (log === 'stdout') return { log, anchorSeconds };
+  const folder = statSync(dirname(resolve(log)), { throwIfNoEntry: false });
+  if (!folder?.isDirectory()) reader.problem('VAULT_AUDIT_LOG must be stdout, or name a file in an existing folder.');
+  return { log: resolve(log), anchorSeconds };
 }
 
 function readKeyring(reader: SettingsReader): Keyring {

@@ -128,6 +128,16 @@ export class OverloadedError extends VaultError {
   }
 }
 
+/** A use of a key could not be put on record, so nothing of it is answered. Safe to try again after `retryAfterSeconds`. */
+export class AuditUnavailableError extends VaultError {
+  readonly code = 'storage_unavailable';
+  readonly retryAfterSeconds = 1;
+
+  constructor() {
+    super('The audit log takes no record, and without one no key is used: see VAULT_AUDIT_LOG.');
+  }
+}
+
 type SimpleError = new (message: string, details?: ErrorDetails) => VaultError;
 
 const classes: readonly SimpleError[] = [

@@ -45,7 +45,9 @@ async function serve(services: Services, metrics: VaultMetrics, config: ServerCo
   const { tokens, limits, host, port, coverage, rotationDueDays } = config;
   const app = createHttpServer(logger);
   await addVault(app, { ...services, metrics, tokens, limits, rotationDueDays, encryptedTables: coverage.encryptedTables });
-  closeWithGrace({ delay: stopTimeoutMs, logger: false }, async ({ signal, err }) => {
+  const isFileLog = config.audit.log !== 'stdout';
+  if (isFileLog) process.on('SIGHUP', () => void reopenAuditLog(services, logger));
+  closeWithGrace({ delay: stopTimeoutMs, logger: false, skip: isFileLog ? ['SIGHUP'] : [] }, async ({ signal, err }) => {
     if (err) logger.fatal({ err }, 'stopping after an unexpected error');
     else logger.info({ signal }, 'stopping: requests in flight are finished first');
     const interruption = setTimeout(() => void services.rotator.close(), rotationStopMs);
@@ -56,6 +58,16 @@ async function serve(services: Services, metrics: VaultMetrics, config: ServerCo
   });
   await listen(app, host, port);
   return (app.server.address() as AddressInfo).port;
+}
+
+/** What rotates logs has moved the file away: the next record begins a new one. */
+async function reopenAuditLog(services: Services, logger: Logger): Promise<void> {
+  try {
+    await services.reopenAuditLog();
+    logger.info('the audit log is open anew');
+  } catch (error) {
+    logger.error({ err: error }, 'the audit log could not be opened anew: the old file is written on');
+  }
 }
 
 /** On a machine without IPv6 the default of production, `::`, falls back to IPv4. */

@@ -1,7 +1,14 @@
 /** Builds everything, once, from the configuration: the one place that knows who uses what. */
 
+import { hostname } from 'node:os';
 import type { Logger } from 'pino';
-import type { CoreConfig } from './config.ts';
+import { Anchors } from './audit/anchors.ts';
+import type { Actor } from './audit/event.ts';
+import { AuditJournal } from './audit/journal.ts';
+import { AuditKeys } from './audit/keys.ts';
+import { AuditLog } from './audit/log.ts';
+import { AuditSink } from './audit/sink.ts';
+import type { AuditSettings, CoreConfig } from './config.ts';
 import type { MasterKey } from './crypto/master-key.ts';
 import { ActiveKey } from './keys/active-key.ts';
 import { adoptActiveKey } from './keys/adoption.ts';
@@ -16,6 +23,7 @@ import { Resumption } from './rotation/resumption.ts';
 import { RotationThreads } from './rotation/thread.ts';
 import { Snapshots } from './snapshot/snapshots.ts';
 import { ApiKeyStore } from './store/api-keys.ts';
+import { AuditStore } from './store/audit.ts';
 import { Database } from './store/database.ts';
 import { EncryptedTables } from './store/encrypted-tables.ts';
 import { MasterKeyStore } from './store/master-keys.ts';
@@ -42,7 +50,12 @@ export interface Services {
   /** Whether the vault has ever served this database. */
   readonly isMigrated: () => Promise<boolean>;
   readonly readiness: ReadinessCheck;
-  readonly verify: () => Promise<Survey>;
+  /** Opens every row; on record, where an actor is given. */
+  readonly verify: (actor?: Actor) => Promise<Survey>;
+  readonly journal: AuditJournal;
+  readonly auditStore: AuditStore;
+  /** Begins the file of the audit log anew, where it has been moved away. Throws ConfigurationError. */
+  readonly reopenAuditLog: () => Promise<void>;
   readonly reportMasterKeys: () => Promise<{ activeKeyId: string | null; keys: MasterKeyReport[] }>;
   /** Brings the schema up to date, finds the active key, joins the live replicas, and takes up an unfinished rotation. Throws ConfigurationError or StorageUnavailableError. */
   readonly prepare: () => Promise<void>;
@@ -61,7 +74,7 @@ export type RotationPlace = 'here' | 'threads';
 
 /** Opens the database and changes nothing in it. Throws ConfigurationError where it cannot be opened at all. */
 export function buildServices(
-  config: CoreConfig,
+  config: CoreConfig & { readonly audit?: AuditSettings },
   logger: Logger,
   database = new Database(config.database),
   place: RotationPlace = 'here',
@@ -75,23 +88,41 @@ export function buildServices(
   const heartbeat = new Heartbeat(replicas, keyring);
   const apiKeyStore = new ApiKeyStore(database);
   const activeKey = new ActiveKey(masterKeys, keyring);
+  const auditStore = new AuditStore(database);
+  const auditKeys = new AuditKeys(keyring, () => masterKeys.activeKeyId());
+  const journal = new AuditJournal(auditStore, auditKeys);
+  const sink = config.audit === undefined ? null : buildSink(config.audit, logger);
+  const log = new AuditLog(sink, auditKeys, () => observer.auditFailed());
+  const intervalMs = (config.audit?.anchorSeconds ?? 0) * 1000;
+  const details = { host: hostname(), pid: process.pid };
+  const anchors = new Anchors({ log, journal, store: auditStore, keys: auditKeys, intervalMs, details });
   const rowUses = new UseRecorder((usedAt) => apiKeyStore.noteUse(usedAt));
   const statelessUses = new UseRecorder((usedAt) => masterKeys.noteStatelessUse(usedAt));
   const seals = new SealMeter((added) => masterKeys.addSeals(added));
-  const onSwitched = (): void => activeKey.forget();
+  const onSwitched = (): void => {
+    activeKey.forget();
+    void auditKeys.refresh();
+  };
   const rotator = place === 'here' ? buildEngine(config, logger, database, onSwitched) : buildThreads(config, logger, onSwitched);
   const restores = new RestoreStore(database);
-  const snapshots = buildSnapshots(config, logger, database, onSwitched);
+  const snapshots = buildSnapshots(config, logger, database, onSwitched, journal);
   const ageWatch = new AgeWatch({ masterKeys, rotationDueDays, logger });
   const resumption = new Resumption(rotator, rotations, logger);
   const prepareSchema = async (): Promise<void> => {
     await database.useWriteAheadLog();
     await migrate(database);
+    await auditKeys.refresh();
   };
 
   return {
-    apiKeys: new ApiKeys({ store: apiKeyStore, keyring, activeKey, uses: rowUses, requireFormat2, seals, observer }),
-    stateless: new StatelessCipher(keyring, activeKey, statelessUses, seals, observer),
+    apiKeys: new ApiKeys({
+      ...{ store: apiKeyStore, keyring, activeKey, uses: rowUses, requireFormat2 },
+      log,
+      journal,
+      seals,
+      observer,
+    }),
+    stateless: new StatelessCipher({ keyring, activeKey, uses: statelessUses, log, seals, observer }),
     rotator,
     rotations,
     snapshots,
@@ -100,15 +131,27 @@ export function buildServices(
     seals,
     database,
     isMigrated: () => isMigrated(database),
-    readiness: new ReadinessCheck({ tables, coverage, masterKeys, rotations, keyring, requireFormat2 }),
-    verify: () => survey(tables, coverage, keyring),
+    readiness: new ReadinessCheck({
+      ...{ tables, coverage, masterKeys, rotations, keyring, requireFormat2 },
+      isAuditFailing: () => log.isFailing,
+    }),
+    verify: (actor) => {
+      const work = (): Promise<Survey> => survey(tables, coverage, keyring);
+      const toDetails = ({ rowsScanned, rowsFailed }: Survey) => ({ rows_scanned: rowsScanned, rows_failed: rowsFailed });
+      return actor === undefined ? work() : journal.acted(actor, 'rows.verify', work, toDetails);
+    },
+    journal,
+    auditStore,
+    reopenAuditLog: async () => sink?.reopen(),
     reportMasterKeys: () => reportMasterKeys({ tables, coverage, masterKeys, rotations, keyring, rotationDueDays }),
     prepare: async () => {
+      await sink?.open();
       await prepareSchema();
       await adoptActiveKey({ tables, coverage, masterKeys, keyring });
       // Best effort: what is left now is deleted by the next restore or start.
       await restores.forgetStale().catch(() => undefined);
       await heartbeat.start();
+      if (sink !== null) await anchors.start();
       resumption.start();
       ageWatch.start();
     },
@@ -117,11 +160,20 @@ export function buildServices(
       resumption.stop();
       await ageWatch.stop();
       await rotator.close();
+      await anchors.stop();
+      await sink?.close();
       await heartbeat.stop();
       await Promise.all([rowUses.close(), statelessUses.close(), seals.close()]);
       database.close();
     },
   };
+}
+
+function buildSink({ log }: AuditSettings, logger: Logger): AuditSink {
+  return new AuditSink(log, (error) => {
+    const code = error instanceof Error && 'code' in error ? error.code : 'no answer';
+    logger.error({ code }, 'the audit log takes no records: no key is opened until it does');
+  });
 }
 
 type EngineSettings = Pick<CoreConfig, 'keyring' | 'coverage' | 'atomicRows' | 'snapshotDir'>;
@@ -133,18 +185,24 @@ export function buildEngine(
   onSwitched: () => void,
 ): RotationEngine {
   const { keyring, coverage, atomicRows, snapshotDir } = settings;
-  const snapshots = buildSnapshots(settings, logger, database, onSwitched);
+  const masterKeys = new MasterKeyStore(database);
+  const auditKeys = new AuditKeys(keyring, () => masterKeys.activeKeyId());
+  const audit = new AuditJournal(new AuditStore(database), auditKeys);
+  const snapshots = buildSnapshots(settings, logger, database, onSwitched, audit);
   return new RotationEngine({
     database,
     tables: new EncryptedTables(database),
-    masterKeys: new MasterKeyStore(database),
+    masterKeys,
     rotations: new RotationStore(database),
     replicas: new ReplicaStore(database),
     keyring,
     coverage,
     atomicRows,
     logger,
-    writeSnapshot: snapshotDir === null ? null : (firstKeyId) => snapshots.writeSnapshotFile(snapshotDir, { firstKeyId }),
+    audit,
+    auditKeys,
+    writeSnapshot:
+      snapshotDir === null ? null : (actor, firstKeyId) => snapshots.writeSnapshotFile(actor, snapshotDir, { firstKeyId }),
     onSwitched,
   });
 }
@@ -154,9 +212,11 @@ function buildSnapshots(
   logger: Pick<Logger, 'info'>,
   database: Database,
   onSwitched: () => void,
+  journal: AuditJournal,
 ): Snapshots {
   return new Snapshots({
     database,
+    journal,
     rows: new SnapshotRows(database),
     restores: new RestoreStore(database),
     masterKeys: new MasterKeyStore(database),

@@ -13,6 +13,7 @@ export const exitCodes = {
   storageUnavailable: 5,
   rowsDoNotOpen: 6,
   snapshotRefused: 7,
+  auditBroken: 8,
 } as const;
 
 export const exitCodeHelp = `
@@ -24,7 +25,8 @@ Exit codes:
   4  another rotation is in progress, or a live replica lacks a key
   5  the database is unavailable: run the same command again
   6  rows do not open with any key, or did not when they were read back
-  7  the snapshot is refused: not whole, not authentic, or not of these tables; nothing was written`;
+  7  the snapshot is refused: not whole, not authentic, or not of these tables; nothing was written
+  8  a record of the audit is broken, missing or out of its place, or cannot be verified`;
 
 const codeByError: Partial<Record<ErrorCode, number>> = {
   validation_error: exitCodes.usage,

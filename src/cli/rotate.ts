@@ -1,6 +1,7 @@
 /** `rotate`: the whole rotation straight against the database, with the service up or down. */
 
 import { Presets, SingleBar } from 'cli-progress';
+import { cliActor } from '../audit/event.ts';
 import { presentDryRun, presentRotation } from '../contract/presenters.ts';
 import { Keyring } from '../crypto/keyring.ts';
 import { type MasterKey, parseMasterKey } from '../crypto/master-key.ts';
@@ -40,6 +41,7 @@ export async function rotate(flags: RotateFlags, environment: Environment): Prom
     skipIds: flags.skip,
     upgradeFormat: flags.upgradeFormat,
     isForced: flags.force,
+    actor: cliActor(),
   };
   return withServices({ ...config, keyring }, (services) =>
     flags.dryRun === true ? dryRun(services, request, flags) : execute(services, request, flags, config.coverage.encryptedTables),

@@ -2,6 +2,7 @@
 
 import { createReadStream, existsSync } from 'node:fs';
 import { pipeline } from 'node:stream/promises';
+import { cliActor } from '../audit/event.ts';
 import { readKeyringConfig } from '../config.ts';
 import { keptEnvironment } from '../development.ts';
 import { ConfigurationError, ValidationError } from '../errors.ts';
@@ -26,11 +27,12 @@ export async function snapshot({ out, check, json = false }: SnapshotFlags, envi
   if (check !== undefined) return checkFile(check, json, environment);
   if (json && out === undefined)
     throw new ValidationError('--json needs --out or --check: standard output carries the snapshot.');
-  return withServices(readConfig(environment), async ({ isMigrated, snapshots }) => {
+  return withServices(readConfig(environment), async ({ isMigrated, migrate, snapshots }) => {
     if (!(await isMigrated())) {
       throw new ConfigurationError('The vault has not served this database yet: there is no active key on record.');
     }
-    const taken = await snapshots.take();
+    await migrate();
+    const taken = await snapshots.take(cliActor());
     const { tables, rows_unopened, key_ids } = taken.header;
     if (out === undefined) await toStandardOutput(taken.chunks(), taken.close);
     else {
@@ -60,7 +62,7 @@ export async function restore(file: string, { mode, json }: RestoreFlags, enviro
     snapshots.assertMode(mode);
     const source = sourceOf(file);
     await migrate();
-    const { restored, kept, before } = await snapshots.restore(source, mode, Number.POSITIVE_INFINITY);
+    const { restored, kept, before } = await snapshots.restore(cliActor(), source, mode, Number.POSITIVE_INFINITY);
     if (json) {
       printJson({ restored, kept, before: before && { path: before.path, sha256: before.sha256 } });
       return exitCodes.done;

@@ -1,12 +1,14 @@
 /** Turns what the services answer into what the contract says: snake_case names and RFC 3339 times. */
 
+import { parseRecord } from '../crypto/audit-chain.ts';
 import type { MasterKeyReport } from '../keys/report.ts';
 import type { Survey } from '../keys/survey.ts';
 import type { DryRun } from '../rotation/engine.ts';
 import { dryRunMessage, rotationMessage, rotationWarnings } from '../rotation/messages.ts';
+import type { AuditRow } from '../store/audit.ts';
 import type { RotationProgress, RotationRecord } from '../store/rotations.ts';
 import type { ListedApiKey } from '../vault/api-keys.ts';
-import type { ApiKeyAnswer, RotationAnswer } from './schemas.ts';
+import type { ApiKeyAnswer, AuditRecordAnswer, RotationAnswer } from './schemas.ts';
 
 /** A time that no calendar has, which another program may have written, shows as the epoch. */
 function toTime(unixSeconds: number): string {
@@ -100,5 +102,27 @@ export function presentMasterKey(key: MasterKeyReport) {
     rotation_due: key.rotationDue,
     safe_to_retire: key.safeToRetire,
     stateless_last_used_at: toTimeOrNull(key.statelessLastUsedAt),
+  };
+}
+
+/** What the record says; whether it is authentic is for `audit verify` to find out. */
+export function presentAuditRow({ line }: AuditRow, cursor: string): AuditRecordAnswer {
+  const record = parseRecord(line) ?? {};
+  const textOf = (name: string): string | null => (typeof record[name] === 'string' ? record[name] : null);
+  const { details, seq } = record;
+  return {
+    cursor,
+    time: textOf('time'),
+    actor: textOf('actor'),
+    role: textOf('role'),
+    request_id: textOf('request_id'),
+    act: textOf('act'),
+    outcome: textOf('outcome'),
+    tenant_id: textOf('tenant_id'),
+    name: textOf('name'),
+    id: textOf('id'),
+    details: typeof details === 'object' ? (details as Record<string, unknown> | null) : null,
+    chain: textOf('chain'),
+    seq: typeof seq === 'number' ? seq : null,
   };
 }

@@ -174,6 +174,7 @@ const Context = Type.String({
 const HexColumn = Type.String({ pattern: '^(?:[0-9a-fA-F]{2})*$', maxLength: 16_777_216 });
 
 const EncryptItem = Type.Object({ plaintext: Type.String(), context: Type.Optional(Context) }, strict);
+export type EncryptItem = Static<typeof EncryptItem>;
 const TextCiphertext = Type.Object({ ciphertext: Type.String(), context: Type.Optional(Context) }, strict);
 const RowCiphertext = Type.Object(
   { encrypted_value: HexColumn, iv: HexColumn, auth_tag: HexColumn },
@@ -318,6 +319,38 @@ export const RestoreBody = {
 } as const;
 export const RestoreQuery = Type.Object({ mode: Type.Enum(['merge', 'replace'], { default: 'merge' }) }, strict);
 export const RestoreAnswer = Type.Object({ restored: Count, kept: Count }, strict);
+
+// ── audit ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+export const AuditQuery = Type.Object(
+  {
+    after: Type.Optional(
+      Type.String({ minLength: 1, maxLength: 2_048, description: 'A next_cursor, or the cursor of the last record seen.' }),
+    ),
+    limit: Type.Optional(Limit),
+  },
+  strict,
+);
+const AuditRecord = Type.Object(
+  {
+    cursor: Type.String(),
+    time: nullable(Type.String()),
+    actor: nullable(Type.String({ description: 'The name of the token, or cli, or vault.' })),
+    role: nullable(Type.String()),
+    request_id: nullable(Type.String()),
+    act: nullable(Type.String({ examples: ['key.store'] })),
+    outcome: nullable(Type.String({ description: 'done, or the type of the error that it ended with.' })),
+    tenant_id: nullable(Type.String()),
+    name: nullable(Type.String()),
+    id: nullable(Type.String()),
+    details: nullable(Type.Record(Type.String(), Type.Unknown())),
+    chain: nullable(Type.String()),
+    seq: nullable(Type.Integer()),
+  },
+  { ...strict, description: 'All null but the cursor where the record cannot be read.' },
+);
+export type AuditRecordAnswer = Static<typeof AuditRecord>;
+export const AuditAnswer = Type.Object({ records: Type.Array(AuditRecord), next_cursor: NextCursor }, strict);
 
 // ── machines ────────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -6,6 +6,7 @@ const hexKey = /^[0-9a-fA-F]{64}$/;
 const keyIdLabel = 'provara-vault key id';
 const keyIdLength = 16;
 const snapshotLabel = 'provara-vault snapshot';
+const auditLabel = 'provara-vault audit';
 
 export interface MasterKey {
   /** 16 lowercase hex characters, as {@link keyIdOf} derives them. */
@@ -30,8 +31,17 @@ export function generateMasterKeyText(): string {
 }
 
 /** The subkey that authenticates snapshots; it opens nothing. */
-export function snapshotKeyOf({ secret }: MasterKey): KeyObject {
-  return createSecretKey(createHmac('sha256', secret).update(snapshotLabel).digest());
+export function snapshotKeyOf(key: MasterKey): KeyObject {
+  return subkeyOf(key, snapshotLabel);
+}
+
+/** The subkey that authenticates audit records; it opens nothing. */
+export function auditKeyOf(key: MasterKey): KeyObject {
+  return subkeyOf(key, auditLabel);
+}
+
+function subkeyOf({ secret }: MasterKey, label: string): KeyObject {
+  return createSecretKey(createHmac('sha256', secret).update(label).digest());
 }
 
 function keyIdOf(bytes: Buffer): string {

@@ -7,12 +7,14 @@ import { fastifyAuth } from '@fastify/auth';
 import { fastifySwagger } from '@fastify/swagger';
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import { type FastifyBaseLogger, type FastifyInstance, type FastifyRequest, fastify, LogController } from 'fastify';
+import type { AuditJournal } from '../audit/journal.ts';
 import { ErrorBody } from '../contract/schemas.ts';
 import { ValidationError } from '../errors.ts';
 import { StateMetrics, type StateSource } from '../metrics/state-metrics.ts';
 import type { VaultMetrics } from '../metrics/vault-metrics.ts';
 import type { Rotator } from '../rotation/engine.ts';
 import type { Snapshots } from '../snapshot/snapshots.ts';
+import type { AuditStore } from '../store/audit.ts';
 import type { Role, Token } from '../tokens.ts';
 import type { ApiKeys } from '../vault/api-keys.ts';
 import type { StatelessCipher } from '../vault/stateless.ts';
@@ -24,6 +26,7 @@ import { addErrorHandling, answerUnparsable, commonHeaders, sendError } from './
 import { openApiInfo } from './openapi.ts';
 import { addReceiving, type ReceiveLimits } from './receiving.ts';
 import { apiKeyRoutes, keyOpeningRoutes, keyStatusRoutes } from './routes/api-keys.ts';
+import { auditRoutes } from './routes/audit.ts';
 import { machineRoutes } from './routes/machines.ts';
 import { type MasterKeyRoutesOptions, masterKeyRoutes } from './routes/master-keys.ts';
 import { metricsRoutes } from './routes/metrics.ts';
@@ -50,6 +53,8 @@ export interface AppOptions extends MasterKeyRoutesOptions, StateSource {
   readonly rotator: Rotator;
   readonly snapshots: Snapshots;
   readonly metrics: VaultMetrics;
+  readonly journal: AuditJournal;
+  readonly auditStore: AuditStore;
   readonly encryptedTables: readonly string[];
   readonly tokens: readonly Token[];
   readonly limits: AppLimits;
@@ -115,7 +120,7 @@ export async function addVault(app: FastifyInstance, options: AppOptions): Promi
   const opening = [keyOpeningRoutes(options.apiKeys, brakes), statelessRoutes(options.stateless, brakes)];
   await app.register(allow(['gateway', 'writer'], [withinTenants([apiKeyRoutes(options.apiKeys)])]), { prefix: '/v1' });
   await app.register(allow(['gateway'], [withinTenants(opening), keyStatusRoutes(options.apiKeys)]), { prefix: '/v1' });
-  const adminRoutes = [rotateRoutes(options), masterKeyRoutes(options), snapshotRoutes(options)];
+  const adminRoutes = [rotateRoutes(options), masterKeyRoutes(options), snapshotRoutes(options), auditRoutes(options)];
   await app.register(allow(['admin'], adminRoutes), { prefix: '/admin' });
   // A process that cannot keep up goes on saying so.
   options.metrics.observeProcess();

@@ -2,6 +2,7 @@
 
 import { timingSafeEqual } from 'node:crypto';
 import type { FastifyRequest } from 'fastify';
+import type { Actor } from '../audit/event.ts';
 import { AuthError, ForbiddenError } from '../errors.ts';
 import { digestOf, type Role, type Token } from '../tokens.ts';
 import type { Brakes } from './brakes.ts';
@@ -47,6 +48,11 @@ export async function requireTenant(request: FastifyRequest): Promise<void> {
   const tenantId = namedTenant(request);
   if (tenantId === null) throw new ForbiddenError(`The token ${caller.name} is limited to tenants, and this call names none.`);
   if (!caller.tenants.has(tenantId)) throw new ForbiddenError(`The token ${caller.name} is limited to other tenants.`);
+}
+
+/** Who is on record as having made the call; of a route behind a token. */
+export function actorOf({ caller, id }: FastifyRequest): Actor {
+  return { name: caller?.name ?? 'unknown', role: caller?.role ?? 'unknown', requestId: id };
 }
 
 /** From where the handler takes it too: the body where the route has one, otherwise the query. */

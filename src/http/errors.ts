@@ -3,6 +3,7 @@
 import type { Socket } from 'node:net';
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import {
+  AuditUnavailableError,
   type ErrorCode,
   type ErrorDetails,
   OverloadedError,
@@ -109,10 +110,9 @@ export function sendError(error: unknown, request: FastifyRequest, reply: Fastif
 }
 
 function retryAfterSecondsOf(error: unknown): number | null {
-  if (error instanceof StorageUnavailableError || error instanceof OverloadedError || error instanceof RateLimitedError) {
-    return error.retryAfterSeconds;
-  }
-  return null;
+  const passing = [StorageUnavailableError, AuditUnavailableError, OverloadedError, RateLimitedError];
+  const found = passing.find((Class) => error instanceof Class);
+  return found === undefined ? null : (error as InstanceType<typeof found>).retryAfterSeconds;
 }
 
 /** Names the place and what is wrong with it, never the value. */

@@ -24,6 +24,8 @@ export interface ReadinessContext {
   readonly rotations: RotationStore;
   readonly keyring: Keyring;
   readonly requireFormat2: boolean;
+  /** Whether the last use of a key could not be put on record. */
+  readonly isAuditFailing: () => boolean;
 }
 
 export class ReadinessCheck {
@@ -94,6 +96,9 @@ export class ReadinessCheck {
         ({ table, rows }) => `The table ${table} holds ${rows} encrypted row(s) and is not covered: no rotation can run.`,
       ),
     ];
+    if (this.#context.isAuditFailing()) {
+      warnings.push('The audit log takes no records, and no key is opened until it does: see VAULT_AUDIT_LOG.');
+    }
     if (latest !== null && latest.rowsFailed > 0) {
       warnings.push(
         `${latest.rowsFailed} of ${latest.rowsScanned} row(s) do not open with any key of the keyring: see POST /admin/verify.`,

@@ -1,5 +1,7 @@
 /** What may be asked of a rotation whichever process runs it: how it is, and to stop before it switches. */
 
+import type { Actor } from '../audit/event.ts';
+import type { AuditJournal } from '../audit/journal.ts';
 import { NotFoundError, RotationInProgressError } from '../errors.ts';
 import type { RotationRecord, RotationStore } from '../store/rotations.ts';
 
@@ -10,16 +12,28 @@ export async function findRotation(rotations: RotationStore, id: string): Promis
   return rotation;
 }
 
+interface CancelContext {
+  readonly rotations: RotationStore;
+  readonly journal: AuditJournal;
+}
+
 /**
  * Ends a rotation that has not switched the active key. Throws NotFoundError, or RotationInProgressError where it has
  * switched or ended otherwise: the way back is then a rotation back.
  */
-export async function cancelRotation(rotations: RotationStore, id: string): Promise<RotationRecord> {
-  const isCancelled = await rotations.cancel(id);
+export async function cancelRotation({ rotations, journal }: CancelContext, actor: Actor, id: string): Promise<RotationRecord> {
+  const isCancelled = await journal.recorded(
+    actor,
+    { act: 'rotation.cancel', outcome: 'done', details: { rotation_id: id } },
+    (record) => rotations.cancel(id, record),
+    (result) => result,
+  );
   const rotation = await findRotation(rotations, id);
   if (isCancelled || rotation.state === 'cancelled') return rotation;
-  throw new RotationInProgressError(
+  const refusal = new RotationInProgressError(
     `Rotation ${id} is ${rotation.state} and cannot be cancelled any more. To undo it, rotate from ${rotation.toKeyId} back to ${rotation.fromKeyId}.`,
     { rotation_id: id },
   );
+  await journal.refused(actor, 'rotation.cancel', refusal, { rotation_id: id });
+  throw refusal;
 }

@@ -4,6 +4,7 @@
  */
 
 import { randomUUID } from 'node:crypto';
+import { type AuditEvent, vaultActor } from '../audit/event.ts';
 import { assertNothingUncovered, inspectCoverage } from '../keys/coverage.ts';
 import { isMigrated } from '../store/migrations.ts';
 import type { RotationProgress, RotationRecord } from '../store/rotations.ts';
@@ -65,11 +66,27 @@ export class RotationEngine implements Rotator {
   }
 
   async start(request: RotationRequest): Promise<RunningRotation> {
-    const { rotations } = this.#context;
+    const { audit, auditKeys } = this.#context;
+    await auditKeys.refresh();
+    try {
+      return await this.#start(request);
+    } catch (error) {
+      await audit.refused(request.actor ?? vaultActor, 'rotation.start', error);
+      throw error;
+    }
+  }
+
+  async #start(request: RotationRequest): Promise<RunningRotation> {
+    const { rotations, audit } = this.#context;
     const plan = await this.#plan(request, true);
     await assertReplicasHoldKeys(this.#context.replicas, plan);
     const id = plan.unfinished?.id ?? randomUUID();
-    const lease = await rotations.begin({ ...plan, id, toKeyId: plan.to.id }, randomUUID());
+    const lease = await audit.recorded(
+      plan.actor,
+      startOf(plan, id),
+      (record) => rotations.begin({ ...plan, id, toKeyId: plan.to.id }, randomUUID(), record),
+      (taken) => taken !== null,
+    );
     if (lease === null) throw await inProgressError(rotations);
     const progress = new Progress();
     const holder = new LeaseHolder(rotations, lease, progress, this.#stop.signal);
@@ -93,4 +110,11 @@ export class RotationEngine implements Rotator {
     const records = hasRecords ? { masterKeys, rotations } : null;
     return planRotation({ tables, tableNames: coverage.encryptedTables, records, keyring }, request);
   }
+}
+
+function startOf(plan: RotationPlan, id: string): AuditEvent {
+  const { fromKeyId, to, upgradeFormat, isForced, skippedRows, unfinished } = plan;
+  const keys = { rotation_id: id, from_key_id: fromKeyId, to_key_id: to.id };
+  const choices = { upgrade_format: upgradeFormat, forced: isForced, skipped: skippedRows.length, resumed: unfinished !== null };
+  return { act: 'rotation.start', outcome: 'done', details: { ...keys, ...choices } };
 }

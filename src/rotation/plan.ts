@@ -1,5 +1,6 @@
 /** Settles, before anything is read, from which key to which a rotation goes, and which rows it leaves out. */
 
+import { type Actor, vaultActor } from '../audit/event.ts';
 import type { Keyring, KeyringEntry } from '../crypto/keyring.ts';
 import type { MasterKey } from '../crypto/master-key.ts';
 import { ConfigurationError, RotationInProgressError, ValidationError } from '../errors.ts';
@@ -15,6 +16,8 @@ export interface RotationRequest {
   readonly upgradeFormat?: boolean | undefined;
   /** Go on although a live replica lacks a key: it will fail to read what the rotation writes. */
   readonly isForced?: boolean | undefined;
+  /** Who asks; the vault itself where nobody did. */
+  readonly actor?: Actor | undefined;
 }
 
 export interface RotationPlan {
@@ -29,6 +32,7 @@ export interface RotationPlan {
   readonly unfinished: RotationRecord | null;
   /** The key that is active while planning; null on a table that the vault has never served. */
   readonly activeKeyId: string | null;
+  readonly actor: Actor;
 }
 
 export interface PlanContext {
@@ -60,6 +64,7 @@ export async function planRotation(context: PlanContext, request: RotationReques
     isForced: request.isForced ?? false,
     unfinished,
     activeKeyId,
+    actor: request.actor ?? vaultActor,
   };
 }
 

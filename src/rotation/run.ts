@@ -1,10 +1,14 @@
 /** One attempt at a rotation, from the gate to its recorded end; it holds the lease, and writes only while it does. */
 
 import type { Logger } from 'pino';
+import type { Actor, AuditEvent } from '../audit/event.ts';
+import type { AuditJournal } from '../audit/journal.ts';
+import type { AuditKeys } from '../audit/keys.ts';
 import type { Keyring } from '../crypto/keyring.ts';
 import { RotationInProgressError, StorageUnavailableError, VaultError } from '../errors.ts';
 import { nameOf } from '../keys/adoption.ts';
 import { assertNothingUncovered, type CoverageSettings, inspectCoverage } from '../keys/coverage.ts';
+import { auditStatement } from '../store/audit.ts';
 import { type Database, GuardFailedError, type Statement } from '../store/database.ts';
 import { type EncryptedTables, tableStateGuard } from '../store/encrypted-tables.ts';
 import { activateStatements, type MasterKeyStore } from '../store/master-keys.ts';
@@ -40,11 +44,14 @@ export interface RotationContext {
   /** Up to so many rows are rotated in one commit. */
   readonly atomicRows: number;
   readonly logger: Pick<Logger, 'info' | 'warn' | 'error'>;
+  /** Where what the rotation does is put on record, in its own transactions. */
+  readonly audit: AuditJournal;
+  readonly auditKeys: AuditKeys;
   /**
    * Keeps the covered tables as they are, or null where no folder for that is set. `firstKeyId` is the active key of a database
    * that names none yet. Throws ConfigurationError.
    */
-  readonly writeSnapshot: ((firstKeyId: string) => Promise<RotationSnapshot>) | null;
+  readonly writeSnapshot: ((actor: Actor, firstKeyId: string) => Promise<RotationSnapshot>) | null;
   /** Called once the new key is the active one. */
   readonly onSwitched: () => void;
 }
@@ -58,7 +65,8 @@ export class RotationRun {
   readonly #writeBack: WriteBackContext;
   /** Whether any of its writes, the switch included, may have been committed. */
   #mayHaveWritten: boolean;
-  #hasSnapshot = false;
+  /** Of the state before, where one was written. */
+  #snapshot: RotationSnapshot | null = null;
 
   constructor(context: RotationContext, plan: RotationPlan, holder: LeaseHolder, progress: Progress) {
     this.#context = context;
@@ -82,7 +90,7 @@ export class RotationRun {
       await this.#writeAll();
       this.#context.onSwitched();
       const end = await this.#verifyAll();
-      await rotations.finish(this.#holder.lease, end);
+      await this.#recordEnd(end);
       logger.info({ rotation_id: rotationId, state: end.state }, 'rotation ended');
     } catch (error) {
       const ended = error instanceof GuardFailedError ? await rotations.find(rotationId).catch(() => null) : null;
@@ -146,11 +154,11 @@ export class RotationRun {
   /** Once, and before anything is written: a rotation that is taken up again after the switch has that of its first attempt. */
   async #keepSnapshot(): Promise<void> {
     const { writeSnapshot, rotations } = this.#context;
-    if (writeSnapshot === null || this.#hasSnapshot || this.#mayHaveWritten) return;
-    const snapshot = await writeSnapshot(this.#plan.fromKeyId);
+    if (writeSnapshot === null || this.#snapshot !== null || this.#mayHaveWritten) return;
+    const snapshot = await writeSnapshot(this.#plan.actor, this.#plan.fromKeyId);
     this.#holder.assertHeld();
     await rotations.advance(this.#holder.lease, { state: 'gating', snapshot });
-    this.#hasSnapshot = true;
+    this.#snapshot = snapshot;
   }
 
   /** False where a write that came between has made it fail: nothing was written then. */
@@ -190,11 +198,30 @@ export class RotationRun {
     const mayHaveWritten = this.#mayHaveWritten;
     this.#mayHaveWritten = true;
     try {
-      await rotations.advance(this.#holder.lease, update, [...conditions, ...statements]);
+      await this.#context.audit.recorded(this.#plan.actor, this.#switchEvent(update), (record) =>
+        rotations.advance(this.#holder.lease, update, [...conditions, ...statements, auditStatement(record)]),
+      );
     } catch (error) {
       if (error instanceof GuardFailedError) this.#mayHaveWritten = mayHaveWritten;
       throw error;
     }
+  }
+
+  #switchEvent({ state, rowsRotated }: RotationUpdate): AuditEvent {
+    const keys = { rotation_id: this.#rotationId, from_key_id: this.#plan.fromKeyId, to_key_id: this.#plan.to.id };
+    const rows = state === 'verifying' ? { in_one_commit: true, rows_rotated: rowsRotated } : { in_one_commit: false };
+    const before = this.#snapshot && { before_path: this.#snapshot.path, before_sha256: this.#snapshot.sha256 };
+    return { act: 'rotation.switch', outcome: 'done', details: { ...keys, ...rows, ...before } };
+  }
+
+  /** The end of this attempt, in its own record and in the audit at once. */
+  async #recordEnd(end: RotationUpdate): Promise<void> {
+    const { rotations, audit } = this.#context;
+    const details = { rotation_id: this.#rotationId, rows_scanned: end.rowsScanned, rows_verified: end.rowsVerified };
+    const outcome = end.state === 'completed' ? 'done' : end.state;
+    await audit.recorded(this.#plan.actor, { act: 'rotation.end', outcome, details }, (record) =>
+      rotations.finish(this.#holder.lease, end, record),
+    );
   }
 
   /** Rows that were written under the old key meanwhile, by a program that does not know better, are rotated as well. */
@@ -219,14 +246,14 @@ export class RotationRun {
 
   /** Best effort: where the database cannot be reached, the lease runs out and the record stays as it was. */
   async #recordFailure(error: unknown): Promise<void> {
-    const { rotations, logger } = this.#context;
+    const { logger } = this.#context;
     const rotationId = this.#rotationId;
     const message = error instanceof VaultError ? error.message : 'An unexpected error; see the log.';
     if (!(error instanceof VaultError)) logger.error({ err: error, rotation_id: rotationId }, 'rotation failed unexpectedly');
     try {
       const isRefused = error instanceof VaultError && !(error instanceof StorageUnavailableError);
       const state = isRefused && !this.#mayHaveWritten ? 'failed' : 'interrupted';
-      await rotations.finish(this.#holder.lease, { state, error: message });
+      await this.#recordEnd({ state, error: message });
       logger.warn({ rotation_id: rotationId, state, reason: message }, 'rotation ended');
     } catch {
       logger.warn({ rotation_id: rotationId, reason: message }, 'rotation ended, which could not be recorded');

@@ -2,10 +2,13 @@
 
 import { randomUUID } from 'node:crypto';
 import { unlink } from 'node:fs/promises';
+import type { Actor, AuditEvent } from '../audit/event.ts';
+import type { AuditJournal } from '../audit/journal.ts';
 import type { Keyring } from '../crypto/keyring.ts';
 import type { MasterKey } from '../crypto/master-key.ts';
 import { ReplicaMissingKeyError, RotationInProgressError, StorageUnavailableError, ValidationError } from '../errors.ts';
 import { nameOf } from '../keys/adoption.ts';
+import { auditStatement } from '../store/audit.ts';
 import { type Database, GuardFailedError, type Statement } from '../store/database.ts';
 import { isConstraint } from '../store/failures.ts';
 import { restoreActiveKeyStatements } from '../store/master-keys.ts';
@@ -29,6 +32,7 @@ export interface RestoreContext extends TakeContext {
   readonly database: Database;
   readonly rotations: RotationStore;
   readonly restores: RestoreStore;
+  readonly journal: AuditJournal;
   /** Where the state before a replacement is kept, or null. */
   readonly snapshotDir: string | null;
   /** Called once another key may be the active one. */
@@ -56,7 +60,12 @@ export function assertMode({ snapshotDir }: Pick<RestoreContext, 'snapshotDir'>,
  * nothing was written then, but that after StorageUnavailableError the last transaction may have been: the same call, made
  * again, settles it.
  */
-export async function restoreSnapshot(context: RestoreContext, spool: Spool, mode: RestoreMode): Promise<RestoreResult> {
+export async function restoreSnapshot(
+  context: RestoreContext,
+  actor: Actor,
+  spool: Spool,
+  mode: RestoreMode,
+): Promise<RestoreResult> {
   assertMode(context, mode);
   const checked = await checkSnapshot(spool, context.keyring);
   await assertNoRotation(context.rotations);
@@ -67,47 +76,44 @@ export async function restoreSnapshot(context: RestoreContext, spool: Spool, mod
   await context.restores.begin(id);
   try {
     return mode === 'merge'
-      ? await merge(context, id, spool, checked, tables)
-      : await replace(context, id, spool, checked, tables);
+      ? await merge({ ...context, actor, id, tables }, spool, checked)
+      : await replace({ ...context, actor, id, tables }, spool, checked);
   } catch (error) {
     await context.restores.forget(id).catch(() => undefined);
     throw await explain(context.rotations, error);
   }
 }
 
-async function merge(
-  context: RestoreContext,
-  id: string,
-  spool: Spool,
-  { header, rows }: CheckedSnapshot,
-  tables: readonly MovedTable[],
-): Promise<RestoreResult> {
-  const { restores, keyring } = context;
+/** One restore on its way. */
+interface Restoring extends RestoreContext {
+  readonly actor: Actor;
+  readonly id: string;
+  readonly tables: readonly MovedTable[];
+}
+
+async function merge(restoring: Restoring, spool: Spool, { header, rows }: CheckedSnapshot): Promise<RestoreResult> {
+  const { restores, keyring, journal, actor, id, tables } = restoring;
   await stageMissing({ restores, keyring, id, shapes: shapesByName(tables) }, readSnapshotRows(spool));
   const activeKey = keyring.get(header.active_key_id);
   const first = activeKey === undefined ? [] : restoreActiveKeyStatements(nameOf(activeKey), true);
-  const restored = await restores.merge(id, tables, [noRotationStatement(), ...first]);
+  const restored = await journal.recorded(actor, restoreEvent({ mode: 'merge', rows }), (record) =>
+    restores.merge(id, tables, [noRotationStatement(), ...first, auditStatement(record)]),
+  );
   return { restored, kept: rows - restored, before: null };
 }
 
-async function replace(
-  context: RestoreContext,
-  id: string,
-  spool: Spool,
-  { header, rowsByKeyId }: CheckedSnapshot,
-  tables: readonly MovedTable[],
-): Promise<RestoreResult> {
-  const { restores } = context;
-  const activeKey = activeKeyOf(context.keyring, header.active_key_id);
+async function replace(restoring: Restoring, spool: Spool, checked: CheckedSnapshot): Promise<RestoreResult> {
+  const { restores, id, tables } = restoring;
+  const activeKey = activeKeyOf(restoring.keyring, checked.header.active_key_id);
   await stageWhole({ restores, id, shapes: shapesByName(tables) }, readSnapshotRows(spool));
   const conditions = [
     noRotationStatement(),
-    replicaKeysStatement([...new Set([activeKey.id, ...rowsByKeyId.keys()])]),
+    replicaKeysStatement([...new Set([activeKey.id, ...checked.rowsByKeyId.keys()])]),
     ...restoreActiveKeyStatements(nameOf(activeKey), false),
   ];
   for (let attempt = 1; attempt <= maxReplaceAttempts; attempt += 1) {
-    const before = await keepPresent(context, id, activeKey.id, tables);
-    const restored = await tryReplace(context, id, tables, conditions, before);
+    const before = await keepPresent(restoring, id, activeKey.id, tables);
+    const restored = await tryReplace(restoring, conditions, before, checked.rows);
     if (restored !== null) return { restored, kept: 0, before };
   }
   throw new StorageUnavailableError('Others keep writing to the tables: stop them, or try again. Nothing was written.');
@@ -115,14 +121,16 @@ async function replace(
 
 /** Null where the tables are no longer what `before` keeps. What it keeps is deleted where nothing was written. */
 async function tryReplace(
-  { restores, onSwitched }: RestoreContext,
-  id: string,
-  tables: readonly MovedTable[],
+  { restores, onSwitched, journal, actor, id, tables }: Restoring,
   conditions: readonly Statement[],
   before: SnapshotFile,
+  rows: number,
 ): Promise<number | null> {
+  const kept = { before_path: before.path, before_sha256: before.sha256 };
   try {
-    const restored = await restores.replaceAll(id, tables, conditions);
+    const restored = await journal.recorded(actor, restoreEvent({ mode: 'replace', rows, ...kept }), (record) =>
+      restores.replaceAll(id, tables, [...conditions, auditStatement(record)]),
+    );
     onSwitched();
     return restored;
   } catch (error) {
@@ -132,6 +140,10 @@ async function tryReplace(
     if (error instanceof GuardFailedError && error.guard === presentGuard) return null;
     throw error;
   }
+}
+
+function restoreEvent(details: Readonly<Record<string, unknown>>): AuditEvent {
+  return { act: 'snapshot.restore', outcome: 'done', details };
 }
 
 /** Writes a snapshot of the present state, and notes what it holds so that nothing else is overwritten. */

@@ -1,6 +1,17 @@
 /** The statements on `api_keys`. A store is conditional on the active key id, so that a writer with an outdated key writes nothing. */
 
-import { type Database, integer, integerOrNull, type Row, type Statement, text, textOrNull, type Written } from './database.ts';
+import { type AuditLine, auditStatement } from './audit.ts';
+import {
+  type Database,
+  guard,
+  integer,
+  integerOrNull,
+  type Row,
+  type Statement,
+  text,
+  textOrNull,
+  type Written,
+} from './database.ts';
 import { MissingSchemaError } from './failures.ts';
 import { GatheredReads } from './gathered-reads.ts';
 import { restoreColumns } from './migrations.ts';
@@ -55,6 +66,10 @@ const columns = `id, tenant_id, name, provider, encrypted_value, iv, auth_tag,
 /** Of several rows of one tenant and name, the one that counts. */
 const newestFirst = 'updated_at DESC, created_at DESC, rowid DESC';
 const newestOfName = `SELECT rowid FROM api_keys WHERE tenant_id IS ? AND name = ? ORDER BY ${newestFirst} LIMIT 1`;
+/** A tag of 16 bytes is of one sealing alone. */
+const rowWithTag = 'SELECT 1 FROM api_keys WHERE tenant_id IS ? AND name = ? AND auth_tag = ?';
+/** The guard that fails where a name stands for another row than the audit record says. */
+export const rowIdGuard = 'row_id';
 const isActive = 'EXISTS (SELECT 1 FROM vault_active_key WHERE key_id = ?)';
 
 type NameLookup = readonly [tenantId: string | null, name: string];
@@ -108,10 +123,11 @@ export class ApiKeyStore {
   }
 
   /**
-   * Replaces the row that the name stands for, or inserts one under `newId`. Answers null, having written nothing, where
-   * the key that sealed it is no longer the active one.
+   * Replaces the row that the name stands for, which is `id`, or inserts one under that id, together with its audit record.
+   * Answers null, having written nothing, where the key that sealed it is no longer the active one. Throws GuardFailedError
+   * with {@link rowIdGuard} where the name stands for another row by then; nothing was written.
    */
-  async put(sealed: SealedApiKey, newId: string, now: number): Promise<StoredApiKey | null> {
+  async put(sealed: SealedApiKey, id: string, now: number, record: AuditLine): Promise<StoredApiKey | null> {
     const { tenantId, name, provider, encryptedValue, iv, authTag, keyId } = sealed;
     const [replaced, inserted] = await this.#write([
       {
@@ -124,19 +140,26 @@ export class ApiKeyStore {
                 (id, tenant_id, name, provider, encrypted_value, iv, auth_tag, key_id, key_id_tag, created_at, updated_at)
               SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?
               WHERE NOT EXISTS (SELECT 1 FROM api_keys WHERE tenant_id IS ? AND name = ?) AND ${isActive} RETURNING ${columns}`,
-        args: [newId, tenantId, name, provider, encryptedValue, iv, authTag, keyId, authTag, now, now, tenantId, name, keyId],
+        args: [id, tenantId, name, provider, encryptedValue, iv, authTag, keyId, authTag, now, now, tenantId, name, keyId],
       },
+      auditStatement(record, `EXISTS (${rowWithTag} AND id = ?)`, [tenantId, name, authTag, id]),
+      guard(rowIdGuard, `NOT EXISTS (${rowWithTag} AND id <> ?)`, [tenantId, name, authTag, id]),
     ]);
     const isReplaced = replaced?.changed === 1;
     if (!isReplaced && inserted?.changed !== 1) return null;
     const answered = replaced?.rows[0] ?? inserted?.rows[0];
     const row = answered === undefined ? await this.findByName(tenantId, name) : toApiKeyRow(answered);
-    return { row: row ?? insertedRow(sealed, newId, now), isReplaced };
+    return { row: row ?? insertedRow(sealed, id, now), isReplaced };
   }
 
-  /** False where there is no such row of that tenant. */
-  async delete(tenantId: string | null, id: string): Promise<boolean> {
-    return (await this.#writeOne('DELETE FROM api_keys WHERE id = ? AND tenant_id IS ?', [id, tenantId])) === 1;
+  /** Deletes the row together with its audit record. False, and nothing written, where there is no such row of that tenant. */
+  async delete(tenantId: string | null, id: string, record: AuditLine): Promise<boolean> {
+    const ofTenant = 'id = ? AND tenant_id IS ?';
+    const [, deleted] = await this.#write([
+      auditStatement(record, `EXISTS (SELECT 1 FROM api_keys WHERE ${ofTenant})`, [id, tenantId]),
+      { sql: `DELETE FROM api_keys WHERE ${ofTenant}`, args: [id, tenantId] },
+    ]);
+    return deleted?.changed === 1;
   }
 
   /** Notes when rows were last used, and changes nothing else of them; an older time never replaces a newer one. */

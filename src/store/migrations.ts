@@ -60,6 +60,12 @@ const migrations: readonly (readonly string[])[] = [
   ],
   ['ALTER TABLE vault_rotations ADD COLUMN snapshot text'],
   ['ALTER TABLE vault_master_keys ADD COLUMN seals integer NOT NULL DEFAULT 0'],
+  [
+    // A position is never used again, so that a cursor into the list stays good.
+    `CREATE TABLE vault_audit (
+      position integer PRIMARY KEY AUTOINCREMENT, chain text NOT NULL, sequence integer NOT NULL, line text NOT NULL,
+      UNIQUE (chain, sequence))`,
+  ],
 ];
 
 const maxAttempts = 5;

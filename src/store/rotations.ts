@@ -1,5 +1,6 @@
 /** The record of every rotation, and the lease that lets one owner at a time run one. The database's clock times the lease. */
 
+import { type AuditLine, auditStatement } from './audit.ts';
 import { type Database, guard, integer, integerOrNull, type Row, type Statement, text, textOrNull } from './database.ts';
 
 export const rotationStates = [
@@ -132,10 +133,10 @@ export class RotationStore {
   }
 
   /**
-   * Takes the lease and records the rotation, or takes up the unfinished one of that id again, in one step. Null where
+   * Takes the lease and records the rotation, also in the audit, or takes up the unfinished one of that id again, in one step. Null where
    * another owner holds the lease or another rotation is unfinished.
    */
-  async begin(rotation: NewRotation, owner: string): Promise<Lease | null> {
+  async begin(rotation: NewRotation, owner: string, record: AuditLine): Promise<Lease | null> {
     const { id, fromKeyId, toKeyId, upgradeFormat, isForced, skippedRows } = rotation;
     const itselfFinished = `SELECT 1 FROM vault_rotations WHERE id = ? AND state IN (${finalStates})`;
     const otherUnfinished = `SELECT 1 FROM vault_rotations WHERE state NOT IN (${finalStates}) AND id <> ?`;
@@ -152,6 +153,7 @@ export class RotationStore {
                 upgrade_format = excluded.upgrade_format, skipped_rows = excluded.skipped_rows`,
         args: [id, fromKeyId, toKeyId, upgradeFormat ? 1 : 0, isForced ? 1 : 0, JSON.stringify(skippedRows), owner],
       },
+      auditStatement(record, 'EXISTS (SELECT 1 FROM vault_rotation_lease WHERE owner = ?)', [owner]),
     ]);
     if (lease?.changed !== 1) return null;
     const [row] = await this.#database.read('SELECT fence FROM vault_rotation_lease WHERE owner = ?', [owner]);
@@ -180,7 +182,7 @@ export class RotationStore {
   }
 
   /** Records the end of the rotation, or of this attempt at it, and gives the lease back. */
-  async finish(lease: Lease, update: RotationUpdate): Promise<void> {
+  async finish(lease: Lease, update: RotationUpdate, record: AuditLine): Promise<void> {
     await this.#database.write([
       fenceStatement(lease),
       updateStatement(lease.rotationId, update),
@@ -189,6 +191,7 @@ export class RotationStore {
         sql: 'UPDATE vault_rotation_lease SET rotation_id = NULL, owner = NULL, expires_at = 0 WHERE owner = ?',
         args: [lease.owner],
       },
+      auditStatement(record),
     ]);
   }
 
@@ -196,12 +199,13 @@ export class RotationStore {
    * Ends a rotation that has not switched the active key, and takes the lease from whoever holds it for that. False, and
    * nothing changed, where it has switched or ended.
    */
-  async cancel(id: string): Promise<boolean> {
-    const [cancelled] = await this.#database.write([
+  async cancel(id: string, record: AuditLine): Promise<boolean> {
+    const cancellable = `id = ? AND state IN ('gating', 'interrupted')
+      AND NOT EXISTS (SELECT 1 FROM vault_active_key WHERE key_id = to_key_id)`;
+    const [, cancelled] = await this.#database.write([
+      auditStatement(record, `EXISTS (SELECT 1 FROM vault_rotations WHERE ${cancellable})`, [id]),
       {
-        sql: `UPDATE vault_rotations SET state = 'cancelled', finished_at = unixepoch(), progress = NULL
-              WHERE id = ? AND state IN ('gating', 'interrupted')
-                AND NOT EXISTS (SELECT 1 FROM vault_active_key WHERE key_id = to_key_id)`,
+        sql: `UPDATE vault_rotations SET state = 'cancelled', finished_at = unixepoch(), progress = NULL WHERE ${cancellable}`,
         args: [id],
       },
       {

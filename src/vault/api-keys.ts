@@ -1,12 +1,24 @@
 /** Stores, lists and opens the tenants' provider keys. A plaintext leaves only as the answer to a decrypt. */
 
 import { randomUUID } from 'node:crypto';
+import type { Actor, AuditEvent } from '../audit/event.ts';
+import type { AuditJournal } from '../audit/journal.ts';
+import type { AuditLog } from '../audit/log.ts';
 import type { Keyring } from '../crypto/keyring.ts';
 import { type RowBinding, rowFormatOf, sealRow } from '../crypto/row.ts';
-import { ConfigurationError, DecryptFailedError, NotFoundError, StorageUnavailableError, type VaultError } from '../errors.ts';
+import { ConfigurationError, DecryptFailedError, NotFoundError, StorageUnavailableError, VaultError } from '../errors.ts';
 import type { ActiveKey } from '../keys/active-key.ts';
 import type { SealMeter } from '../keys/seal-meter.ts';
-import type { ApiKeyRow, ApiKeyStore, PageRequest, StoredApiKey, TenantCount } from '../store/api-keys.ts';
+import {
+  type ApiKeyRow,
+  type ApiKeyStore,
+  type PageRequest,
+  rowIdGuard,
+  type SealedApiKey,
+  type StoredApiKey,
+  type TenantCount,
+} from '../store/api-keys.ts';
+import { GuardFailedError } from '../store/database.ts';
 import { apiKeysTable } from '../store/encrypted-tables.ts';
 import type { VaultObserver } from './observer.ts';
 import type { UseRecorder } from './use-recorder.ts';
@@ -59,39 +71,35 @@ export interface ApiKeysContext {
   readonly keyring: Keyring;
   readonly activeKey: ActiveKey;
   readonly uses: UseRecorder;
+  readonly log: AuditLog;
+  readonly journal: AuditJournal;
+  /** Format 1 is bound to nothing: whoever can write the database can move such a row to another tenant. */
   readonly requireFormat2: boolean;
   readonly seals: SealMeter;
   readonly observer: VaultObserver;
 }
 
 export class ApiKeys {
+  readonly #context: ApiKeysContext;
   readonly #store: ApiKeyStore;
   readonly #keyring: Keyring;
   readonly #activeKey: ActiveKey;
-  readonly #uses: UseRecorder;
-  /** Format 1 is bound to nothing: whoever can write the database can move such a row to another tenant. */
-  readonly #requireFormat2: boolean;
-  readonly #seals: SealMeter;
-  readonly #observer: VaultObserver;
 
-  constructor({ store, keyring, activeKey, uses, requireFormat2, seals, observer }: ApiKeysContext) {
-    this.#store = store;
-    this.#keyring = keyring;
-    this.#activeKey = activeKey;
-    this.#uses = uses;
-    this.#requireFormat2 = requireFormat2;
-    this.#seals = seals;
-    this.#observer = observer;
+  constructor(context: ApiKeysContext) {
+    this.#context = context;
+    this.#store = context.store;
+    this.#keyring = context.keyring;
+    this.#activeKey = context.activeKey;
   }
 
   /**
    * Inserts the key, or replaces the one of that tenant and name. Throws ValidationError for a value that cannot be one,
    * ConfigurationError where the active master key is not in the keyring.
    */
-  async store({ tenantId, name, provider, value }: NewApiKey): Promise<{ key: ListedApiKey; isReplaced: boolean }> {
+  async store(actor: Actor, { tenantId, name, provider, value }: NewApiKey): Promise<{ key: ListedApiKey; isReplaced: boolean }> {
     const normalized = normalizeValue(value);
     const plaintext = Buffer.from(normalized, 'utf8');
-    const { row, isReplaced } = await this.#put({ table: apiKeysTable, tenantId, name, provider }, plaintext);
+    const { row, isReplaced } = await this.#put(actor, { table: apiKeysTable, tenantId, name, provider }, plaintext);
     plaintext.fill(0);
     return { key: { ...row, maskedValue: maskValue(normalized), keyId: row.keyIdHint }, isReplaced };
   }
@@ -109,21 +117,43 @@ export class ApiKeys {
   }
 
   /** Throws NotFoundError also where the id is another tenant's. */
-  async delete(tenantId: string | null, id: string): Promise<void> {
-    if (!(await this.#store.delete(tenantId, id))) throw notFound();
-  }
-
-  /** Throws NotFoundError, DecryptFailedError, or ConfigurationError where only the key is missing. */
-  async decrypt(tenantId: string | null, name: string): Promise<DecryptedApiKey> {
-    const row = await this.#store.findByName(tenantId, name);
+  async delete(actor: Actor, tenantId: string | null, id: string): Promise<void> {
+    const row = await this.#store.findById(tenantId, id);
     if (row === null) throw notFound();
-    return this.#open(row);
+    const event = { act: 'key.delete', outcome: 'done', row: { tenantId, name: row.name, id } };
+    const isDeleted = await this.#context.journal.recorded(
+      actor,
+      event,
+      (record) => this.#store.delete(tenantId, id, record),
+      (result) => result,
+    );
+    if (!isDeleted) throw notFound();
   }
 
-  /** Every name of a tenant, each with the newest row's value or with why it does not open. */
-  async decryptAll(tenantId: string | null, page: PageRequest): Promise<Page<DecryptedEntry>> {
+  /**
+   * Throws NotFoundError, DecryptFailedError, or ConfigurationError where only the key is missing; and AuditUnavailableError
+   * where the use could not be put on record.
+   */
+  async decrypt(actor: Actor, tenantId: string | null, name: string): Promise<DecryptedApiKey> {
+    const row = await this.#store.findByName(tenantId, name);
+    const opened = row === null ? notFound() : await this.#openOrRefuse(row);
+    await this.#context.log.record(actor, [useOf({ tenantId, name, id: row?.id ?? null }, opened)]);
+    if (opened instanceof VaultError) throw opened;
+    return opened;
+  }
+
+  /** Every name of a tenant, each with the newest row's value or with why it does not open. Throws AuditUnavailableError. */
+  async decryptAll(actor: Actor, tenantId: string | null, page: PageRequest): Promise<Page<DecryptedEntry>> {
     const rows = await this.#store.listNewest(tenantId, { ...page, limit: page.limit + 1 });
-    return asPage(rows, page.limit, (row) => this.#openEntry(row));
+    const uses: AuditEvent[] = [];
+    const entries = await asPage(rows, page.limit, async (row): Promise<DecryptedEntry> => {
+      const opened = await this.#openOrRefuse(row);
+      uses.push(useOf(row, opened));
+      const { id, name, provider } = row;
+      return opened instanceof VaultError ? { id, name, provider, error: opened } : opened;
+    });
+    await this.#context.log.record(actor, uses);
+    return entries;
   }
 
   async tenants(limit: number, after: { readonly tenantId: string | null } | null): Promise<TenantCount[]> {
@@ -136,54 +166,67 @@ export class ApiKeys {
     return keyId !== null && this.#keyring.get(keyId) !== undefined;
   }
 
-  /** A rotation may switch the active key between sealing and writing: the write is then refused, and sealed anew. */
-  async #put(binding: RowBinding, plaintext: Buffer): Promise<StoredApiKey> {
+  /**
+   * A rotation may switch the active key between sealing and writing, and another store may come first: the write is then
+   * refused, and prepared anew.
+   */
+  async #put(actor: Actor, binding: RowBinding, plaintext: Buffer): Promise<StoredApiKey> {
     const { tenantId, name, provider } = binding;
     for (let attempt = 1; attempt <= maxStoreAttempts; attempt += 1) {
       const key = await this.#activeKey.sealingKey();
       const sealed = { tenantId, name, provider, keyId: key.id, ...sealRow(key, binding, plaintext) };
-      this.#seals.note(key.id);
-      const stored = await this.#store.put(sealed, randomUUID(), Math.floor(Date.now() / 1000));
+      this.#context.seals.note(key.id);
+      const stored = await this.#tryPut(actor, sealed);
       if (stored !== null) return stored;
       this.#activeKey.forget();
     }
     throw new StorageUnavailableError('The active master key keeps changing: try again.');
   }
 
-  async #openEntry(row: ApiKeyRow): Promise<DecryptedEntry> {
+  /** Null where it is to be prepared anew. */
+  async #tryPut(actor: Actor, sealed: SealedApiKey): Promise<StoredApiKey | null> {
+    const { tenantId, name, provider, keyId } = sealed;
+    const id = (await this.#store.findByName(tenantId, name))?.id ?? randomUUID();
+    const event = { act: 'key.store', outcome: 'done', row: { tenantId, name, id }, details: { provider, key_id: keyId } };
+    const now = Math.floor(Date.now() / 1000);
     try {
-      return await this.#open(row);
+      return await this.#context.journal.recorded(
+        actor,
+        event,
+        (record) => this.#store.put(sealed, id, now, record),
+        (stored) => stored !== null,
+      );
     } catch (error) {
-      if (!(error instanceof DecryptFailedError || error instanceof ConfigurationError)) throw error;
-      const { id, name, provider } = row;
-      return { id, name, provider, error };
+      if (error instanceof GuardFailedError && error.guard === rowIdGuard) return null;
+      throw error;
     }
   }
 
-  async #open(row: ApiKeyRow): Promise<DecryptedApiKey> {
+  /** What is wrong with the row alone is its own answer. */
+  async #openOrRefuse(row: ApiKeyRow): Promise<DecryptedApiKey | DecryptFailedError | ConfigurationError> {
     const { id, tenantId, name, provider } = row;
     const opened = this.#isRefused(row) ? null : this.#keyring.openRow(bindingOf(row), row, row.keyIdHint);
-    if (opened === null) throw await this.#failure(row);
-    this.#observer.decrypted(opened.key.id, 'opened');
-    this.#uses.note(id, row.lastUsedAt);
+    if (opened === null) return this.#whyUnopened(row);
+    this.#context.observer.decrypted(opened.key.id, 'opened');
+    this.#context.uses.note(id, row.lastUsedAt);
     return { id, tenantId, name, provider, value: takeText(opened.plaintext) };
   }
 
-  /** Why a row does not open: a key that is missing is said, anything else is one error. */
-  async #failure(row: ApiKeyRow): Promise<VaultError> {
+  /** A key that is missing is said, anything else is one error. */
+  async #whyUnopened(row: ApiKeyRow): Promise<DecryptFailedError | ConfigurationError> {
     try {
       if (!this.#isRefused(row)) await this.#activeKey.assertKeyPresent(row.keyIdHint);
     } catch (error) {
       if (!(error instanceof ConfigurationError)) throw error;
-      this.#observer.decrypted(row.keyIdHint, 'key_missing');
+      this.#context.observer.decrypted(row.keyIdHint, 'key_missing');
       return error;
     }
-    this.#observer.decrypted(row.keyIdHint, 'failed');
+    this.#context.observer.decrypted(row.keyIdHint, 'failed');
     return new DecryptFailedError();
   }
 
   #isRefused(row: ApiKeyRow): boolean {
-    return this.#requireFormat2 && rowFormatOf(row) === 1;
+    return this.#context.requireFormat2 && rowFormatOf(row) === 1;
   }
 
   #masked(row: ApiKeyRow): ListedApiKey {
@@ -191,6 +234,11 @@ export class ApiKeys {
     if (opened === null) return { ...row, maskedValue: unreadableMask, keyId: row.keyIdHint };
     return { ...row, maskedValue: maskValue(takeText(opened.plaintext)), keyId: opened.key.id };
   }
+}
+
+function useOf(row: { tenantId: string | null; name: string; id: string | null }, opened: object): AuditEvent {
+  const { tenantId, name, id } = row;
+  return { act: 'key.decrypt', outcome: opened instanceof VaultError ? opened.code : 'done', row: { tenantId, name, id } };
 }
 
 function bindingOf({ tenantId, name, provider }: ApiKeyRow): RowBinding {

@@ -5,6 +5,8 @@ export type DecryptOutcome = 'opened' | 'failed' | 'key_missing';
 export interface VaultObserver {
   /** A caller asked for a plaintext. `keyId` names the key that opened it, otherwise the one that the ciphertext names, or null. */
   readonly decrypted: (keyId: string | null, outcome: DecryptOutcome) => void;
+  /** A use of keys was refused, because the audit log did not take its record. */
+  readonly auditFailed: () => void;
 }
 
-export const unobserved: VaultObserver = { decrypted: () => undefined };
+export const unobserved: VaultObserver = { decrypted: () => undefined, auditFailed: () => undefined };

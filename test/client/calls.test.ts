@@ -100,21 +100,26 @@ describe('a refusal', () => {
     const { vault, database, origin } = await start();
     await database.insert('c3'.repeat(32), { id: 'foreign' });
     const requestId = 'sample-request-7';
-    const cases: [Promise<unknown>, typeof VaultClientError, number, string][] = [
-      [vault.decryptKey({ name: '' }, { requestId }), VaultValidationError, 400, 'validation_error'],
-      [clientOf(origin, 'sample-unknown-token').listKeys({}, { requestId }), VaultAuthError, 401, 'auth_error'],
+    const cases: [() => Promise<unknown>, typeof VaultClientError, number, string][] = [
+      [() => vault.decryptKey({ name: '' }, { requestId }), VaultValidationError, 400, 'validation_error'],
+      [() => clientOf(origin, 'sample-unknown-token').listKeys({}, { requestId }), VaultAuthError, 401, 'auth_error'],
       [
-        clientOf(origin, 'sample-limited-token').encrypt({ plaintext: 'a' }, { requestId }),
+        () => clientOf(origin, 'sample-limited-token').encrypt({ plaintext: 'a' }, { requestId }),
         VaultForbiddenError,
         403,
         'forbidden',
       ],
-      [vault.decryptKey({ name: 'NONE' }, { requestId }), VaultNotFoundError, 404, 'not_found'],
-      [vault.encrypt({ plaintext: 'a'.repeat(9_000_000) }, { requestId }), VaultPayloadTooLargeError, 413, 'payload_too_large'],
-      [vault.decryptKey({ name: 'foreign' }, { requestId }), VaultDecryptFailedError, 422, 'decrypt_failed'],
+      [() => vault.decryptKey({ name: 'NONE' }, { requestId }), VaultNotFoundError, 404, 'not_found'],
+      [
+        () => vault.encrypt({ plaintext: 'a'.repeat(9_000_000) }, { requestId }),
+        VaultPayloadTooLargeError,
+        413,
+        'payload_too_large',
+      ],
+      [() => vault.decryptKey({ name: 'foreign' }, { requestId }), VaultDecryptFailedError, 422, 'decrypt_failed'],
     ];
-    for (const [promise, Class, status, type] of cases) {
-      const error = await promise.catch((reason: unknown) => reason);
+    for (const [call, Class, status, type] of cases) {
+      const error = await call().catch((reason: unknown) => reason);
       expect(error).toBeInstanceOf(Class);
       expect(error).toBeInstanceOf(VaultClientError);
       expect(error).toMatchObject({ name: Class.name, status, type, requestId });

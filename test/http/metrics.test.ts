@@ -4,9 +4,7 @@ import { readFileSync } from 'node:fs';
 import { parser } from '@prometheus-io/lezer-promql';
 import { describe, expect, it } from 'vitest';
 import { parse } from 'yaml';
-import { Keyring } from '../../src/crypto/keyring.ts';
 import { parseMasterKey } from '../../src/crypto/master-key.ts';
-import { VaultMetrics } from '../../src/metrics/vault-metrics.ts';
 import { keyA, keyB, keyIdA, keyIdB, startVault, type TestVault, temporaryDatabase } from '../support/vault.ts';
 
 const patience = { timeout: 3_000 };
@@ -124,10 +122,13 @@ describe('/metrics', () => {
     expect((await scrape(vault)).get('provara_vault_storage_failures_total')).toBeGreaterThan(0);
   });
 
-  it('counts each audit record that was not accepted', async () => {
-    const metrics = new VaultMetrics(new Keyring([]));
-    metrics.auditFailed();
-    expect(await metrics.registry.metrics()).toMatch(/^provara_vault_audit_failures_total 1$/m);
+  it('counts each use that was refused because the audit log did not take its record', async () => {
+    const { url, gateway } = await temporaryDatabase();
+    await gateway.insert(keyA, { id: 'one' });
+    const vault = await startVault(url, { VAULT_AUDIT_LOG: '/dev/full' });
+    const before = (await scrape(vault)).get('provara_vault_audit_failures_total') ?? 0;
+    expect((await vault.gateway('POST', '/v1/api-keys/decrypt', { name: 'one' })).status).toBe(503);
+    expect((await scrape(vault)).get('provara_vault_audit_failures_total')).toBe(before + 1);
   });
 
   it('is what docs/metrics.md lists, and holds all that the dashboard and the alert rules name', async () => {

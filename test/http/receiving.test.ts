@@ -4,7 +4,7 @@ import { connect, type Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
 import { takeSnapshot } from '../support/snapshot.ts';
-import { adminToken, gatewayToken, keyA, startVault, temporaryDatabase } from '../support/vault.ts';
+import { adminToken, gatewayToken, keyA, startVault, temporaryDatabase, tester } from '../support/vault.ts';
 
 const receiveLimits = { bodyMs: 300, largeBodyMs: 60_000, stallMs: 600 };
 
@@ -85,7 +85,7 @@ describe('a snapshot that is too large', () => {
     const chunks = (async function* () {
       for (let index = 0; index < 3; index += 1) yield Buffer.alloc(1_000);
     })();
-    await expect(services.snapshots.restore(chunks, 'merge', 2_999)).rejects.toMatchObject({ code: 'payload_too_large' });
+    await expect(services.snapshots.restore(tester, chunks, 'merge', 2_999)).rejects.toMatchObject({ code: 'payload_too_large' });
   });
 
   it('is refused with 413 where it announces more than 1 GiB', async () => {

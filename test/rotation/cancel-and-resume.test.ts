@@ -1,6 +1,8 @@
 /** A rotation can be called off before it switches, by anybody; and one whose process has gone is finished by the next start. */
 
 import { describe, expect, it } from 'vitest';
+import { AuditChain } from '../../src/crypto/audit-chain.ts';
+import { parseMasterKey } from '../../src/crypto/master-key.ts';
 import { Database } from '../../src/store/database.ts';
 import { RotationStore } from '../../src/store/rotations.ts';
 import type { GatewayDatabase } from '../support/gateway.ts';
@@ -15,7 +17,11 @@ async function abandonedRotation(): Promise<{ url: string; database: GatewayData
   await (await startVault(url, staged)).close();
   const connection = new Database({ url });
   const rotation = { fromKeyId: keyIdA, toKeyId: keyIdB, upgradeFormat: false, isForced: false, skippedRows: [] };
-  await new RotationStore(connection).begin({ ...rotation, id: 'abandoned' }, 'gone');
+  await new RotationStore(connection).begin(
+    { ...rotation, id: 'abandoned' },
+    'gone',
+    new AuditChain().append(parseMasterKey(keyA), {}),
+  );
   connection.close();
   return { url, database, id: 'abandoned' };
 }

@@ -10,7 +10,7 @@ import { Database, GuardFailedError, type Statement, type Written } from '../../
 import { EncryptedTables, replaceStatement, tableStateStatement } from '../../src/store/encrypted-tables.ts';
 import { migrate } from '../../src/store/migrations.ts';
 import { type GatewayDatabase, gatewaySeal } from '../support/gateway.ts';
-import { keyA, keyB, keyC, keyIdA, keyIdB, temporaryDatabase } from '../support/vault.ts';
+import { keyA, keyB, keyC, keyIdA, keyIdB, temporaryDatabase, tester } from '../support/vault.ts';
 
 /** The real database, with something that happens right before a batch which replaces ciphertexts. */
 class InterruptedDatabase extends Database {
@@ -176,7 +176,7 @@ describe('a rotation that is cancelled while it runs', () => {
       async () => {
         const other = buildServices(readCliConfig({ DATABASE_URL: url, PROVARA_MASTER_KEY: keyA }), createSilentLogger());
         const id = (await other.rotations.findUnfinished())?.id ?? '';
-        expect((await cancelRotation(other.rotations, id)).state).toBe('cancelled');
+        expect((await cancelRotation(other, tester, id)).state).toBe('cancelled');
         await other.close();
       },
     ]);

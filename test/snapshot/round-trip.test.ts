@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { connectorTableSql, gatewaySeal } from '../support/gateway.ts';
 import { bytesOf, linesOf, sendSnapshot, takeSnapshot } from '../support/snapshot.ts';
-import { keyA, keyB, keyIdA, keyIdB, startVault, temporaryDatabase, temporaryFolder } from '../support/vault.ts';
+import { keyA, keyB, keyIdA, keyIdB, startVault, temporaryDatabase, temporaryFolder, tester } from '../support/vault.ts';
 
 const connectors = 'context_connector_credentials';
 const tables = ['api_keys', connectors];
@@ -208,7 +208,7 @@ describe('writeSnapshotFile', () => {
   it('answers the path and the SHA-256 of a file that a restore takes', async () => {
     const started = await start();
     await fill(started);
-    const { path, sha256 } = await started.vault.services.snapshots.writeSnapshotFile(started.folder);
+    const { path, sha256 } = await started.vault.services.snapshots.writeSnapshotFile(tester, started.folder);
     const bytes = readFileSync(path);
     expect(createHash('sha256').update(bytes).digest('hex')).toBe(sha256);
     expect((await sendSnapshot(started.vault, bytes)).body).toEqual({ restored: 0, kept: 5 });

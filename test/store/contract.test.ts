@@ -1,6 +1,8 @@
 /** What everything above the store relies on, the same on a file and on a server. */
 
 import { describe, expect, it } from 'vitest';
+import { AuditChain } from '../../src/crypto/audit-chain.ts';
+import { parseMasterKey } from '../../src/crypto/master-key.ts';
 import { StorageUnavailableError } from '../../src/errors.ts';
 import { ApiKeyStore } from '../../src/store/api-keys.ts';
 import { Database, GuardFailedError, guard } from '../../src/store/database.ts';
@@ -25,6 +27,9 @@ const insert = (id: string) => ({
 const sealed = (name: string, keyId: string) => ({
   ...{ tenantId: null, name, provider: 'openai', encryptedValue: '00', iv: '11', authTag: '22', keyId },
 });
+
+/** As no other in its chain and place. */
+const record = () => new AuditChain().append(parseMasterKey(keyA), {});
 
 describe('a write', () => {
   it('commits all of its statements and says how many rows each changed', async () => {
@@ -125,17 +130,32 @@ describe('the store of provider keys', () => {
     const { database, gateway } = await open();
     const store = new ApiKeyStore(database);
     await new MasterKeyStore(database).adopt({ keyId: keyIdA, isPassphrase: false });
-    expect(await store.put(sealed('K', keyIdB), 'id-1', 10)).toBeNull();
+    expect(await store.put(sealed('K', keyIdB), 'id-1', 10, record())).toBeNull();
     expect(await gateway.rows()).toEqual([]);
-    expect(await store.put(sealed('K', keyIdA), 'id-1', 10)).toMatchObject({
+    expect(await store.put(sealed('K', keyIdA), 'id-1', 10, record())).toMatchObject({
       isReplaced: false,
       row: { id: 'id-1', createdAt: 10 },
     });
-    expect(await store.put(sealed('K', keyIdB), 'id-2', 20)).toBeNull();
-    expect(await store.put(sealed('K', keyIdA), 'id-2', 20)).toMatchObject({
+    expect(await store.put(sealed('K', keyIdB), 'id-1', 20, record())).toBeNull();
+    expect(await store.put(sealed('K', keyIdA), 'id-1', 20, record())).toMatchObject({
       isReplaced: true,
       row: { id: 'id-1', createdAt: 10, updatedAt: 20, keyIdHint: keyIdA },
     });
+  });
+
+  it('stores nothing under another id than its audit record says, and nothing whose record cannot be written', async () => {
+    const { database, gateway } = await open();
+    const store = new ApiKeyStore(database);
+    await new MasterKeyStore(database).adopt({ keyId: keyIdA, isPassphrase: false });
+    const first = record();
+    await store.put(sealed('K', keyIdA), 'id-1', 10, first);
+    const before = await gateway.rows();
+    const changed = { ...sealed('K', keyIdA), authTag: '33' };
+    await expect(store.put(changed, 'id-2', 20, record())).rejects.toMatchObject({ guard: 'row_id' });
+    await expect(store.put(changed, 'id-1', 20, first)).rejects.toThrow();
+    await expect(store.delete(null, 'id-1', first)).rejects.toThrow();
+    expect(await gateway.rows()).toEqual(before);
+    expect((await gateway.rows('vault_audit')).map(({ sequence }) => sequence)).toEqual([1]);
   });
 
   it('tells a null tenant from an empty one', async () => {

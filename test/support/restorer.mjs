@@ -7,6 +7,7 @@ import { createSilentLogger } from '../../dist/logging.js';
 import { buildServices } from '../../dist/services.js';
 import { Database } from '../../dist/store/database.js';
 
+const actor = { name: 'tester', role: 'gateway', requestId: null };
 const [, , url, file, mode, folder, moment, ordinal] = process.argv;
 let writes = 0;
 
@@ -22,6 +23,6 @@ class DyingDatabase extends Database {
 
 const config = readCliConfig({ DATABASE_URL: url, PROVARA_MASTER_KEY: 'a1'.repeat(32), VAULT_SNAPSHOT_DIR: folder });
 const services = buildServices(config, createSilentLogger(), new DyingDatabase(config.database));
-const { restored } = await services.snapshots.restore(createReadStream(file), mode, Number.POSITIVE_INFINITY);
+const { restored } = await services.snapshots.restore(actor, createReadStream(file), mode, Number.POSITIVE_INFINITY);
 process.stdout.write(`${restored} ${writes}\n`);
 process.exit(0);

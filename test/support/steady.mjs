@@ -4,15 +4,16 @@ import { readCliConfig } from '../../dist/config.js';
 import { createSilentLogger } from '../../dist/logging.js';
 import { buildServices } from '../../dist/services.js';
 
+const actor = { name: 'tester', role: 'gateway', requestId: null };
 const [, , url, reads, writes] = process.argv;
 const warmUp = 0.1;
 const names = 1_000;
 const callers = 20;
 const config = readCliConfig({ DATABASE_URL: url, PROVARA_MASTER_KEY: 'a1'.repeat(32) });
-const services = buildServices(config, createSilentLogger());
+const services = buildServices({ ...config, audit: { log: '/dev/null', anchorSeconds: 300 } }, createSilentLogger());
 await services.prepare();
 const store = (index) =>
-  services.apiKeys.store({ tenantId: null, name: `K-${index % names}`, provider: 'openai', value: `sample-${index}` });
+  services.apiKeys.store(actor, { tenantId: null, name: `K-${index % names}`, provider: 'openai', value: `sample-${index}` });
 
 /** As many at once as a busy gateway has. */
 async function repeat(count, step) {
@@ -22,10 +23,10 @@ async function repeat(count, step) {
 }
 
 await repeat(names, store);
-await repeat(reads * warmUp, (index) => services.apiKeys.decrypt(null, `K-${index % names}`));
+await repeat(reads * warmUp, (index) => services.apiKeys.decrypt(actor, null, `K-${index % names}`));
 await repeat(writes * warmUp, store);
 const before = process.memoryUsage.rss();
-await repeat(reads, (index) => services.apiKeys.decrypt(null, `K-${index % names}`));
+await repeat(reads, (index) => services.apiKeys.decrypt(actor, null, `K-${index % names}`));
 await repeat(writes, store);
 const grownMiB = (process.memoryUsage.rss() - before) / 1024 / 1024;
 await services.close();

@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import type { FastifyInstance } from 'fastify';
 import { Agent, fetch, type Headers } from 'undici';
 import { onTestFinished } from 'vitest';
+import type { Actor } from '../../src/audit/event.ts';
 import { readServerConfig, type ServerConfig } from '../../src/config.ts';
 import { parseMasterKey } from '../../src/crypto/master-key.ts';
 import { type AppOptions, addVault, createHttpServer } from '../../src/http/app.ts';
@@ -27,6 +28,9 @@ export const keyIdC = parseMasterKey(keyC).id;
 
 export const gatewayToken = 'sample-gateway-token';
 export const adminToken = 'sample-admin-token';
+
+/** Who calls the services directly. */
+export const tester: Actor = { name: 'tester', role: 'gateway', requestId: null };
 
 interface Answer {
   readonly status: number;
@@ -72,6 +76,8 @@ export function environmentFor(url: string, settings: Environment = {}): Environ
     VAULT_ADMIN_TOKENS: `operator:${adminToken}`,
     HOST: '127.0.0.1',
     PORT: '0',
+    // Standard output is the test runner's own.
+    VAULT_AUDIT_LOG: '/dev/null',
     ...settings,
   };
 }

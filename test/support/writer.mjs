@@ -4,6 +4,7 @@ import { readCliConfig } from '../../dist/config.js';
 import { createSilentLogger } from '../../dist/logging.js';
 import { buildServices } from '../../dist/services.js';
 
+const actor = { name: 'tester', role: 'gateway', requestId: null };
 const [, , url, prefix, milliseconds] = process.argv;
 const config = readCliConfig({ DATABASE_URL: url, PROVARA_MASTER_KEY: 'a1'.repeat(32) });
 const services = buildServices(config, createSilentLogger());
@@ -11,7 +12,7 @@ await services.prepare();
 const end = Number(milliseconds) === 0 ? Number.POSITIVE_INFINITY : Date.now() + Number(milliseconds);
 for (let index = 0; Date.now() < end; index += 1) {
   const name = `${prefix}-${index}`;
-  await services.apiKeys.store({ tenantId: null, name, provider: 'openai', value: 'sample' });
+  await services.apiKeys.store(actor, { tenantId: null, name, provider: 'openai', value: 'sample' });
   process.stdout.write(`${name}\n`);
 }
 await services.close();

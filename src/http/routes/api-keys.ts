@@ -4,6 +4,7 @@ import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import { presentApiKey } from '../../contract/presenters.ts';
 import * as schemas from '../../contract/schemas.ts';
 import type { ApiKeys, DecryptedEntry } from '../../vault/api-keys.ts';
+import { actorOf } from '../auth.ts';
 import type { Brakes } from '../brakes.ts';
 import { decodeCursor, encodeCursor } from '../cursor.ts';
 import { toErrorAnswer } from '../errors.ts';
@@ -22,8 +23,9 @@ export function apiKeyRoutes(apiKeys: ApiKeys): FastifyPluginAsyncTypebox {
         body: schemas.StoreBody,
         response: { 200: schemas.StoreAnswer, 201: schemas.StoreAnswer, ...schemas.errorAnswers },
       },
-      handler: async ({ body }, reply) => {
-        const { key, isReplaced } = await apiKeys.store({ ...body, tenantId: body.tenant_id ?? null });
+      handler: async (request, reply) => {
+        const { body } = request;
+        const { key, isReplaced } = await apiKeys.store(actorOf(request), { ...body, tenantId: body.tenant_id ?? null });
         return reply.code(isReplaced ? 200 : 201).send({ key: presentApiKey(key), updated: isReplaced });
       },
     });
@@ -64,8 +66,9 @@ export function apiKeyRoutes(apiKeys: ApiKeys): FastifyPluginAsyncTypebox {
         querystring: schemas.TenantQuery,
         response: { 200: schemas.DeleteAnswer, ...schemas.errorAnswers },
       },
-      handler: async ({ params, query }) => {
-        await apiKeys.delete(query.tenant_id ?? null, params.id);
+      handler: async (request) => {
+        const { params, query } = request;
+        await apiKeys.delete(actorOf(request), query.tenant_id ?? null, params.id);
         return { deleted: true as const };
       },
     });
@@ -86,7 +89,11 @@ export function keyOpeningRoutes(apiKeys: ApiKeys, brakes: Brakes): FastifyPlugi
       handler: async (request) => {
         const { body } = request;
         await brakes.countDecrypts(request, 1);
-        const { id, tenantId, name, provider, value } = await apiKeys.decrypt(body.tenant_id ?? null, body.name);
+        const { id, tenantId, name, provider, value } = await apiKeys.decrypt(
+          actorOf(request),
+          body.tenant_id ?? null,
+          body.name,
+        );
         return { key: { id, tenant_id: tenantId, name, provider, value } };
       },
     });
@@ -102,7 +109,7 @@ export function keyOpeningRoutes(apiKeys: ApiKeys, brakes: Brakes): FastifyPlugi
       handler: async (request) => {
         const { body } = request;
         const after = body.cursor === undefined ? null : decodeCursor(body.cursor);
-        const page = await apiKeys.decryptAll(body.tenant_id ?? null, { limit: decryptAllPage, after });
+        const page = await apiKeys.decryptAll(actorOf(request), body.tenant_id ?? null, { limit: decryptAllPage, after });
         await brakes.countDecrypts(request, page.items.length);
         return { keys: page.items.map(presentEntry), next_cursor: page.next && encodeCursor(page.next) };
       },

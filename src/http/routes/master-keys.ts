@@ -1,16 +1,18 @@
 /** `/admin/verify` and `/admin/master-keys`: which key opens what, found out by opening it. */
 
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
+import type { Actor } from '../../audit/event.ts';
 import { presentMasterKey, presentSurvey } from '../../contract/presenters.ts';
 import * as schemas from '../../contract/schemas.ts';
 import type { MasterKeyReport } from '../../keys/report.ts';
 import type { Survey } from '../../keys/survey.ts';
 import type { ReplicaStore } from '../../store/replicas.ts';
+import { actorOf } from '../auth.ts';
 
 const tags = ['Master keys'];
 
 export interface MasterKeyRoutesOptions {
-  readonly verify: () => Promise<Survey>;
+  readonly verify: (actor: Actor) => Promise<Survey>;
   readonly replicas: ReplicaStore;
   readonly reportMasterKeys: () => Promise<{ activeKeyId: string | null; keys: MasterKeyReport[] }>;
 }
@@ -25,7 +27,7 @@ export function masterKeyRoutes({ verify, reportMasterKeys, replicas }: MasterKe
         body: schemas.EmptyBody,
         response: { 200: schemas.VerifyAnswer, ...schemas.errorAnswers },
       },
-      handler: async () => presentSurvey(await verify()),
+      handler: async (request) => presentSurvey(await verify(actorOf(request))),
     });
 
     app.get('/master-keys', {

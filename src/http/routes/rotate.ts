@@ -2,22 +2,25 @@
 
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
+import type { AuditJournal } from '../../audit/journal.ts';
 import { presentDryRun, presentRotation } from '../../contract/presenters.ts';
 import * as schemas from '../../contract/schemas.ts';
 import { cancelRotation, findRotation } from '../../rotation/control.ts';
-import type { Rotator, RunningRotation } from '../../rotation/engine.ts';
+import type { DryRun, Rotator, RunningRotation } from '../../rotation/engine.ts';
 import type { RotationRequest } from '../../rotation/plan.ts';
 import type { RotationRecord, RotationStore } from '../../store/rotations.ts';
+import { actorOf } from '../auth.ts';
 
 const tags = ['Rotation'];
 
 export interface RotateRoutesOptions {
   readonly rotator: Rotator;
   readonly rotations: RotationStore;
+  readonly journal: AuditJournal;
   readonly encryptedTables: readonly string[];
 }
 
-export function rotateRoutes({ rotator, rotations, encryptedTables }: RotateRoutesOptions): FastifyPluginAsyncTypebox {
+export function rotateRoutes({ rotator, rotations, journal, encryptedTables }: RotateRoutesOptions): FastifyPluginAsyncTypebox {
   const present = (rotation: RotationRecord): schemas.RotationAnswer => {
     const progress = rotator.running?.id === rotation.id ? rotator.running.progress() : null;
     return presentRotation(rotation, encryptedTables, progress);
@@ -33,7 +36,15 @@ export function rotateRoutes({ rotator, rotations, encryptedTables }: RotateRout
         body: schemas.DryRunBody,
         response: { 200: schemas.DryRunAnswer, ...schemas.errorAnswers },
       },
-      handler: async ({ body }) => presentDryRun(await rotator.dryRun(toRequest(body))),
+      handler: async (request) => {
+        const run = (): Promise<DryRun> => rotator.dryRun(toRequest(request.body));
+        const toDetails = ({ fromKeyId, toKeyId, rowsScanned }: DryRun) => ({
+          from_key_id: fromKeyId,
+          to_key_id: toKeyId,
+          rows_scanned: rowsScanned,
+        });
+        return presentDryRun(await journal.acted(actorOf(request), 'rotation.dry_run', run, toDetails));
+      },
     });
 
     app.post('/rotate/execute', {
@@ -45,8 +56,9 @@ export function rotateRoutes({ rotator, rotations, encryptedTables }: RotateRout
         body: schemas.ExecuteBody,
         response: { 200: schemas.RotationEnvelope, 202: schemas.RotationEnvelope, ...schemas.errorAnswers },
       },
-      handler: async ({ body, query }, reply) => {
-        const running = await rotator.start(toRequest(body));
+      handler: async (request, reply) => {
+        const { body, query } = request;
+        const running = await rotator.start({ ...toRequest(body), actor: actorOf(request) });
         const finished = await waitFor(running, query.wait * 1000);
         if (finished !== null) return { rotation: present(finished) };
         reply.code(202).header('Location', `/admin/rotate/${running.id}`);
@@ -63,7 +75,10 @@ export function rotateRoutes({ rotator, rotations, encryptedTables }: RotateRout
         body: schemas.EmptyBody,
         response: { 200: schemas.RotationEnvelope, ...schemas.errorAnswers },
       },
-      handler: async ({ params }) => ({ rotation: present(await cancelRotation(rotations, params.id)) }),
+      handler: async (request) => {
+        const cancelled = await cancelRotation({ rotations, journal }, actorOf(request), request.params.id);
+        return { rotation: present(cancelled) };
+      },
     });
 
     app.get('/rotate', {

@@ -6,6 +6,7 @@ import type { FastifyRequest } from 'fastify';
 import * as schemas from '../../contract/schemas.ts';
 import { PayloadTooLargeError, UnsupportedMediaTypeError } from '../../errors.ts';
 import type { Snapshots } from '../../snapshot/snapshots.ts';
+import { actorOf } from '../auth.ts';
 import { allowLargeBody } from '../receiving.ts';
 
 const tags = ['Snapshots'];
@@ -21,8 +22,8 @@ export function snapshotRoutes({ snapshots }: { readonly snapshots: Snapshots })
         tags,
         response: { 200: schemas.SnapshotAnswer, ...schemas.errorAnswers },
       },
-      handler: async (_request, reply) => {
-        const snapshot = await snapshots.take();
+      handler: async (request, reply) => {
+        const snapshot = await snapshots.take(actorOf(request));
         const stream = Readable.from(snapshot.chunks());
         stream.once('close', () => void snapshot.close());
         return reply.type(ndjson).send(stream);
@@ -52,11 +53,13 @@ function restoreRoute(snapshots: Snapshots): FastifyPluginAsyncTypebox {
         body: schemas.RestoreBody,
         response: { 200: schemas.RestoreAnswer, ...schemas.errorAnswers },
       },
-      handler: async ({ body, query }, reply) => {
+      handler: async (request, reply) => {
+        const { body, query } = request;
         // A body that is refused before its end is not read on.
         reply.header('Connection', 'close');
         snapshots.assertMode(query.mode);
-        const { restored, kept } = await snapshots.restore(body as AsyncIterable<Uint8Array>, query.mode, maxSnapshotBytes);
+        const source = body as AsyncIterable<Uint8Array>;
+        const { restored, kept } = await snapshots.restore(actorOf(request), source, query.mode, maxSnapshotBytes);
         reply.removeHeader('Connection');
         return { restored, kept };
       },

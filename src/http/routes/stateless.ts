@@ -2,8 +2,15 @@
 
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import * as schemas from '../../contract/schemas.ts';
-import { ConfigurationError, DecryptFailedError } from '../../errors.ts';
-import type { CiphertextInput, DecryptedText, EncryptedText, StatelessCipher } from '../../vault/stateless.ts';
+import {
+  type CiphertextInput,
+  type DecryptedText,
+  type EncryptedText,
+  type ItemError,
+  isItemError,
+  type StatelessCipher,
+} from '../../vault/stateless.ts';
+import { actorOf } from '../auth.ts';
 import type { Brakes } from '../brakes.ts';
 import { type ErrorAnswer, toErrorAnswer } from '../errors.ts';
 
@@ -19,11 +26,10 @@ export function statelessRoutes(stateless: StatelessCipher, brakes: Brakes): Fas
         body: schemas.EncryptBody,
         response: { 200: schemas.EncryptAnswer, ...schemas.errorAnswers },
       },
-      handler: async ({ body }) => {
+      handler: async (request) => {
         await stateless.assertCanSeal();
-        return forEach(body, async ({ plaintext, context }) =>
-          presentEncrypted(await stateless.encrypt(plaintext, context ?? null)),
-        );
+        const toInput = ({ plaintext, context }: schemas.EncryptItem) => ({ plaintext, context: context ?? null });
+        return answer(request.body, toInput, (items) => stateless.encrypt(actorOf(request), items), presentEncrypted);
       },
     });
 
@@ -38,7 +44,7 @@ export function statelessRoutes(stateless: StatelessCipher, brakes: Brakes): Fas
       handler: async (request) => {
         const { body } = request;
         await brakes.countDecrypts(request, 'items' in body ? body.items.length : 1);
-        return forEach(body, async (item) => presentDecrypted(await stateless.decrypt(toInput(item))));
+        return answer(body, toInput, (items) => stateless.decrypt(actorOf(request), items), presentDecrypted);
       },
     });
 
@@ -50,32 +56,30 @@ export function statelessRoutes(stateless: StatelessCipher, brakes: Brakes): Fas
         body: schemas.CiphertextBody,
         response: { 200: schemas.EncryptAnswer, ...schemas.errorAnswers },
       },
-      handler: async ({ body }) => {
+      handler: async (request) => {
         await stateless.assertCanSeal();
-        return forEach(body, async (item) => presentEncrypted(await stateless.rewrap(toInput(item))));
+        return answer(request.body, toInput, (items) => stateless.rewrap(actorOf(request), items), presentEncrypted);
       },
     });
   };
 }
 
 /** Answers one item with its result, and `{items}` with `{items, failed}` in the same order. Only what is wrong with one item is its own. */
-async function forEach<Item extends object, Result>(
+async function answer<Item extends object, Input, Result extends object, Presented extends object>(
   body: Item | { items: Item[] },
-  answer: (item: Item) => Promise<Result>,
-): Promise<Result | { items: (Result | { error: ErrorAnswer })[]; failed: number }> {
-  if (!('items' in body)) return answer(body);
-  let failed = 0;
-  const items: (Result | { error: ErrorAnswer })[] = [];
-  for (const item of body.items) {
-    try {
-      items.push(await answer(item));
-    } catch (error) {
-      if (!(error instanceof DecryptFailedError || error instanceof ConfigurationError)) throw error;
-      failed += 1;
-      items.push({ error: toErrorAnswer(error) });
-    }
-  }
-  return { items, failed };
+  toItem: (item: Item) => Input,
+  work: (items: Input[]) => Promise<(Result | ItemError)[]>,
+  present: (result: Result) => Presented,
+): Promise<Presented | { items: (Presented | { error: ErrorAnswer })[]; failed: number }> {
+  const isBatch = 'items' in body;
+  const results = await work((isBatch ? body.items : [body]).map(toItem));
+  const items = results.map((result) => {
+    if (!isItemError(result)) return present(result);
+    if (!isBatch) throw result;
+    return { error: toErrorAnswer(result) };
+  });
+  if (isBatch) return { items, failed: results.filter(isItemError).length };
+  return items[0] as Presented;
 }
 
 function toInput(item: schemas.CiphertextItem): CiphertextInput {

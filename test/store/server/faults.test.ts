@@ -6,7 +6,7 @@ import { StorageUnavailableError } from '../../../src/errors.ts';
 import { type Fault, startFaultProxy } from '../../support/fault-proxy.ts';
 import { GatewayDatabase } from '../../support/gateway.ts';
 import { startSqld } from '../../support/sqld.ts';
-import { keyA, keyB, keyIdB, startVault } from '../../support/vault.ts';
+import { keyA, keyB, keyIdB, startVault, tester } from '../../support/vault.ts';
 
 const faults: Fault[] = [
   'slow',
@@ -43,16 +43,16 @@ describe.each(faults)('%s', (fault) => {
     const { apiKeys } = vault.services;
     await apiKeys.isConfigured();
     proxy.fault = times(1, fault);
-    const stored = await apiKeys.store({ tenantId: null, name: 'K', provider: 'openai', value: 'sample-1' });
+    const stored = await apiKeys.store(tester, { tenantId: null, name: 'K', provider: 'openai', value: 'sample-1' });
     expect(stored.isReplaced).toBe(false);
     expect(await database.rows()).toHaveLength(1);
     proxy.fault = times(1, fault);
-    const replaced = await apiKeys.store({ tenantId: null, name: 'K', provider: 'openai', value: 'sample-2' });
+    const replaced = await apiKeys.store(tester, { tenantId: null, name: 'K', provider: 'openai', value: 'sample-2' });
     expect([replaced.isReplaced, replaced.key.id]).toEqual([true, stored.key.id]);
     proxy.fault = times(1, fault);
-    expect((await apiKeys.decrypt(null, 'K')).value).toBe('sample-2');
+    expect((await apiKeys.decrypt(tester, null, 'K')).value).toBe('sample-2');
     proxy.fault = times(1, fault);
-    await apiKeys.delete(null, stored.key.id);
+    await apiKeys.delete(tester, null, stored.key.id);
     expect(await database.rows()).toEqual([]);
   });
 
@@ -97,7 +97,7 @@ describe('a request that the network delivers after its caller was told that it 
 
     await vault.services.apiKeys.isConfigured();
     proxy.fault = () => 'late';
-    await expect(vault.services.apiKeys.store({ tenantId: null, ...store('sample-late') })).rejects.toThrow(
+    await expect(vault.services.apiKeys.store(tester, { tenantId: null, ...store('sample-late') })).rejects.toThrow(
       StorageUnavailableError,
     );
     proxy.fault = () => 'none';
@@ -135,7 +135,7 @@ describe('faults at random', () => {
         const name = `K-${worker}-${index % 10}`;
         const value = `sample-${worker}-${index}`;
         try {
-          await apiKeys.store({ tenantId: null, name, provider: 'openai', value });
+          await apiKeys.store(tester, { tenantId: null, name, provider: 'openai', value });
           acknowledged.set(name, value);
           unknown.delete(name);
         } catch (error) {
@@ -149,7 +149,7 @@ describe('faults at random', () => {
     const rows = await database.rows();
     expect(new Set(rows.map(({ name }) => name)).size).toBe(rows.length);
     for (const [name, value] of acknowledged) {
-      if (!unknown.has(name)) expect((await apiKeys.decrypt(null, name)).value).toBe(value);
+      if (!unknown.has(name)) expect((await apiKeys.decrypt(tester, null, name)).value).toBe(value);
     }
     expect(acknowledged.size).toBeGreaterThan(50);
   });

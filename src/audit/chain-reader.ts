@@ -1,0 +1,171 @@
+/** Follows one chain through its records as they are kept, and tells a record that is missing from one that never was. */
+
+import { follows, type ReadRecord } from '../crypto/audit-chain.ts';
+
+export type FindingKind = 'broken' | 'missing' | 'reordered' | 'unknown_key';
+
+export interface Place {
+  readonly order: number;
+  readonly place: string;
+}
+
+interface Gap extends Place {
+  /** Whether a record behind it says that this one had been written by then. */
+  isOverdue: boolean;
+  /** Whether a record says that it never was. */
+  isVoid: boolean;
+  isBroken: boolean;
+}
+
+interface Range {
+  readonly from: number;
+  readonly to: number;
+  readonly at: Place;
+}
+
+type Report = (kind: FindingKind, message: string) => void;
+
+/** No more records than this are awaited one by one behind a gap: those of a larger one are missing. */
+const maxGap = 100;
+
+export class ChainReader {
+  readonly #chain: string;
+  readonly #isPruned: boolean;
+  /** Numbers that have been passed without their record. */
+  readonly #gaps = new Map<number, Gap>();
+  /** The `mac` of records whose successor has not come, and the `prev` of those whose predecessor has not. */
+  readonly #macs = new Map<number, string>();
+  readonly #previous = new Map<number, string>();
+  readonly #brokenAhead = new Set<number>();
+  readonly #reported = new Set<number>();
+  readonly #lost: Range[] = [];
+  /** Numbers that the newest record names as not written yet. */
+  #open: ReadonlySet<number> = new Set();
+  #first = 0;
+  #last = 0;
+
+  constructor(chain: string, isPruned: boolean) {
+    this.#chain = chain;
+    this.#isPruned = isPruned;
+  }
+
+  /** The lowest number that is there. */
+  get first(): number {
+    return this.#first;
+  }
+
+  /** The highest number that is there. */
+  get last(): number {
+    return this.#last;
+  }
+
+  /** Whether it has been reported that this record is missing or broken; after {@link end}. */
+  isReported(sequence: number): boolean {
+    return (
+      this.#reported.has(sequence) ||
+      this.#brokenAhead.has(sequence) ||
+      this.#lost.some(({ from, to }) => from <= sequence && sequence <= to)
+    );
+  }
+
+  noteBroken(sequence: number): void {
+    const gap = this.#gaps.get(sequence);
+    if (gap === undefined) this.#brokenAhead.add(sequence);
+    else gap.isBroken = true;
+  }
+
+  read(record: ReadRecord, at: Place, report: Report): void {
+    const { sequence } = record;
+    const open = numbersIn(record, 'open');
+    const gone = numbersIn(record, 'void');
+    if (sequence > this.#last) this.#advance(record, at, open);
+    else if (!this.#fill(sequence, report)) return;
+    for (const [number, gap] of this.#gaps) {
+      if (number >= sequence) continue;
+      if (gone.has(number)) gap.isVoid = true;
+      else if (!open.has(number)) gap.isOverdue = true;
+    }
+    this.#link(record, report);
+  }
+
+  /** Reports what never came. */
+  end(report: (message: string, at: Place) => void): void {
+    for (const { from, to, at } of this.#lost) report(this.#describe(from, to), at);
+    const missing = [...this.#gaps].filter(([number, gap]) => {
+      const isExcused = gap.isVoid || this.#open.has(number);
+      if (gap.isBroken || !isExcused) this.#reported.add(number);
+      return !gap.isBroken && !isExcused;
+    });
+    for (const { from, to, at } of rangesOf(missing)) report(this.#describe(from, to), at);
+  }
+
+  #describe(from: number, to: number): string {
+    return `${from === to ? `Record ${from}` : `Records ${from} to ${to}`} of chain ${this.#chain} should come before this one.`;
+  }
+
+  /** A record with a higher number than any before. */
+  #advance({ sequence }: ReadRecord, at: Place, open: ReadonlySet<number>): void {
+    const isFirst = this.#first === 0;
+    const missing = sequence - this.#last - 1;
+    if (isFirst && !this.#isPruned && missing > 0) this.#awaitAll(1, sequence - 1, at);
+    else if (isFirst) for (const number of open) this.#await(number, at);
+    else if (missing > 0) this.#awaitAll(this.#last + 1, sequence - 1, at);
+    if (isFirst) this.#first = sequence;
+    this.#last = sequence;
+    this.#open = open;
+  }
+
+  #awaitAll(from: number, to: number, at: Place): void {
+    if (to - from >= maxGap) this.#lost.push({ from, to, at });
+    else for (let number = from; number <= to; number += 1) this.#await(number, at);
+  }
+
+  #await(number: number, at: Place): void {
+    this.#gaps.set(number, { ...at, isOverdue: false, isVoid: false, isBroken: this.#brokenAhead.has(number) });
+  }
+
+  /** A record that comes behind one of a higher number. False where it has been there before. */
+  #fill(sequence: number, report: Report): boolean {
+    const gap = this.#gaps.get(sequence);
+    if (gap === undefined) {
+      report('reordered', `Record ${sequence} of chain ${this.#chain} stands here once more, or behind what came after it.`);
+      return false;
+    }
+    if (gap.isOverdue) report('reordered', `Record ${sequence} of chain ${this.#chain} stands behind what came after it.`);
+    this.#gaps.delete(sequence);
+    this.#first = Math.min(this.#first, sequence);
+    return true;
+  }
+
+  #link(record: ReadRecord, report: Report): void {
+    const { sequence, mac, previous } = record;
+    const before = sequence === 1 ? null : this.#macs.get(sequence - 1);
+    if (before === undefined) this.#previous.set(sequence, previous);
+    else if (!follows(record, before)) this.#reportLink(sequence, report);
+    this.#macs.delete(sequence - 1);
+    const expected = this.#previous.get(sequence + 1);
+    if (expected === undefined) this.#macs.set(sequence, mac);
+    else if (expected !== mac) this.#reportLink(sequence + 1, report);
+    this.#previous.delete(sequence + 1);
+  }
+
+  #reportLink(sequence: number, report: Report): void {
+    report('broken', `Record ${sequence} of chain ${this.#chain} does not follow the one before it.`);
+  }
+}
+
+function numbersIn({ fields }: ReadRecord, name: string): ReadonlySet<number> {
+  const numbers = fields[name];
+  return new Set(Array.isArray(numbers) ? (numbers as number[]) : []);
+}
+
+/** Joins numbers that follow each other and are missing at one place. */
+function rangesOf(missing: readonly (readonly [number, Place])[]): Range[] {
+  const ranges: { from: number; to: number; at: Place }[] = [];
+  for (const [number, at] of missing.toSorted(([left], [right]) => left - right)) {
+    const last = ranges.at(-1);
+    if (last !== undefined && last.to === number - 1 && last.at.order === at.order) last.to = number;
+    else ranges.push({ from: number, to: number, at });
+  }
+  return ranges;
+}

@@ -1,0 +1,54 @@
+/** What an audit record says beside its place in the chain: who did what to what, and how it ended; never a value. */
+
+import { randomUUID } from 'node:crypto';
+
+/** Who acts: a token by its name and role, the command line, or the vault itself. */
+export interface Actor {
+  readonly name: string;
+  readonly role: string;
+  /** Null where there was no request. */
+  readonly requestId: string | null;
+}
+
+/** The vault itself: what it does when it starts, and from time to time. */
+export const vaultActor: Actor = { name: 'vault', role: 'vault', requestId: null };
+
+export function cliActor(): Actor {
+  return { name: 'cli', role: 'cli', requestId: randomUUID() };
+}
+
+export interface AuditEvent {
+  /** Such as `key.decrypt`: all of them are in docs/audit.md. */
+  readonly act: string;
+  /** `done`, or the code of the error that it ended with. */
+  readonly outcome: string;
+  /** Of the row that it is about. */
+  readonly row?: { readonly tenantId: string | null; readonly name: string | null; readonly id: string | null };
+  /** Ids and counts. */
+  readonly details?: Readonly<Record<string, unknown>>;
+  /** Records of the other sink, or of other chains, that this one vouches for. */
+  readonly heads?: readonly ChainHead[];
+}
+
+/** The last record of a chain, as another chain vouches for it. */
+export interface ChainHead {
+  readonly sink: 'log' | 'database';
+  readonly chain: string;
+  readonly seq: number;
+  readonly mac: string;
+}
+
+/** The fields in the order in which they are written. */
+export function toFields({ name, role, requestId }: Actor, event: AuditEvent): Record<string, unknown> {
+  const { act, outcome, row, details, heads } = event;
+  return {
+    actor: name,
+    role,
+    request_id: requestId,
+    act,
+    outcome,
+    ...(row && { tenant_id: row.tenantId, name: row.name, id: row.id }),
+    ...(details && { details }),
+    ...(heads && { heads }),
+  };
+}

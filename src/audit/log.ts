@@ -1,0 +1,59 @@
+/** Puts every use of a key on record in the log sink: what was opened leaves only after its record is accepted. */
+
+import { AuditChain, type ChainedRecord } from '../crypto/audit-chain.ts';
+import { AuditUnavailableError } from '../errors.ts';
+import { type Actor, type AuditEvent, type ChainHead, toFields, vaultActor } from './event.ts';
+import type { AuditKeys } from './keys.ts';
+import type { AuditSink } from './sink.ts';
+
+export class AuditLog {
+  readonly #sink: AuditSink | null;
+  readonly #keys: AuditKeys;
+  readonly #onRefused: () => void;
+  readonly #chain = new AuditChain();
+  #last: ChainedRecord | null = null;
+  #uses = 0;
+
+  /** Without a sink every record is refused, and so is every use of a key. */
+  constructor(sink: AuditSink | null, keys: AuditKeys, onRefused: () => void) {
+    this.#sink = sink;
+    this.#onRefused = onRefused;
+    this.#keys = keys;
+  }
+
+  /** The last record of the chain that the sink has taken, or null. */
+  get head(): ChainHead | null {
+    return this.#last && { sink: 'log', chain: this.#last.chain, seq: this.#last.sequence, mac: this.#last.mac };
+  }
+
+  /** Whether the sink has not taken the last record. */
+  get isFailing(): boolean {
+    return this.#sink?.isFailing ?? false;
+  }
+
+  /** How many uses of keys have been recorded: what the chain grows by beside them calls for no anchor. */
+  get uses(): number {
+    return this.#uses;
+  }
+
+  /** Resolves once all records are accepted, in this order. Throws AuditUnavailableError. */
+  async record(actor: Actor, events: readonly AuditEvent[]): Promise<void> {
+    const sink = this.#sink;
+    if (sink === null) throw new AuditUnavailableError();
+    try {
+      // While it fails nothing is added to the chain: what the sink keeps would grow without end.
+      if (sink.isFailing) await sink.recover();
+      await Promise.all(events.map((event) => this.#append(sink, actor, event)));
+      if (actor !== vaultActor) this.#uses += events.length;
+    } catch {
+      this.#onRefused();
+      throw new AuditUnavailableError();
+    }
+  }
+
+  async #append(sink: AuditSink, actor: Actor, event: AuditEvent): Promise<void> {
+    const record = this.#chain.append(this.#keys.current, toFields(actor, event));
+    await sink.write(record.line);
+    if (this.#last === null || record.sequence > this.#last.sequence) this.#last = record;
+  }
+}

@@ -1,0 +1,164 @@
+/** Reads audit records back and names whatever is broken, missing or out of its place among them. */
+
+import { type ReadRecord, readRecord, recordStart } from '../crypto/audit-chain.ts';
+import type { Keyring } from '../crypto/keyring.ts';
+import { ChainReader, type FindingKind, type Place } from './chain-reader.ts';
+import type { ChainHead } from './event.ts';
+
+/** Records in the order in which they are kept: the table, or one file of the log or several, oldest first. */
+export interface AuditSource {
+  readonly sink: 'log' | 'database';
+  /** Read twice. */
+  readonly lines: () => AsyncIterable<SourceLine>;
+}
+
+interface SourceLine {
+  readonly line: string;
+  /** Such as `audit.log:12`, for people. */
+  readonly place: string;
+}
+
+interface Finding {
+  readonly kind: FindingKind;
+  readonly place: string;
+  readonly message: string;
+}
+
+export interface AuditReport {
+  readonly records: number;
+  readonly chains: number;
+  /** The first of them is the first in the sources. */
+  readonly findings: readonly Finding[];
+  /** Anchors about a sink that was not read. */
+  readonly anchorsUnchecked: number;
+}
+
+export interface VerifyOptions {
+  /** Whether records may have been removed from the beginning: retention is the operator's. */
+  readonly isPruned: boolean;
+}
+
+/** What a record that is not authentic says of its place. */
+const claimedPlace = /^\{"audit":1,"chain":"([0-9a-f]+)","seq":(\d+),/;
+
+interface Anchor extends ChainHead {
+  readonly place: string;
+}
+
+/** Keeps in memory what anchors name and what is out of order, whatever the number of records. */
+export async function verifyAudit(
+  sources: readonly AuditSource[],
+  keyring: Pick<Keyring, 'get'>,
+  options: VerifyOptions,
+): Promise<AuditReport> {
+  const verification = new Verification(keyring, options);
+  for (const source of sources) await verification.findAnchors(source);
+  for (const source of sources) await verification.readAll(source);
+  return verification.end(new Set(sources.map(({ sink }) => sink)));
+}
+
+class Verification {
+  readonly #keyring: Pick<Keyring, 'get'>;
+  readonly #options: VerifyOptions;
+  /** By record and `mac`: where two differ over one record, at least one of them is contradicted. */
+  readonly #anchors = new Map<string, Anchor>();
+  /** The `mac` of each record that an anchor names, null until it has been read. */
+  readonly #anchored = new Map<string, string | null>();
+  readonly #chains = new Map<string, ChainReader>();
+  readonly #unknownKeys = new Set<string>();
+  readonly #findings: { readonly order: number; readonly finding: Finding }[] = [];
+  #records = 0;
+  #order = 0;
+
+  constructor(keyring: Pick<Keyring, 'get'>, options: VerifyOptions) {
+    this.#keyring = keyring;
+    this.#options = options;
+  }
+
+  /** What authentic records vouch for. */
+  async findAnchors({ lines }: AuditSource): Promise<void> {
+    for await (const { line, place } of lines()) {
+      const record = line.includes('"heads":[') ? this.#parse(line) : null;
+      if (record?.isAuthentic !== true || !Array.isArray(record.fields.heads)) continue;
+      for (const head of record.fields.heads as ChainHead[]) {
+        const name = nameOf(head.chain, head.seq);
+        this.#anchors.set(`${name}:${head.mac}`, { ...head, place });
+        this.#anchored.set(name, null);
+      }
+    }
+  }
+
+  async readAll({ lines }: AuditSource): Promise<void> {
+    for await (const { line, place } of lines()) {
+      this.#order += 1;
+      this.#read(line, { order: this.#order, place });
+    }
+  }
+
+  end(sinks: ReadonlySet<string>): AuditReport {
+    for (const chain of this.#chains.values()) chain.end((message, at) => this.#report('missing', message, at));
+    const checked = [...this.#anchors.values()].filter(({ sink }) => sinks.has(sink));
+    for (const anchor of checked) this.#checkAnchor(anchor);
+    const ordered = this.#findings.toSorted((left, right) => left.order - right.order);
+    return {
+      records: this.#records,
+      chains: this.#chains.size,
+      findings: ordered.map(({ finding }) => finding),
+      anchorsUnchecked: this.#anchors.size - checked.length,
+    };
+  }
+
+  #parse(line: string): ReadRecord | null {
+    return readRecord(line, (keyId) => this.#keyring.get(keyId));
+  }
+
+  #report(kind: FindingKind, message: string, { order, place }: Place): void {
+    this.#findings.push({ order, finding: { kind, place, message } });
+  }
+
+  #read(line: string, at: Place): void {
+    const record = this.#parse(line);
+    if (record === null) {
+      this.#report('broken', 'It is not authentic: edited, damaged, or made by somebody without the master key.', at);
+      const [, chain = '', sequence] = claimedPlace.exec(line) ?? [];
+      this.#chains.get(chain)?.noteBroken(Number(sequence));
+      return;
+    }
+    this.#records += 1;
+    if (!record.isAuthentic && !this.#unknownKeys.has(record.keyId)) {
+      this.#unknownKeys.add(record.keyId);
+      this.#report('unknown_key', `Records under the master key ${record.keyId} cannot be verified: add it to the keyring.`, at);
+    }
+    const name = nameOf(record.chain, record.sequence);
+    if (this.#anchored.has(name)) this.#anchored.set(name, record.mac);
+    const chain = this.#chains.get(record.chain) ?? new ChainReader(record.chain, this.#options.isPruned);
+    this.#chains.set(record.chain, chain);
+    chain.read(record, at, (kind, message) => this.#report(kind, message, at));
+  }
+
+  #checkAnchor({ chain, seq, mac, place }: Anchor): void {
+    const found = this.#anchored.get(nameOf(chain, seq)) ?? null;
+    if (found === mac) return;
+    // Behind all that has a place of its own.
+    const at = { order: Number.POSITIVE_INFINITY, place };
+    if (found !== null) {
+      this.#report('broken', `Record ${seq} of chain ${chain} is not the one that is anchored here.`, at);
+      return;
+    }
+    const reader = this.#chains.get(chain);
+    if (reader?.isReported(seq)) return;
+    if (this.#options.isPruned && (reader === undefined || seq < reader.first)) return;
+    const last = reader === undefined ? 'nothing of that chain is there' : `the last one there is ${reader.last}`;
+    this.#report('missing', `Record ${seq} of chain ${chain}, which is anchored here, is missing: ${last}.`, at);
+  }
+}
+
+function nameOf(chain: string, sequence: number): string {
+  return `${chain}:${sequence}`;
+}
+
+/** The part of a line of a log that is a record, or null: the log may hold other lines, and others may have put something before it. */
+export function recordIn(line: string): string | null {
+  const start = line.indexOf(recordStart);
+  return start === -1 ? null : line.slice(start).trimEnd();
+}

@@ -1,0 +1,90 @@
+/** `audit verify`: proves what is on record, in the database and in files of the audit log. */
+
+import { createReadStream, existsSync } from 'node:fs';
+import { type AuditReport, type AuditSource, recordIn, verifyAudit } from '../audit/verify.ts';
+import { readKeyringConfig } from '../config.ts';
+import { keptEnvironment } from '../development.ts';
+import { ConfigurationError, ValidationError } from '../errors.ts';
+import type { Environment } from '../settings.ts';
+import type { AuditStore } from '../store/audit.ts';
+import { exitCodes } from './exit-codes.ts';
+import { print, printError, printJson } from './output.ts';
+import { readConfig, withServices } from './session.ts';
+
+const newline = 0x0a;
+const pageRows = 1_000;
+/** Of them on a terminal; all of them in JSON. */
+const shownFindings = 20;
+
+export interface AuditVerifyFlags {
+  /** Of the log, oldest first. */
+  readonly file?: readonly string[];
+  /** False: the files alone. */
+  readonly database: boolean;
+  readonly pruned?: boolean;
+  readonly json?: boolean;
+}
+
+/** Answers the exit code. */
+export async function verifyAuditRecords(flags: AuditVerifyFlags, environment: Environment): Promise<number> {
+  const files = flags.file ?? [];
+  for (const file of files) if (!existsSync(file)) throw new ValidationError(`There is no file ${file}.`);
+  if (!flags.database && files.length === 0) throw new ValidationError('--no-database needs a --file.');
+  const log: AuditSource[] = files.length === 0 ? [] : [{ sink: 'log', lines: () => linesOf(files) }];
+  const options = { isPruned: flags.pruned === true };
+  if (!flags.database) return show(await verifyAudit(log, readKeyringConfig(keptEnvironment(environment)), options), flags);
+  const config = readConfig(environment);
+  return withServices(config, async ({ isMigrated, auditStore }) => {
+    if (!(await isMigrated())) throw new ConfigurationError('The vault has not served this database yet: nothing is on record.');
+    const table: AuditSource = { sink: 'database', lines: () => rowsOf(auditStore) };
+    return show(await verifyAudit([table, ...log], config.keyring, options), flags);
+  });
+}
+
+async function* rowsOf(store: AuditStore) {
+  let position = 0;
+  for (let rows = await store.list(position, pageRows); rows.length > 0; rows = await store.list(position, pageRows)) {
+    for (const row of rows) {
+      yield { line: row.line, place: `vault_audit:${row.position}` };
+      position = row.position;
+    }
+  }
+}
+
+async function* linesOf(files: readonly string[]) {
+  for (const file of files) {
+    let number = 0;
+    for await (const text of splitLines(createReadStream(file))) {
+      number += 1;
+      const line = recordIn(text);
+      if (line !== null) yield { line, place: `${file}:${number}` };
+    }
+  }
+}
+
+/** At line feeds alone: a name may hold what Unicode, and Node's own reader of lines, take for the end of one. */
+async function* splitLines(chunks: AsyncIterable<Buffer>): AsyncGenerator<string> {
+  let rest: Buffer[] = [];
+  for await (const chunk of chunks) {
+    let start = 0;
+    for (let end = chunk.indexOf(newline); end !== -1; end = chunk.indexOf(newline, start)) {
+      yield Buffer.concat([...rest, chunk.subarray(start, end)]).toString('utf8');
+      rest = [];
+      start = end + 1;
+    }
+    rest.push(chunk.subarray(start));
+  }
+  yield Buffer.concat(rest).toString('utf8');
+}
+
+function show(report: AuditReport, { json }: AuditVerifyFlags): number {
+  const { records, chains, findings, anchorsUnchecked } = report;
+  if (json) printJson({ records, chains, findings, anchors_unchecked: anchorsUnchecked });
+  else {
+    for (const { kind, place, message } of findings.slice(0, shownFindings)) printError(`${place}: ${kind}: ${message}`);
+    if (findings.length > shownFindings) printError(`and ${findings.length - shownFindings} more: see --json.`, '');
+    print(`[audit] ${records} record(s) of ${chains} chain(s) read, ${findings.length} finding(s).`);
+    if (anchorsUnchecked > 0) print(`[audit] ${anchorsUnchecked} anchor(s) name records of what was not read.`);
+  }
+  return findings.length === 0 ? exitCodes.done : exitCodes.auditBroken;
+}

@@ -1,0 +1,35 @@
+/** `/admin/audit`: what the database has on record, oldest first. */
+
+import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
+import { presentAuditRow } from '../../contract/presenters.ts';
+import * as schemas from '../../contract/schemas.ts';
+import { ValidationError } from '../../errors.ts';
+import type { AuditStore } from '../../store/audit.ts';
+import { decodeCursor, encodeCursor } from '../cursor.ts';
+
+export function auditRoutes({ auditStore }: { readonly auditStore: AuditStore }): FastifyPluginAsyncTypebox {
+  return async (app) => {
+    app.get('/audit', {
+      schema: {
+        operationId: 'listAudit',
+        summary: 'Admin acts and writes on record, the newest last',
+        tags: ['Audit'],
+        querystring: schemas.AuditQuery,
+        response: { 200: schemas.AuditAnswer, ...schemas.errorAnswers },
+      },
+      handler: async ({ query }) => {
+        const limit = query.limit ?? 100;
+        const found = await auditStore.list(query.after === undefined ? 0 : toPosition(query.after), limit + 1);
+        const records = found.slice(0, limit).map((row) => presentAuditRow(row, encodeCursor(String(row.position))));
+        return { records, next_cursor: found.length > limit ? (records.at(-1)?.cursor ?? null) : null };
+      },
+    });
+  };
+}
+
+/** Throws ValidationError. */
+function toPosition(cursor: string): number {
+  const position = Number(decodeCursor(cursor));
+  if (Number.isSafeInteger(position) && position >= 0) return position;
+  throw new ValidationError('after is not a cursor of an earlier answer.');
+}

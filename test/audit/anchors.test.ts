@@ -1,0 +1,89 @@
+/** Each sink vouches for the other when there is something new, and an idle vault writes nothing. */
+
+import { readFileSync, renameSync, symlinkSync, unlinkSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { Anchors } from '../../src/audit/anchors.ts';
+import { vaultActor } from '../../src/audit/event.ts';
+import { AuditJournal } from '../../src/audit/journal.ts';
+import { AuditKeys } from '../../src/audit/keys.ts';
+import { AuditLog } from '../../src/audit/log.ts';
+import { AuditSink } from '../../src/audit/sink.ts';
+import { Keyring } from '../../src/crypto/keyring.ts';
+import { parseMasterKey } from '../../src/crypto/master-key.ts';
+import { AuditStore } from '../../src/store/audit.ts';
+import { Database } from '../../src/store/database.ts';
+import { migrate } from '../../src/store/migrations.ts';
+import { keyA, temporaryDatabase, temporaryFolder, tester } from '../support/vault.ts';
+
+async function start() {
+  const { url, gateway } = await temporaryDatabase();
+  const database = new Database({ url });
+  await migrate(database);
+  const path = join(temporaryFolder(), 'audit.log');
+  const sink = new AuditSink(path);
+  await sink.open();
+  const store = new AuditStore(database);
+  const keys = new AuditKeys(new Keyring([{ source: 'PROVARA_MASTER_KEY', key: parseMasterKey(keyA) }]), async () => null);
+  const journal = new AuditJournal(store, keys);
+  const log = new AuditLog(sink, keys, () => undefined);
+  const anchors = new Anchors({ log, journal, store, keys, intervalMs: 1_000_000, details: {} });
+  const logged = () => linesOf(readFileSync(path, 'utf8').split('\n').slice(0, -1));
+  const tabled = async () => linesOf((await store.list(0, 1_000)).map(({ line }) => line));
+  await anchors.start();
+  return { path, sink, store, keys, journal, log, anchors, logged, tabled, gateway };
+}
+
+const linesOf = (lines: readonly string[]) => lines.map((line) => JSON.parse(line));
+const headOf = ({ chain, seq, mac }: Record<string, unknown>, sink: string) => ({ sink, chain, seq, mac });
+const use = { act: 'key.decrypt', outcome: 'done' };
+
+describe('anchors', () => {
+  it('of an idle vault are written once, and not for each other', async () => {
+    const { anchors, logged, tabled } = await start();
+    for (let round = 0; round < 4; round += 1) await anchors.anchor();
+    expect(logged().map(({ act }) => act)).toEqual(['audit.start', 'audit.anchor']);
+    expect((await tabled()).map(({ act }) => act)).toEqual(['audit.start']);
+    await anchors.stop();
+  });
+
+  it('name the last record of the other sink, in the table also those of other processes', async () => {
+    const { anchors, log, journal, store, keys, logged, tabled } = await start();
+    await log.record(tester, [use, use]);
+    await journal.note(tester, use);
+    const other = new AuditJournal(store, keys);
+    for (let index = 0; index < 3; index += 1) await other.note(tester, use);
+    await anchors.anchor();
+    const rows = await tabled();
+    const [own, others] = [
+      rows.filter(({ chain }) => chain === rows[0].chain),
+      rows.filter(({ chain }) => chain !== rows[0].chain),
+    ];
+    expect(logged().at(-1).heads).toEqual([headOf(own.at(-2), 'database'), headOf(others.at(-1), 'database')]);
+    expect(own.at(-1)).toMatchObject({ act: 'audit.anchor', actor: vaultActor.name, heads: [headOf(logged().at(-1), 'log')] });
+    await anchors.stop();
+  });
+
+  it('that could not be written are made up for', async () => {
+    const { path, sink, anchors, log, journal, logged, tabled, gateway } = await start();
+    await journal.note(tester, use);
+    await log.record(tester, [use]);
+    renameSync(path, `${path}.1`);
+    symlinkSync('/dev/full', path);
+    await sink.reopen();
+    await gateway.run('ALTER TABLE vault_audit RENAME TO vault_audit_away');
+    await anchors.anchor();
+    await gateway.run('ALTER TABLE vault_audit_away RENAME TO vault_audit');
+    await anchors.anchor();
+    // The third record is the anchor that could not be written.
+    expect((await tabled()).at(-1)).toMatchObject({ act: 'audit.anchor', seq: 4, void: [3] });
+    unlinkSync(path);
+    await sink.reopen();
+    await anchors.anchor();
+    expect(logged().at(-1)).toMatchObject({
+      act: 'audit.anchor',
+      heads: [expect.objectContaining({ sink: 'database', seq: 4 })],
+    });
+    await anchors.stop();
+  });
+});

@@ -1,0 +1,87 @@
+/** The log of the audit says that a line is out only when it is, loses none when it is moved away or fails, and never joins two. */
+
+import { appendFileSync, mkdirSync, readFileSync, renameSync, statSync, symlinkSync, unlinkSync } from 'node:fs';
+import { join } from 'node:path';
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import { describe, expect, it } from 'vitest';
+import { AuditSink } from '../../src/audit/sink.ts';
+import { temporaryFolder } from '../support/vault.ts';
+
+const linesOf = (path: string): string[] => readFileSync(path, 'utf8').split('\n').slice(0, -1);
+
+async function openSink(path = join(temporaryFolder(), 'audit.log')) {
+  const failures: unknown[] = [];
+  const sink = new AuditSink(path, (error) => failures.push(error));
+  await sink.open();
+  return { path, sink, failures };
+}
+
+describe('a file', () => {
+  it('holds every line once it is reported, in the order in which they came, and is its owner’s alone', async () => {
+    const { path, sink } = await openSink();
+    const lines = Array.from({ length: 500 }, (_, index) => `line ${index}`);
+    await Promise.all(lines.map((line) => sink.write(line)));
+    expect(linesOf(path)).toEqual(lines);
+    expect(statSync(path).mode & 0o777).toBe(0o600);
+    await sink.close();
+  });
+
+  it('that is moved away while lines come loses none of them', async () => {
+    const { path, sink } = await openSink();
+    const written: Promise<void>[] = [];
+    for (let index = 0; index < 1_000; index += 1) {
+      written.push(sink.write(`line ${index}`));
+      if (index % 250 === 100) {
+        renameSync(path, `${path}.${index}`);
+        written.push(sink.reopen());
+      }
+      if (index % 10 === 0) await written.at(-1);
+    }
+    await Promise.all(written);
+    await sink.close();
+    const all = ['.100', '.350', '.600', '.850', ''].flatMap((end) => linesOf(path + end));
+    expect(all).toEqual(Array.from({ length: 1_000 }, (_, index) => `line ${index}`));
+  });
+
+  it('that cannot be opened anew is written on', async () => {
+    const { path, sink } = await openSink();
+    renameSync(path, `${path}.1`);
+    mkdirSync(path);
+    await expect(sink.reopen()).rejects.toMatchObject({ code: 'configuration_error' });
+    await sink.write('line');
+    expect(linesOf(`${path}.1`)).toEqual(['line']);
+    await sink.close();
+  });
+
+  it('that ends within a line, as after a loss of power, does not swallow the next one', async () => {
+    const path = join(temporaryFolder(), 'audit.log');
+    appendFileSync(path, 'torn');
+    const { sink } = await openSink(path);
+    await sink.write('whole');
+    expect(linesOf(path)).toEqual(['torn', 'whole']);
+    await sink.close();
+  });
+});
+
+describe('a device that is full', () => {
+  it('is an error for every line that waits, told once; what could not be written goes out first when it can', async () => {
+    const folder = temporaryFolder();
+    const path = join(folder, 'audit.log');
+    symlinkSync('/dev/full', path);
+    const { sink, failures } = await openSink(path);
+    const writes = ['a', 'b'].map((line) => sink.write(line));
+    // The third one comes while the others are on their way.
+    await nextTurn();
+    const results = await Promise.allSettled([...writes, sink.write('c')]);
+    expect(results.map(({ status }) => status)).toEqual(['rejected', 'rejected', 'rejected']);
+    expect([sink.isFailing, failures.length]).toEqual([true, 1]);
+    await expect(sink.recover()).rejects.toMatchObject({ code: 'ENOSPC' });
+    unlinkSync(path);
+    await sink.reopen();
+    await sink.recover();
+    await sink.write('d');
+    expect(linesOf(path)).toEqual(['a', 'b', 'c', 'd']);
+    expect(sink.isFailing).toBe(false);
+    await sink.close();
+  });
+});

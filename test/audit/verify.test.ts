@@ -1,0 +1,173 @@
+/** Whoever edits, removes, inserts or moves records without a master key is found out, and what only looks like it is not reported. */
+
+import { describe, expect, it } from 'vitest';
+import { recordIn, verifyAudit } from '../../src/audit/verify.ts';
+import { AuditChain } from '../../src/crypto/audit-chain.ts';
+import { Keyring } from '../../src/crypto/keyring.ts';
+import { parseMasterKey } from '../../src/crypto/master-key.ts';
+import frozen from './data/audit-vectors.json' with { type: 'json' };
+
+const keyA = 'a1'.repeat(32);
+const keyB = 'b2'.repeat(32);
+const master = parseMasterKey(keyA);
+const keyring = new Keyring([{ source: 'PROVARA_MASTER_KEY', key: master }]);
+
+/** A chain of so many records, and its lines. */
+function chainOf(length: number, fields: Record<number, Record<string, unknown>> = {}): string[] {
+  const chain = new AuditChain();
+  return Array.from({ length }, (_, index) => chain.append(master, { act: 'key.decrypt', ...fields[index + 1] }).line);
+}
+
+async function* placed(lines: readonly string[]) {
+  for (const [index, line] of lines.entries()) yield { line, place: String(index + 1) };
+}
+
+async function verify(lines: readonly string[], { isPruned = false, table = null as readonly string[] | null } = {}) {
+  const log = { sink: 'log' as const, lines: () => placed(lines) };
+  const sources = table === null ? [log] : [{ sink: 'database' as const, lines: () => placed(table) }, log];
+  return verifyAudit(sources, keyring, { isPruned });
+}
+
+const kindsOf = async (lines: readonly string[], options = {}): Promise<string[]> =>
+  (await verify(lines, options)).findings.map(({ kind, place }) => `${kind} ${place}`);
+
+const without = (lines: readonly string[], ...numbers: number[]): string[] =>
+  lines.filter((_, index) => !numbers.includes(index + 1));
+
+describe('a chain', () => {
+  it('that is whole has no finding, among lines of others', async () => {
+    const mixed = [...chainOf(3), ...chainOf(1), ...chainOf(5)];
+    expect(await verify(mixed)).toEqual({ records: 9, chains: 3, findings: [], anchorsUnchecked: 0 });
+  });
+
+  it('is what it was: the frozen records verify under their key, by the bytes that the documents name', async () => {
+    expect(await verify(frozen.lines)).toMatchObject({ records: frozen.lines.length, findings: [] });
+  });
+
+  it('shows every edited byte of a record', async () => {
+    const lines = chainOf(3);
+    const edited = lines[1] ?? '';
+    const keyIdAt = edited.indexOf(master.id);
+    for (let index = 0; index < edited.length; index += 1) {
+      const changed = edited.slice(0, index) + (edited[index] === '0' ? '1' : '0') + edited.slice(index + 1);
+      const [first] = await kindsOf(lines.with(1, changed));
+      const isKeyId = index >= keyIdAt && index < keyIdAt + master.id.length;
+      expect(first, `byte ${index}`).toBe(isKeyId ? 'unknown_key 2' : 'broken 2');
+    }
+  });
+
+  it('names the first of several that are edited, and calls none of them missing', async () => {
+    const lines = chainOf(6).map((line, index) => (index === 2 || index === 4 ? line.replace('decrypt', 'delete') : line));
+    expect(await kindsOf(lines)).toEqual(['broken 3', 'broken 5']);
+  });
+
+  it.each([
+    ['one', [3], 'Record 3 of'],
+    ['several', [3, 4], 'Records 3 to 4 of'],
+    ['the first', [1], 'Record 1 of'],
+  ])('shows that %s of its records is missing, and where', async (_case, numbers, message) => {
+    const { findings } = await verify(without(chainOf(6), ...numbers));
+    expect(findings).toEqual([{ kind: 'missing', place: String(numbers[0]), message: expect.stringContaining(message) }]);
+  });
+
+  it('shows records that have changed places', async () => {
+    const [a = '', b = '', c = '', d = ''] = chainOf(4);
+    expect(await kindsOf([a, c, b, d])).toEqual(['reordered 3']);
+    expect(await kindsOf([b, c, d, a])).toEqual(['reordered 4']);
+  });
+
+  it('shows a record that is inserted: another’s, one of its own once more, one signed with another key', async () => {
+    const lines = chainOf(3);
+    const forged = new AuditChain();
+    forged.append(parseMasterKey(keyB), {});
+    const foreign = forged
+      .append(parseMasterKey(keyB), { act: 'key.decrypt' })
+      .line.replaceAll(parseMasterKey(keyB).id, master.id);
+    expect(await kindsOf(lines.toSpliced(1, 0, foreign))).toEqual(['broken 2']);
+    expect(await kindsOf(lines.toSpliced(2, 0, lines[0] ?? ''))).toEqual(['reordered 3']);
+  });
+
+  it('forked by somebody with the master key does not fit together', async () => {
+    const chain = new AuditChain();
+    const [first, second] = [chain.append(master, {}), chain.append(master, {})];
+    const other = new AuditChain();
+    const fork = other.append(master, {});
+    expect(await kindsOf([first.line, fork.line.replaceAll(fork.chain, first.chain), second.line])).toContain('broken 2');
+  });
+
+  it('whose beginning was removed is accepted only on request', async () => {
+    const lines = chainOf(5).slice(2);
+    expect(await kindsOf(lines)).toEqual(['missing 1']);
+    expect(await kindsOf(lines, { isPruned: true })).toEqual([]);
+    expect(await kindsOf(without(lines, 2), { isPruned: true })).toEqual(['missing 2']);
+  });
+
+  it('under a key that is not there is not called authentic', async () => {
+    const line = new AuditChain().append(parseMasterKey(keyB), {}).line;
+    expect(await kindsOf([line, line])).toEqual(['unknown_key 1', 'reordered 2']);
+  });
+});
+
+describe('records that were written beside each other', () => {
+  it('may come late, as long as no record says that they had come before', async () => {
+    const [a = '', b = '', c = '', d = ''] = chainOf(4, { 3: { open: [2] } });
+    expect(await kindsOf([a, c, b, d])).toEqual([]);
+    expect(await kindsOf([a, c, d, b])).toEqual(['reordered 4']);
+  });
+
+  it('may be missing where a later record calls them void, or the last one calls them open', async () => {
+    expect(await kindsOf(without(chainOf(4, { 4: { void: [2] } }), 2))).toEqual([]);
+    expect(await kindsOf(without(chainOf(3, { 3: { open: [2] } }), 2))).toEqual([]);
+    expect(await kindsOf(without(chainOf(4, { 3: { open: [2] } }), 2))).toEqual(['missing 2']);
+  });
+});
+
+describe('an anchor in the other sink', () => {
+  const anchored = (lines: readonly string[], number: number): string[] => {
+    const { chain, seq, mac } = JSON.parse(lines[number - 1] ?? '');
+    return chainOf(1, { 1: { act: 'audit.anchor', heads: [{ sink: 'log', chain, seq, mac }] } });
+  };
+
+  it('shows a tail that was cut before it, and a chain that is gone; what was cut behind it cannot be missed', async () => {
+    const lines = chainOf(6);
+    const table = anchored(lines, 4);
+    expect(await kindsOf(lines, { table })).toEqual([]);
+    expect(await kindsOf(lines.slice(0, 4), { table })).toEqual([]);
+    const { findings } = await verify(lines.slice(0, 3), { table });
+    expect(findings).toEqual([{ kind: 'missing', place: '1', message: expect.stringContaining('the last one there is 3') }]);
+    expect(await kindsOf(chainOf(2), { table })).toEqual(['missing 1']);
+  });
+
+  it('shows that the record it names is another one', async () => {
+    const lines = chainOf(2);
+    const [other = ''] = anchored(lines, 2);
+    const { chain } = JSON.parse(lines[0] ?? '');
+    const heads = [{ sink: 'log', chain, seq: 2, mac: '0'.repeat(64) }];
+    expect(await kindsOf(lines, { table: chainOf(1, { 1: { heads } }) })).toEqual(['broken 1']);
+    expect(await kindsOf(lines, { table: [other] })).toEqual([]);
+  });
+
+  it('is not outdone by another anchor over the same record', async () => {
+    const lines = chainOf(2);
+    const { chain, seq, mac } = JSON.parse(lines[1] ?? '');
+    const [honest = '', forged = ''] = [mac, '1'.repeat(64)].flatMap((named) =>
+      chainOf(1, { 1: { heads: [{ sink: 'log', chain, seq, mac: named }] } }),
+    );
+    expect(await kindsOf(lines, { table: [honest, forged] })).toEqual(['broken 2']);
+    expect(await kindsOf(lines, { table: [forged, honest] })).toEqual(['broken 1']);
+  });
+
+  it('is counted where what it names was not read', async () => {
+    const { chain, seq, mac } = JSON.parse(chainOf(1)[0] ?? '');
+    const lines = chainOf(1, { 1: { heads: [{ sink: 'database', chain, seq, mac }] } });
+    expect(await verify(lines)).toMatchObject({ findings: [], anchorsUnchecked: 1 });
+  });
+});
+
+describe('a line of a log', () => {
+  it('is found behind what a collector has put before it, and other lines are none', () => {
+    const [line = ''] = chainOf(1);
+    expect(recordIn(`2026-01-01T00:00:00Z stdout F ${line}\r`)).toBe(line);
+    expect(recordIn('{"level":30,"msg":"request"}')).toBeNull();
+  });
+});

@@ -1,0 +1,82 @@
+/** The audit of a real process: moved away while it is written, killed, and on the standard output that others write to as well. */
+
+import { readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { runCli, startServer } from '../support/process.ts';
+import { caller, environmentFor, gatewayToken, keyB, temporaryFolder } from '../support/vault.ts';
+
+async function start(log: (folder: string) => string) {
+  const folder = temporaryFolder();
+  const settings = { VAULT_AUDIT_LOG: log(folder), PROVARA_MASTER_KEY_NEW: keyB, NODE_ENV: 'test' };
+  const environment = {
+    ...environmentFor(`file:${join(folder, 'vault.db')}`, settings),
+    NODE_OPTIONS: '--max-semi-space-size=8',
+  };
+  const server = await startServer(environment, folder);
+  const gateway = caller(server.origin, gatewayToken);
+  const store = (name: string) => gateway('POST', '/v1/api-keys', { name, provider: 'openai', value: 'sample-value' });
+  const decrypt = (name: string) => gateway('POST', '/v1/api-keys/decrypt', { name });
+  const verify = async (...files: string[]) => {
+    const { stdout } = await runCli(
+      ['audit', 'verify', '--json', ...files.flatMap((file) => ['--file', file])],
+      environment,
+      folder,
+    );
+    return JSON.parse(stdout);
+  };
+  return { folder, server, store, decrypt, verify };
+}
+
+describe('a file of the audit', () => {
+  it('that is moved away, and begun anew on SIGHUP, loses no record and no request', async () => {
+    const { folder, server, store, decrypt, verify } = await start((place) => join(place, 'audit.log'));
+    const path = join(folder, 'audit.log');
+    await store('K');
+    const moved: string[] = [];
+    const moving = (async () => {
+      for (let round = 0; round < 4; round += 1) {
+        const before = server.output().split('is open anew').length;
+        renameSync(path, `${path}.${round}`);
+        moved.push(`${path}.${round}`);
+        server.child.kill('SIGHUP');
+        while (server.output().split('is open anew').length === before) await new Promise((resolve) => setTimeout(resolve, 5));
+      }
+    })();
+    let uses = 0;
+    const using = Array.from({ length: 8 }, async () => {
+      while (moved.length < 4 || uses < 200) {
+        expect((await decrypt('K')).status).toBe(200);
+        uses += 1;
+      }
+    });
+    await Promise.all([moving, ...using]);
+    expect(await server.stop()).toBe(0);
+    const files = [...moved, path];
+    const lines = files
+      .flatMap((file) => readFileSync(file, 'utf8').split('\n'))
+      .filter((line) => line.includes('"act":"key.decrypt"'));
+    expect(lines).toHaveLength(uses);
+    expect(await verify(...files)).toMatchObject({ findings: [], anchors_unchecked: 0 });
+  });
+});
+
+describe('a process that is killed', () => {
+  it('leaves records that verify, whatever was under way', async () => {
+    const { folder, server, store, decrypt, verify } = await start(() => 'stdout');
+    await store('K');
+    const busy = Array.from({ length: 8 }, async (_, index) => {
+      for (let round = 0; ; round += 1) await (index % 2 === 0 ? store(`K${index}-${round % 3}`) : decrypt('K'));
+    });
+    const ended = Promise.allSettled(busy);
+    while (server.output().split('"act":"key.decrypt"').length < 50) await new Promise((resolve) => setTimeout(resolve, 5));
+    await server.stop('SIGKILL');
+    await ended;
+    // What a collector keeps: the lines of the request log stand between those of the audit.
+    const output = join(folder, 'collected.log');
+    writeFileSync(output, server.output());
+    const report = await verify(output);
+    expect(report).toMatchObject({ findings: [], anchors_unchecked: 0 });
+    expect(report.records).toBeGreaterThan(50);
+  });
+});
