@@ -3,6 +3,7 @@
 import type { Actor } from '../audit/event.ts';
 import type { AuditLog } from '../audit/log.ts';
 import type { Keyring } from '../crypto/keyring.ts';
+import type { MasterKey } from '../crypto/master-key.ts';
 import type { RowCiphertext } from '../crypto/row.ts';
 import { openText, parseText, sealText } from '../crypto/text-ciphertext.ts';
 import { ConfigurationError, DecryptFailedError } from '../errors.ts';
@@ -33,6 +34,11 @@ export interface DecryptedText {
   readonly keyId: string;
 }
 
+interface OpenedText {
+  readonly keyId: string;
+  readonly plaintext: Buffer;
+}
+
 export interface StatelessContext {
   readonly keyring: Keyring;
   readonly activeKey: ActiveKey;
@@ -54,48 +60,54 @@ export class StatelessCipher {
     this.#activeKey = context.activeKey;
   }
 
-  /** Throws ConfigurationError where the active key is not in the keyring. */
-  async assertCanSeal(): Promise<void> {
-    await this.#activeKey.sealingKey();
-  }
-
   /**
    * Answers in the order of the items. Throws ConfigurationError where the active key is not in the keyring, ValidationError
    * for over 64 KiB, AuditUnavailableError where the use could not be put on record.
    */
   async encrypt(actor: Actor, items: readonly TextInput[]): Promise<(EncryptedText | ItemError)[]> {
-    return this.#recorded(actor, 'text.encrypt', items, async ({ plaintext, context }) => {
+    const key = await this.#activeKey.sealingKey();
+    return this.#recorded(actor, 'text.encrypt', items, ({ plaintext, context }) => {
       assertPlaintext('plaintext', plaintext);
-      return this.#seal(Buffer.from(plaintext, 'utf8'), context);
+      return this.#seal(key, Buffer.from(plaintext, 'utf8'), context);
     });
   }
 
   /** Answers in the order of the items, one that does not open with why. Throws AuditUnavailableError. */
   async decrypt(actor: Actor, items: readonly CiphertextInput[]): Promise<(DecryptedText | ItemError)[]> {
-    return this.#recorded(actor, 'text.decrypt', items, async (item) => {
-      const { keyId, plaintext } = await this.#open(item);
-      const text = plaintext.toString('utf8');
-      plaintext.fill(0);
-      return { plaintext: text, keyId };
+    return this.#recorded(actor, 'text.decrypt', items, (item) => {
+      const opened = this.#open(item);
+      if (opened === null) return this.#whyUnopened(item);
+      const text = opened.plaintext.toString('utf8');
+      opened.plaintext.fill(0);
+      return { plaintext: text, keyId: opened.keyId };
     });
   }
 
-  /** The same plaintexts under the active key, each with its context. Answers and throws as {@link decrypt} does. */
+  /**
+   * The same plaintexts under the active key, each with its context. Answers as {@link decrypt} does, and throws as
+   * {@link encrypt} does.
+   */
   async rewrap(actor: Actor, items: readonly CiphertextInput[]): Promise<(EncryptedText | ItemError)[]> {
-    return this.#recorded(actor, 'text.rewrap', items, async (item) => {
-      const { plaintext } = await this.#open(item);
-      return this.#seal(plaintext, 'ciphertext' in item ? item.context : null);
+    const key = await this.#activeKey.sealingKey();
+    return this.#recorded(actor, 'text.rewrap', items, (item) => {
+      const opened = this.#open(item);
+      if (opened === null) return this.#whyUnopened(item);
+      return this.#seal(key, opened.plaintext, 'ciphertext' in item ? item.context : null);
     });
   }
 
+  /** A step is a promise only where it has to ask the database: a thousand of them are not worth a thousand turns. */
   async #recorded<Item, Result extends { readonly keyId: string }>(
     actor: Actor,
     act: string,
     items: readonly Item[],
-    step: (item: Item) => Promise<Result>,
+    step: (item: Item) => Result | Promise<ItemError>,
   ): Promise<(Result | ItemError)[]> {
     const results: (Result | ItemError)[] = [];
-    for (const item of items) results.push(await step(item).catch(asItemError));
+    for (const item of items) {
+      const result = step(item);
+      results.push(result instanceof Promise ? await result : result);
+    }
     const failed = results.filter(isItemError);
     const keyIds = new Set(results.flatMap((result) => (isItemError(result) ? [] : [result.keyId])));
     const outcome = failed.length === results.length ? (failed[0]?.code ?? 'done') : 'done';
@@ -104,8 +116,7 @@ export class StatelessCipher {
     return results;
   }
 
-  async #seal(plaintext: Buffer, context: string | null): Promise<EncryptedText> {
-    const key = await this.#activeKey.sealingKey();
+  #seal(key: MasterKey, plaintext: Buffer, context: string | null): EncryptedText {
     const ciphertext = sealText(key, plaintext, context);
     plaintext.fill(0);
     this.#context.seals.note(key.id);
@@ -113,26 +124,26 @@ export class StatelessCipher {
     return { ciphertext, keyId: key.id };
   }
 
-  async #open(input: CiphertextInput): Promise<{ keyId: string; plaintext: Buffer }> {
+  #open(input: CiphertextInput): OpenedText | null {
     const opened = 'row' in input ? this.#openRow(input.row) : this.#openText(input.ciphertext, input.context);
-    if (opened === null) {
-      const namedKeyId = 'row' in input ? null : (parseText(input.ciphertext)?.keyId ?? null);
-      if ('row' in input || namedKeyId !== null) await this.#assertKeyPresent(namedKeyId);
-      this.#context.observer.decrypted(namedKeyId, 'failed');
-      throw new DecryptFailedError();
-    }
+    if (opened === null) return null;
     this.#context.observer.decrypted(opened.keyId, 'opened');
     this.#noteUse(opened.keyId);
     return opened;
   }
 
-  async #assertKeyPresent(namedKeyId: string | null): Promise<void> {
+  /** A key that is missing is said, anything else is one error. */
+  async #whyUnopened(input: CiphertextInput): Promise<ItemError> {
+    const namedKeyId = 'row' in input ? null : (parseText(input.ciphertext)?.keyId ?? null);
     try {
-      await this.#activeKey.assertKeyPresent(namedKeyId);
+      if ('row' in input || namedKeyId !== null) await this.#activeKey.assertKeyPresent(namedKeyId);
     } catch (error) {
-      if (error instanceof ConfigurationError) this.#context.observer.decrypted(namedKeyId, 'key_missing');
-      throw error;
+      if (!(error instanceof ConfigurationError)) throw error;
+      this.#context.observer.decrypted(namedKeyId, 'key_missing');
+      return error;
     }
+    this.#context.observer.decrypted(namedKeyId, 'failed');
+    return new DecryptFailedError();
   }
 
   #noteUse(keyId: string): void {
@@ -140,7 +151,7 @@ export class StatelessCipher {
     if (this.#context.uses.note(keyId, notedAt)) this.#notedAt.set(keyId, Math.floor(Date.now() / 1000));
   }
 
-  #openText(text: string, context: string | null): { keyId: string; plaintext: Buffer } | null {
+  #openText(text: string, context: string | null): OpenedText | null {
     const parsed = parseText(text);
     const key = parsed === null ? undefined : this.#keyring.get(parsed.keyId);
     if (parsed === null || key === undefined) return null;
@@ -148,7 +159,7 @@ export class StatelessCipher {
     return plaintext === null ? null : { keyId: key.id, plaintext };
   }
 
-  #openRow(row: RowCiphertext): { keyId: string; plaintext: Buffer } | null {
+  #openRow(row: RowCiphertext): OpenedText | null {
     const opened = this.#keyring.openRow(null, row, null);
     return opened === null ? null : { keyId: opened.key.id, plaintext: opened.plaintext };
   }
@@ -156,9 +167,4 @@ export class StatelessCipher {
 
 export function isItemError(result: object): result is ItemError {
   return result instanceof DecryptFailedError || result instanceof ConfigurationError;
-}
-
-function asItemError(error: unknown): ItemError {
-  if (error instanceof DecryptFailedError || error instanceof ConfigurationError) return error;
-  throw error;
 }

@@ -27,7 +27,6 @@ export function statelessRoutes(stateless: StatelessCipher, brakes: Brakes): Fas
         response: { 200: schemas.EncryptAnswer, ...schemas.errorAnswers },
       },
       handler: async (request) => {
-        await stateless.assertCanSeal();
         const toInput = ({ plaintext, context }: schemas.EncryptItem) => ({ plaintext, context: context ?? null });
         return answer(request.body, toInput, (items) => stateless.encrypt(actorOf(request), items), presentEncrypted);
       },
@@ -56,10 +55,8 @@ export function statelessRoutes(stateless: StatelessCipher, brakes: Brakes): Fas
         body: schemas.CiphertextBody,
         response: { 200: schemas.EncryptAnswer, ...schemas.errorAnswers },
       },
-      handler: async (request) => {
-        await stateless.assertCanSeal();
-        return answer(request.body, toInput, (items) => stateless.rewrap(actorOf(request), items), presentEncrypted);
-      },
+      handler: async (request) =>
+        answer(request.body, toInput, (items) => stateless.rewrap(actorOf(request), items), presentEncrypted),
     });
   };
 }
