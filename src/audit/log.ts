@@ -46,7 +46,7 @@ export class AuditLog {
       await Promise.all(events.map((event) => this.#append(sink, actor, event)));
       if (actor !== vaultActor) this.#uses += events.length;
     } catch {
-      this.#onRefused();
+      if (actor !== vaultActor) this.#onRefused();
       throw new AuditUnavailableError();
     }
   }
