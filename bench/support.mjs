@@ -99,6 +99,7 @@ export function vaultEnvironment(url, settings = {}) {
     VAULT_GATEWAY_TOKENS: `gateway:${gatewayToken}`,
     VAULT_ADMIN_TOKENS: `operator:${adminToken}`,
     HOST: '127.0.0.1',
+    VAULT_AUDIT_LOG: join(temporaryFolder(), 'audit.log'),
     ...settings,
   };
 }

@@ -11,7 +11,7 @@ import { keyA, keyB, keyIdA, keyIdB } from '../../support/vault.ts';
 
 const rows = 40;
 /** Each case waits some seconds for a network that is gone, and so does not keep the others from their turn. */
-const atOnce = 14;
+const atOnce = 24;
 
 interface Bench {
   readonly proxy: FaultProxy;
