@@ -5,7 +5,7 @@ import type { Keyring, OpenedRow } from '../crypto/keyring.ts';
 import type { MasterKey } from '../crypto/master-key.ts';
 import { openRow, rowFormatOf, sealRow } from '../crypto/row.ts';
 import { bindingOf, ciphertextOf, openCoveredRow, openCoveredRowWith, type RowFailure, reasonOf } from '../keys/covered-rows.ts';
-import { apiKeysTable, type EncryptedRow, type Replacement } from '../store/encrypted-tables.ts';
+import type { EncryptedRow, Replacement } from '../store/encrypted-tables.ts';
 import type { RotationPlan } from './plan.ts';
 
 export type RowClass =
@@ -67,8 +67,9 @@ export class RowClassifier {
   }
 
   #isUpgraded(table: string, row: EncryptedRow): boolean {
+    if (!this.#plan.upgradeFormat || bindingOf(table, row) === null) return false;
     const ciphertext = ciphertextOf(row);
-    return this.#plan.upgradeFormat && table === apiKeysTable && ciphertext !== null && rowFormatOf(ciphertext) === 1;
+    return ciphertext !== null && rowFormatOf(ciphertext) === 1;
   }
 
   #failure(table: string, row: EncryptedRow): RowFailure {

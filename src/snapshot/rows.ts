@@ -2,7 +2,7 @@
 
 import type { Keyring } from '../crypto/keyring.ts';
 import { openCoveredRow } from '../keys/covered-rows.ts';
-import { type Cell, textOfCell } from '../store/cells.ts';
+import { type Cell, nameOfCell, textOfCell } from '../store/cells.ts';
 import { apiKeysTable, type EncryptedRow } from '../store/encrypted-tables.ts';
 
 const bindingColumns = ['tenant_id', 'name', 'provider'];
@@ -21,9 +21,7 @@ export function keyIdOf(keyring: Keyring, table: string, columns: readonly strin
 
 /** What operators name a row by: see {@link EncryptedRow.id}. */
 export function nameOfRow(columns: readonly string[], rowId: string, cells: readonly Cell[]): string {
-  const id = cells[columns.indexOf('id')];
-  if (typeof id === 'object' && id !== null && 'integer' in id) return id.integer;
-  return textOfCell(id) ?? `rowid:${rowId}`;
+  return nameOfCell(cells[columns.indexOf('id')]) ?? `rowid:${rowId}`;
 }
 
 function toEncryptedRow(columns: readonly string[], cells: readonly Cell[]): EncryptedRow {

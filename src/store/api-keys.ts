@@ -1,7 +1,8 @@
 /** The statements on `api_keys`. A store is conditional on the active key id, so that a writer with an outdated key writes nothing. */
 
 import { type AuditLine, auditStatement } from './audit.ts';
-import { type Database, guard, integer, type Row, type Statement, text, textOrNull, type Written } from './database.ts';
+import { type Cell, encodeCells, textOfCell } from './cells.ts';
+import { type Database, guard, integer, integerOrNull, type Row, type Statement, text, type Written } from './database.ts';
 import { MissingSchemaError } from './failures.ts';
 import { GatheredReads } from './gathered-reads.ts';
 import { restoreColumns } from './migrations.ts';
@@ -50,10 +51,11 @@ export interface PageRequest {
   readonly after: string | null;
 }
 
-/** A row as one value: the client takes longer over each column of a row than SQLite and JSON over all of it. */
-const columns = `json_array(${['id', 'tenant_id', 'name', 'provider', 'encrypted_value', 'iv', 'auth_tag'].map(asText).join(', ')},
-  CASE WHEN key_id_tag = auth_tag THEN ${asText('key_id')} END,
-  ${['created_at', 'updated_at', 'last_used_at'].map((column) => `CAST(${column} AS integer)`).join(', ')}) AS cells`;
+const textColumns = ['id', 'tenant_id', 'name', 'provider', 'encrypted_value', 'iv', 'auth_tag'];
+const keyIdHint = '(CASE WHEN key_id_tag = auth_tag THEN key_id END)';
+/** The texts as one value: the client takes longer over each column of a row than SQLite over all of it. */
+const columns = `${encodeCells([...textColumns, keyIdHint])} AS cells, CAST(created_at AS integer) AS created_at,
+  CAST(updated_at AS integer) AS updated_at, CAST(last_used_at AS integer) AS last_used_at`;
 
 /** Of several rows of one tenant and name, the one that counts. */
 const newestFirst = 'updated_at DESC, created_at DESC, rowid DESC';
@@ -106,12 +108,15 @@ export class ApiKeyStore {
 
   /** Tenants with how many rows each has, the null tenant first. `after`: the last tenant of the page before. */
   async tenants(limit: number, after: { readonly tenantId: string | null } | null): Promise<TenantCount[]> {
-    const sql = `SELECT tenant_id, count(*) AS keys FROM api_keys
-      WHERE ? = 0 OR tenant_id > coalesce(?, '') OR (? IS NULL AND tenant_id = '')
+    const sql = `SELECT ${encodeCells(['tenant_id'])} AS cells, count(*) AS keys FROM api_keys
+      WHERE typeof(tenant_id) <> 'blob' AND (? = 0 OR tenant_id > coalesce(?, '') OR (? IS NULL AND tenant_id = ''))
       GROUP BY tenant_id ORDER BY tenant_id LIMIT ?`;
     const tenantId = after?.tenantId ?? null;
     const rows = await this.#read(sql, [after === null ? 0 : 1, tenantId, tenantId, limit]);
-    return rows.map((row) => ({ tenantId: textOrNull(row, 'tenant_id'), keys: integer(row, 'keys') }));
+    return rows.map((row) => {
+      const [tenant] = JSON.parse(text(row, 'cells')) as Cell[];
+      return { tenantId: textOfCell(tenant), keys: integer(row, 'keys') };
+    });
   }
 
   /**
@@ -200,20 +205,21 @@ function insertedRow({ keyId, ...sealed }: SealedApiKey, id: string, now: number
   return { ...sealed, id, keyIdHint: keyId, createdAt: now, updatedAt: now, lastUsedAt: null };
 }
 
-/** What another program has stored in a column as something else must not fail a read of many rows: it opens no row. */
-function asText(column: string): string {
-  return `CAST(${column} AS text)`;
-}
-
-type Cells = [
-  ...texts: [id: string, tenantId: string | null, name: string, provider: string],
-  ...ciphertext: [encryptedValue: string, iv: string, authTag: string, keyIdHint: string | null],
-  ...times: [createdAt: number, updatedAt: number, lastUsedAt: number | null],
-];
-
+/** A text that another program has stored as something else is empty here: it opens no row, and fails no read of many. */
 function toApiKeyRow(row: Row): ApiKeyRow {
-  const [id, tenantId, name, provider, encryptedValue, iv, authTag, keyIdHint, createdAt, updatedAt, lastUsedAt] = JSON.parse(
-    text(row, 'cells'),
-  ) as Cells;
-  return { id, tenantId, name, provider, encryptedValue, iv, authTag, keyIdHint, createdAt, updatedAt, lastUsedAt };
+  const cells = (JSON.parse(text(row, 'cells')) as Cell[]).map(textOfCell);
+  const [id, tenantId = null, name, provider, encryptedValue, iv, authTag, keyIdHint = null] = cells;
+  return {
+    id: id ?? '',
+    tenantId,
+    name: name ?? '',
+    provider: provider ?? '',
+    encryptedValue: encryptedValue ?? '',
+    iv: iv ?? '',
+    authTag: authTag ?? '',
+    keyIdHint,
+    createdAt: integer(row, 'created_at'),
+    updatedAt: integer(row, 'updated_at'),
+    lastUsedAt: integerOrNull(row, 'last_used_at'),
+  };
 }

@@ -1,6 +1,6 @@
 /**
  * Carries any value of a column through JSON and back byte for byte, coded and decoded by the database itself: the client
- * would cut text at a NUL, mend what is no UTF-8, and round large integers.
+ * would cut text at a NUL, and ends the whole process at text that is no UTF-8, which any other program may have written.
  */
 
 /**
@@ -38,7 +38,25 @@ export function decodeCell(cells: string, index: number): string {
     CAST(${at('.integer')} AS integer), CAST(${at('.real')} AS real), unhex(${at('.blob')}), CAST(unhex(${at('.text')}) AS text)) END`;
 }
 
-/** The text of a cell, or null where it is not text. What is no UTF-8 is replaced in it, as the client would. */
+/** What people call a row whose id this is, or null where it has none that can be said. */
+export function nameOfCell(cell: Cell | undefined): string | null {
+  if (typeof cell !== 'object' || cell === null) return cell ?? null;
+  if ('integer' in cell) return cell.integer;
+  return 'real' in cell ? cell.real : textOfCell(cell);
+}
+
+/** As {@link textOfCell}, but null also for what is no UTF-8. */
+export function exactTextOfCell(cell: Cell | undefined): string | null {
+  const text = textOfCell(cell);
+  const isExact = typeof cell === 'string' || (text !== null && Buffer.from(text, 'utf8').toString('hex') === hexOf(cell));
+  return isExact ? text : null;
+}
+
+function hexOf(cell: Cell | undefined): string | null {
+  return typeof cell === 'object' && cell !== null && 'text' in cell ? cell.text : null;
+}
+
+/** The text of a cell, or null where it is not text. What is no UTF-8 is replaced in it. */
 export function textOfCell(cell: Cell | undefined): string | null {
   if (typeof cell === 'string') return cell;
   return typeof cell === 'object' && cell !== null && 'text' in cell ? Buffer.from(cell.text, 'hex').toString('utf8') : null;

@@ -4,6 +4,7 @@
  */
 
 import { ConfigurationError } from '../errors.ts';
+import { type Cell, encodeCells, exactTextOfCell, nameOfCell } from './cells.ts';
 import { type Database, guard, integer, type Row, type Statement, text } from './database.ts';
 
 /** The one table whose rows the vault itself writes, in format 2 and with a key id. */
@@ -39,7 +40,7 @@ export interface Replacement {
   readonly sealed: CiphertextColumns;
 }
 
-/** What a ciphertext in format 2 is bound to, of `api_keys` alone: it must not change under it. */
+/** What a ciphertext in format 2 is bound to, of `api_keys` alone: it must not change under it. All null where one of them is no text. */
 interface BindingColumns {
   readonly tenantId: string | null;
   readonly name: string | null;
@@ -101,7 +102,7 @@ export class EncryptedTables {
     const hasIdColumn = (await this.#columns(table)).has('id');
     const [, rowId] = /^rowid:(-?\d+)$/.exec(id) ?? [];
     if (rowId === undefined && !hasIdColumn) return false;
-    const condition = rowId === undefined ? 'id = ?' : `rowid = ?${hasIdColumn ? ' AND id IS NULL' : ''}`;
+    const condition = rowId === undefined ? 'id = ?' : `rowid = ?${hasIdColumn ? " AND typeof(id) IN ('null', 'blob')" : ''}`;
     const rows = await this.#database.read(`SELECT 1 FROM ${quote(table)} WHERE ${condition} LIMIT 1`, [rowId ?? id]);
     return rows.length > 0;
   }
@@ -122,10 +123,9 @@ export class EncryptedTables {
     const missing = [...ciphertextColumns, ...owned].filter((column) => !columns.has(column));
     if (columns.size === 0) throw new ConfigurationError(`The database has no table ${table}, which the vault is told to cover.`);
     if (missing.length > 0) throw new ConfigurationError(`The table ${table} has no column ${missing.join(', ')}.`);
-    const id = columns.has('id') ? "coalesce(CAST(id AS text), 'rowid:' || rowid)" : "'rowid:' || rowid";
-    const cells = [...ciphertextColumns, ...owned].map(textOnly).join(', ');
     // One value a row: the client takes longer over each column of a row than SQLite over all of it.
-    return `SELECT json_array(CAST(rowid AS text), ${id}, ${cells}) AS cells FROM ${quote(table)}
+    const cells = encodeCells([columns.has('id') ? 'id' : 'NULL', ...ciphertextColumns, ...owned]);
+    return `SELECT CAST(rowid AS text) AS row_id_text, ${cells} AS cells FROM ${quote(table)}
       WHERE rowid BETWEEN ?1 AND (
         SELECT max(row_id) FROM (
           SELECT row_id, sum(characters) OVER (ORDER BY row_id) - characters AS characters_before
@@ -144,7 +144,7 @@ export function replaceStatement(table: string, keyId: string, replacements: rea
   const isOwned = table === apiKeysTable;
   const recordKeyId = isOwned ? ', key_id = ?, key_id_tag = r.value->>6' : '';
   const sameBinding = isOwned
-    ? bindingColumns.map((column, index) => `AND ${textOnly(column)} IS r.value->>${7 + index}`).join(' ')
+    ? `AND (r.value->>8 IS NULL OR (${bindingColumns.map((column, index) => `${column} IS r.value->>${7 + index}`).join(' AND ')}))`
     : '';
   const sql = `UPDATE ${quote(table)} SET encrypted_value = r.value->>4, iv = r.value->>5, auth_tag = r.value->>6${recordKeyId}
     FROM json_each(?) AS r WHERE ${quote(table)}.rowid = CAST(r.value->>0 AS integer)
@@ -174,30 +174,25 @@ export function tableStateStatement(table: string, rows: readonly ExpectedRow[])
   return guard(tableStateGuard, condition, [JSON.stringify(rows), rows.length, rows.length]);
 }
 
-/** As {@link EncryptedRow} has it: null for what is not text. */
-function textOnly(column: string): string {
-  return `iif(typeof(${column}) = 'text', ${column}, NULL)`;
-}
-
 export function quote(identifier: string): string {
   return `"${identifier.replaceAll('"', '""')}"`;
 }
 
-/** In the order of the page's statement; tables other than `api_keys` have no binding. */
-type PageCells = [
-  string,
-  string,
-  string | null,
-  string | null,
-  string | null,
-  (string | null)?,
-  (string | null)?,
-  (string | null)?,
-];
-
 function toEncryptedRow(row: Row): EncryptedRow {
-  const [rowId, id, encryptedValue, iv, authTag, tenantId = null, name = null, provider = null] = JSON.parse(
-    text(row, 'cells'),
-  ) as PageCells;
-  return { rowId, id, encryptedValue, iv, authTag, tenantId, name, provider };
+  const rowId = text(row, 'row_id_text');
+  const [id, encryptedValue, iv, authTag, ...binding] = JSON.parse(text(row, 'cells')) as Cell[];
+  return {
+    rowId,
+    id: nameOfCell(id) ?? `rowid:${rowId}`,
+    encryptedValue: exactTextOfCell(encryptedValue),
+    iv: exactTextOfCell(iv),
+    authTag: exactTextOfCell(authTag),
+    ...toBinding(binding),
+  };
+}
+
+function toBinding(cells: readonly Cell[]): BindingColumns {
+  const [tenantId = null, name = null, provider = null] = cells.map(exactTextOfCell);
+  const isWhole = name !== null && provider !== null && (tenantId !== null || cells[0] === null);
+  return isWhole ? { tenantId, name, provider } : { tenantId: null, name: null, provider: null };
 }
