@@ -86,6 +86,15 @@ export function createError(message: string, fields: VaultErrorFields): VaultCli
   return new Class(message, fields);
 }
 
+/** Where no connection came about, so that nothing was sent. */
+const unconnectedCodes = ['ECONNREFUSED', 'ENOTFOUND', 'EAI_AGAIN', 'EHOSTUNREACH', 'ENETUNREACH', 'UND_ERR_CONNECT_TIMEOUT'];
+
+/** Whether the call was refused or never sent. Of an answer that was lost, or a proxy's, nobody knows whether it was carried out. */
+export function isNotDone(error: unknown): boolean {
+  if (error instanceof VaultRateLimitedError || error instanceof VaultStorageUnavailableError) return true;
+  return error instanceof VaultConnectionError && unconnectedCodes.includes(String(error.details?.code));
+}
+
 /** Whether the vault, or what it stands on, was not there to say yes or no. */
 export function isUnreachable(error: unknown): error is VaultClientError {
   if (error instanceof VaultConnectionError || error instanceof VaultTimeoutError) return true;

@@ -8,18 +8,19 @@ const maxDelayMs = 1_000;
 /** Whoever is told to wait longer learns that instead, from the error. */
 const maxRetryAfterMs = 5_000;
 
-/** Up to `retries` more times. Rejects with the last error, or with the signal's reason. */
+/** Up to `retries` more times, and only after failures that `mayRepeat`. Rejects with the last error, or with the signal's reason. */
 export async function withRetries<Result>(
   operation: (earlier: readonly VaultClientError[]) => Promise<Result>,
   retries: number,
   signal: AbortSignal | undefined,
+  mayRepeat: (error: unknown) => boolean = () => true,
 ): Promise<Result> {
   const failures: VaultClientError[] = [];
   for (;;) {
     try {
       return await operation(failures);
     } catch (error) {
-      const delayMs = failures.length < retries ? delayBefore(error, failures.length) : null;
+      const delayMs = failures.length < retries && mayRepeat(error) ? delayBefore(error, failures.length) : null;
       if (delayMs === null) throw error;
       failures.push(error as VaultClientError);
       await pause(delayMs, signal);

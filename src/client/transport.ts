@@ -2,7 +2,7 @@
 
 import { EventEmitter } from 'node:events';
 import { Pool } from 'undici';
-import { createError, VaultClientError, type VaultErrorType } from './errors.ts';
+import { createError, VaultClientError, type VaultErrorFields, type VaultErrorType } from './errors.ts';
 import type { ErrorBody } from './wire.ts';
 
 /** Below the vault's own 72 seconds, so that no request goes out on a connection that is just being closed. */
@@ -19,6 +19,8 @@ export interface Call {
   readonly path: string;
   readonly query?: Readonly<Record<string, string | number | null | undefined>>;
   readonly body?: unknown;
+  /** A field that every answer of the vault to this call has. */
+  readonly holds?: string;
 }
 
 export interface AttemptOptions {
@@ -70,7 +72,9 @@ export class Transport {
       signal?.throwIfAborted();
       if (isLate) throw unanswered('timeout', `The vault did not answer within ${timeoutMs} ms.`, requestId);
       if (error instanceof VaultClientError) throw error;
-      throw unanswered('connection_error', `The vault cannot be reached${reason(error)}.`, requestId);
+      const code = codeOf(error);
+      const message = `The vault cannot be reached${code === undefined ? '' : ` (${code})`}.`;
+      throw unanswered('connection_error', message, requestId, code === undefined ? undefined : { code });
     } finally {
       clearTimeout(timer);
       signal?.removeEventListener('abort', abort);
@@ -82,7 +86,8 @@ export class Transport {
     await this.#pool.close();
   }
 
-  async #exchange({ method, path, query, body }: Call, requestId: string, signal: EventEmitter): Promise<unknown> {
+  async #exchange(call: Call, requestId: string, signal: EventEmitter): Promise<unknown> {
+    const { method, path, query, body } = call;
     const answer = await this.#pool.request({
       method,
       path: this.#basePath + path + toQueryString(query),
@@ -97,7 +102,8 @@ export class Transport {
     });
     const text = await answer.body.text();
     const content = parseJson(text);
-    if (answer.statusCode >= 200 && answer.statusCode < 300 && content !== undefined) return content;
+    const isAnswer = typeof content === 'object' && content !== null && (call.holds === undefined || call.holds in content);
+    if (answer.statusCode >= 200 && answer.statusCode < 300 && isAnswer) return content;
     throw refusal(answer.statusCode, content, requestId, secondsOf(answer.headers['retry-after']));
   }
 }
@@ -146,12 +152,17 @@ function secondsOf(header: string | string[] | undefined): number | undefined {
   return Number.isFinite(seconds) ? Math.max(0, seconds) : undefined;
 }
 
-function unanswered(type: VaultErrorType, message: string, requestId: string): VaultClientError {
-  return createError(message, { type, status: null, requestId });
+function unanswered(
+  type: VaultErrorType,
+  message: string,
+  requestId: string,
+  details?: VaultErrorFields['details'],
+): VaultClientError {
+  return createError(message, { type, status: null, requestId, details });
 }
 
 /** The code alone: what an HTTP library's error holds beside it is not looked through for secrets. */
-function reason(error: unknown): string {
+function codeOf(error: unknown): string | undefined {
   const code = error instanceof Error && 'code' in error ? error.code : undefined;
-  return typeof code === 'string' ? ` (${code})` : '';
+  return typeof code === 'string' ? code : undefined;
 }

@@ -1,7 +1,7 @@
 /** Every call that a gateway may make of the vault, typed: repeated where that is safe, shared where it is the same, abortable. */
 
 import { randomUUID } from 'node:crypto';
-import { VaultAuthError, type VaultClientError, VaultNotFoundError, VaultRateLimitedError } from './errors.ts';
+import { isNotDone, VaultClientError, VaultNotFoundError } from './errors.ts';
 import { type KeyCacheOptions, KeyReader, type ReadLimits } from './key-reader.ts';
 import { withRetries } from './retry.ts';
 import { type Call, Transport } from './transport.ts';
@@ -41,7 +41,7 @@ type ListKeysOptions = Omit<wire.ListKeysQuery, 'tenant_id'> & Tenant;
 
 /**
  * Every method rejects with a VaultClientError of the class that says what happened. What failed because the vault, or its
- * database, was away for a moment has been repeated by then; a store too, which changes nothing the second time.
+ * database, was away for a moment has been repeated by then; a store only where it had not been done.
  */
 export class VaultClient {
   readonly #transport: Transport;
@@ -58,12 +58,13 @@ export class VaultClient {
   }
 
   /**
-   * Inserts a key, or replaces the one of that tenant and name. `updated` may be true of a new one, where its answer was lost
-   * and the store was repeated.
+   * Inserts a key, or replaces the one of that tenant and name. Repeated only where the vault has refused it or was not
+   * connected to: after a lost answer somebody else may have stored a newer key, which a repetition would replace.
    */
   async storeKey(body: wire.StoreKeyBody, options: CallOptions = {}): Promise<wire.StoreKeyAnswer> {
     try {
-      return (await this.#call({ method: 'POST', path: '/v1/api-keys', body }, options)) as wire.StoreKeyAnswer;
+      const call = { method: 'POST', path: '/v1/api-keys', body, holds: 'key' } as const;
+      return (await this.#call(call, options, {}, { mayRepeat: isNotDone })) as wire.StoreKeyAnswer;
     } finally {
       // Also after a failure: it may have been stored all the same.
       this.#keys.forget(body);
@@ -88,7 +89,7 @@ export class VaultClient {
   /** One key, masked. */
   async getKey(id: string, { tenant_id }: Tenant = {}, options: CallOptions = {}): Promise<wire.ApiKey> {
     try {
-      const answer = await this.#call({ method: 'GET', path: keyPath(id), query: { tenant_id } }, options);
+      const answer = await this.#call({ method: 'GET', path: keyPath(id), query: { tenant_id }, holds: 'key' }, options);
       return (answer as wire.GetKeyAnswer).key;
     } catch (error) {
       if (error instanceof VaultNotFoundError) this.#keys.forgetId(id);
@@ -99,7 +100,7 @@ export class VaultClient {
   /** Rejects with VaultNotFoundError where there was none; not where a repeated call finds that the first had deleted it. */
   async deleteKey(id: string, { tenant_id }: Tenant = {}, options: CallOptions = {}): Promise<void> {
     try {
-      await this.#call({ method: 'DELETE', path: keyPath(id), query: { tenant_id } }, options, {}, isDeletedBefore);
+      await this.#call({ method: 'DELETE', path: keyPath(id), query: { tenant_id } }, options, {}, { isDone: isDeletedBefore });
     } finally {
       this.#keys.forgetId(id);
     }
@@ -175,12 +176,11 @@ export class VaultClient {
   }
 
   async #decryptKey(body: wire.DecryptKeyBody, options: CallOptions, limits: ReadLimits): Promise<wire.DecryptedKey> {
-    const answer = await this.#call({ method: 'POST', path: '/v1/api-keys/decrypt', body }, options, limits);
+    const answer = await this.#call({ method: 'POST', path: '/v1/api-keys/decrypt', body, holds: 'key' }, options, limits);
     return (answer as wire.DecryptKeyAnswer).key;
   }
 
-  /** `isDone` may say of a failed repetition that an earlier attempt had done what was asked. */
-  async #call(call: Call, options: CallOptions, limits: ReadLimits = {}, isDone: IsDone = () => false): Promise<unknown> {
+  async #call(call: Call, options: CallOptions, limits: ReadLimits = {}, rules: RepeatRules = {}): Promise<unknown> {
     const { signal, requestId = '' } = options;
     const id = givenRequestId.test(requestId) ? requestId : randomUUID();
     const timeoutMs = Math.min(this.#timeoutMs, limits.maxTimeoutMs ?? this.#timeoutMs);
@@ -188,20 +188,25 @@ export class VaultClient {
       try {
         return await this.#transport.attempt(call, { signal, requestId: id, timeoutMs });
       } catch (error) {
-        if (error instanceof VaultAuthError) this.#keys.forgetAll();
-        if (isDone(error, earlier)) return null;
+        if (error instanceof VaultClientError && error.status === 401) this.#keys.forgetAll();
+        if (rules.isDone?.(error, earlier)) return null;
         throw error;
       }
     };
-    return withRetries(attempt, limits.retries ?? this.#retries, signal);
+    return withRetries(attempt, limits.retries ?? this.#retries, signal, rules.mayRepeat);
   }
 }
 
-type IsDone = (error: unknown, earlier: readonly VaultClientError[]) => boolean;
+interface RepeatRules {
+  /** May say of a failed repetition that an earlier attempt had done what was asked. */
+  readonly isDone?: (error: unknown, earlier: readonly VaultClientError[]) => boolean;
+  /** After which failures the call may be repeated; after all that pass, where this is left out. */
+  readonly mayRepeat?: (error: unknown) => boolean;
+}
 
-/** A call that was refused for its rate alone has done nothing; of any other failure nobody knows. */
-const isDeletedBefore: IsDone = (error, earlier) =>
-  error instanceof VaultNotFoundError && earlier.some((each) => !(each instanceof VaultRateLimitedError));
+function isDeletedBefore(error: unknown, earlier: readonly VaultClientError[]): boolean {
+  return error instanceof VaultNotFoundError && earlier.some((each) => !isNotDone(each));
+}
 
 function wholeNumber(name: string, value: number, min: number, max: number): number {
   if (Number.isInteger(value) && value >= min && value <= max) return value;

@@ -6,10 +6,17 @@ import type { IncomingMessage } from 'node:http';
 import { fastifyAuth } from '@fastify/auth';
 import { fastifySwagger } from '@fastify/swagger';
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
-import { type FastifyBaseLogger, type FastifyInstance, type FastifyRequest, fastify, LogController } from 'fastify';
+import {
+  type FastifyBaseLogger,
+  type FastifyInstance,
+  type FastifyRequest,
+  fastify,
+  LogController,
+  type RouteOptions,
+} from 'fastify';
 import type { AuditJournal } from '../audit/journal.ts';
-import { ErrorBody } from '../contract/schemas.ts';
-import { ValidationError } from '../errors.ts';
+import { EmptyBody, ErrorBody } from '../contract/schemas.ts';
+import { UnsupportedMediaTypeError, ValidationError } from '../errors.ts';
 import { StateMetrics, type StateSource } from '../metrics/state-metrics.ts';
 import type { VaultMetrics } from '../metrics/vault-metrics.ts';
 import type { Rotator } from '../rotation/engine.ts';
@@ -115,6 +122,7 @@ export async function addVault(app: FastifyInstance, options: AppOptions): Promi
     async (inner: FastifyInstance) => {
       if (isShed) inner.addHook('onRequest', shed);
       inner.addHook('onRequest', inner.auth([requireRole(options.tokens, roles, brakes)]));
+      inner.addHook('onRoute', refuseUnknownQuery);
       for (const plugin of routes) await inner.register(plugin);
     };
   const opening = [keyOpeningRoutes(options.apiKeys, brakes), statelessRoutes(options.stateless, brakes)];
@@ -174,6 +182,10 @@ function logRequest(request: FastifyRequest, status: number, elapsedMs: number):
 /** As Fastify's own, but bytes that are no UTF-8 are refused, and no body counts as `{}`: an operator's `curl -X POST` sends none. */
 function addJsonParser(app: FastifyInstance): void {
   app.removeContentTypeParser('text/plain');
+  app.addHook('onRequest', async ({ headers }) => {
+    if ((headers['content-encoding'] ?? 'identity') === 'identity') return;
+    throw new UnsupportedMediaTypeError('Send the body as it is, without Content-Encoding.');
+  });
   const parse = app.getDefaultJsonParser('error', 'error');
   app.addContentTypeParser('application/json', { parseAs: 'buffer' }, (request, body, done) => {
     if (body.length === 0) done(null, {});
@@ -182,5 +194,13 @@ function addJsonParser(app: FastifyInstance): void {
   });
   app.addHook('preValidation', async (request) => {
     if (request.method === 'POST' && request.body === undefined) request.body = {};
+    const hasBody = request.body !== undefined && Object.keys(request.body ?? {}).length > 0;
+    if (request.method === 'DELETE' && hasBody)
+      throw new ValidationError('DELETE takes no body: its fields belong in the query.');
   });
+}
+
+/** A route that says nothing of its query has none: a field that belongs in the body must not be dropped in silence. */
+function refuseUnknownQuery(route: RouteOptions): void {
+  route.schema = { querystring: EmptyBody, ...route.schema };
 }

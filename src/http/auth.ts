@@ -29,12 +29,13 @@ export function requireRole(
       await brakes.countFailure(request);
       throw new AuthError('A known token is required: send Authorization: Bearer <token>.');
     }
+    // Also of a caller that is refused: the log names it.
+    request.caller = caller;
     if (!roles.includes(caller.role)) {
       throw new ForbiddenError(
         `The token ${caller.name} has the role ${caller.role}; this route is for ${roles.join(' and ')} tokens.`,
       );
     }
-    request.caller = caller;
   };
 }
 

@@ -2,6 +2,7 @@
 
 import type { Socket } from 'node:net';
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import type { FastifySchemaValidationError } from 'fastify/types/schema.js';
 import {
   AuditUnavailableError,
   type ErrorCode,
@@ -116,11 +117,18 @@ function retryAfterSecondsOf(error: unknown): number | null {
 }
 
 /** Names the place and what is wrong with it, never the value. */
-function describeValidation({ validation, validationContext }: FastifyError): string {
-  const [first] = validation ?? [];
-  const path = (first?.instancePath ?? '').slice(1).replaceAll('/', '.');
+/** Where a body may have several shapes, what came closest to one of them says what is wrong. */
+function describeValidation({ validation = [], validationContext }: FastifyError): string {
+  const depthOf = ({ instancePath }: FastifySchemaValidationError): number => instancePath.split('/').length;
+  const found = validation.filter(({ keyword }) => keyword !== 'anyOf');
+  const deepest = Math.max(...found.map(depthOf));
+  const closest = found.filter((each) => depthOf(each) === deepest);
+  const path = (closest[0]?.instancePath ?? '').slice(1).replaceAll('/', '.');
   const place = path === '' ? (validationContext ?? 'request') : `${validationContext}.${path}`;
-  const unknown = first?.params?.additionalProperty;
-  const detail = unknown === undefined ? (first?.message ?? 'is malformed') : `has an unknown field ${JSON.stringify(unknown)}`;
-  return `${place} ${detail}.`;
+  return `${place} ${[...new Set(closest.map(describeOne))].join(', or ')}.`;
+}
+
+function describeOne({ params, message }: FastifySchemaValidationError): string {
+  const unknown = params.additionalProperty;
+  return unknown === undefined ? (message ?? 'is malformed') : `has an unknown field ${JSON.stringify(unknown)}`;
 }

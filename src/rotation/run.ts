@@ -86,7 +86,9 @@ export class RotationRun {
     const rotationId = this.#rotationId;
     const timer = setInterval(() => this.#logProgress(), logIntervalMs).unref();
     try {
-      logger.info({ rotation_id: rotationId, from_key_id: fromKeyId, to_key_id: to.id }, 'rotation started');
+      // A passphrase's key id helps guessing it.
+      const from = this.#plan.from?.isPassphrase === true ? 'passphrase' : fromKeyId;
+      logger.info({ rotation_id: rotationId, from_key_id: from, to_key_id: to.id }, 'rotation started');
       await this.#writeAll();
       this.#context.onSwitched();
       const end = await this.#verifyAll();

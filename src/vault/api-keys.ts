@@ -59,6 +59,12 @@ export interface Page<Item> {
   readonly next: string | null;
 }
 
+/** A page of rows that are to be opened. */
+export interface OpeningRequest extends PageRequest {
+  /** Is told how many rows there are; what it throws keeps them shut. */
+  readonly beforeOpening: (rows: number) => Promise<void>;
+}
+
 export interface NewApiKey {
   readonly tenantId: string | null;
   readonly name: string;
@@ -99,9 +105,12 @@ export class ApiKeys {
   async store(actor: Actor, { tenantId, name, provider, value }: NewApiKey): Promise<{ key: ListedApiKey; isReplaced: boolean }> {
     const normalized = normalizeValue(value);
     const plaintext = Buffer.from(normalized, 'utf8');
-    const { row, isReplaced } = await this.#put(actor, { table: apiKeysTable, tenantId, name, provider }, plaintext);
-    plaintext.fill(0);
-    return { key: { ...row, maskedValue: maskValue(normalized), keyId: row.keyIdHint }, isReplaced };
+    try {
+      const { row, isReplaced } = await this.#put(actor, { table: apiKeysTable, tenantId, name, provider }, plaintext);
+      return { key: { ...row, maskedValue: maskValue(normalized), keyId: row.keyIdHint }, isReplaced };
+    } finally {
+      plaintext.fill(0);
+    }
   }
 
   async list(tenantId: string | null, provider: string | null, page: PageRequest): Promise<Page<ListedApiKey>> {
@@ -143,8 +152,10 @@ export class ApiKeys {
   }
 
   /** Every name of a tenant, each with the newest row's value or with why it does not open. Throws AuditUnavailableError. */
-  async decryptAll(actor: Actor, tenantId: string | null, page: PageRequest): Promise<Page<DecryptedEntry>> {
-    const rows = await this.#store.listNewest(tenantId, { ...page, limit: page.limit + 1 });
+  async decryptAll(actor: Actor, tenantId: string | null, page: OpeningRequest): Promise<Page<DecryptedEntry>> {
+    const { limit, after } = page;
+    const rows = await this.#store.listNewest(tenantId, { limit: limit + 1, after });
+    await page.beforeOpening(Math.min(rows.length, limit));
     const uses: AuditEvent[] = [];
     const entries = await asPage(rows, page.limit, async (row): Promise<DecryptedEntry> => {
       const opened = await this.#openOrRefuse(row);

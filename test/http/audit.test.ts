@@ -48,6 +48,13 @@ const refuseAct = (act: string): string =>
   `CREATE TRIGGER refuse BEFORE INSERT ON vault_audit WHEN NEW.line LIKE '%"act":"${act}"%' BEGIN SELECT RAISE(ABORT, 'refused'); END`;
 
 describe('every use of a key', () => {
+  it('that the limit on decrypts refuses is no use: nothing is opened, and nothing on record', async () => {
+    const { vault, store, log } = await start({ VAULT_LIMIT_DECRYPTS: '2' });
+    for (const name of ['K', 'L', 'M']) await store(name, 'acme');
+    expect((await vault.gateway('POST', '/v1/api-keys/decrypt-all', { tenant_id: 'acme' })).status).toBe(429);
+    expect(logged(log).map(({ act }) => act)).toEqual(['audit.start']);
+  });
+
   it('is in the log with who, what, which key and how it ended, and no value', async () => {
     const { vault, store, log } = await start();
     const { id } = (await store('K', 'acme')).body.key;

@@ -161,7 +161,7 @@ describe('a token limited to tenants', () => {
       await call('POST', '/v1/encrypt?tenant_id=acme', { plaintext: 'sample' }),
       await call('GET', '/v1/api-keys?Tenant_id=acme'),
     ];
-    expect(answers.map(({ status }) => status)).toEqual([403, 403, 403, 400]);
+    expect(answers.map(({ status }) => status)).toEqual([400, 400, 400, 400]);
   });
 
   it('cannot tell a row of another tenant from none', async () => {

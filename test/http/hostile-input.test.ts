@@ -23,6 +23,27 @@ async function post(origin: string, path: string, body: string | Buffer, headers
 }
 
 describe('a malformed request', () => {
+  it('with a field in the wrong place is refused rather than half understood', async () => {
+    const { origin, gateway, admin } = await start();
+    expect((await gateway('POST', '/v1/api-keys/decrypt?tenant_id=acme', { name: 'K' })).status).toBe(400);
+    expect((await admin('POST', '/admin/rotate/dry-run?upgrade_format=1')).status).toBe(400);
+    expect((await gateway('GET', '/v1/api-keys/status?tenant_id=acme')).status).toBe(400);
+    expect((await gateway('DELETE', '/v1/api-keys/K', { tenant_id: 'acme' })).status).toBe(400);
+    expect((await post(origin, '/v1/api-keys/decrypt', '{"name":"K"}', { 'content-encoding': 'gzip' })).status).toBe(415);
+  });
+
+  it('of several possible shapes is told what is wrong in the one that it came closest to', async () => {
+    const { gateway } = await start();
+    const messageOf = async (path: string, body: unknown) => (await gateway('POST', path, body)).body.error.message;
+    expect(await messageOf('/v1/encrypt', { items: [{ plaintext: 'a' }, { plaintext: 1 }] })).toBe(
+      'body.items.1.plaintext must be string.',
+    );
+    expect(await messageOf('/v1/encrypt', { items: Array.from({ length: 1_001 }, () => ({ plaintext: 'a' })) })).toBe(
+      'body.items must NOT have more than 1000 items.',
+    );
+    expect(await messageOf('/v1/decrypt', { encrypted_value: '00', iv: '00' })).toContain("'auth_tag'");
+  });
+
   it.each([
     ['malformed JSON', '{"name": "K"', 400, 'validation_error'],
     ['no JSON at all', 'name=K', 400, 'validation_error'],

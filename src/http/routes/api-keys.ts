@@ -3,6 +3,7 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import { presentApiKey } from '../../contract/presenters.ts';
 import * as schemas from '../../contract/schemas.ts';
+import type { TenantCount } from '../../store/api-keys.ts';
 import type { ApiKeys, DecryptedEntry } from '../../vault/api-keys.ts';
 import { actorOf } from '../auth.ts';
 import type { Brakes } from '../brakes.ts';
@@ -109,8 +110,9 @@ export function keyOpeningRoutes(apiKeys: ApiKeys, brakes: Brakes): FastifyPlugi
       handler: async (request) => {
         const { body } = request;
         const after = body.cursor === undefined ? null : decodeCursor(body.cursor);
-        const page = await apiKeys.decryptAll(actorOf(request), body.tenant_id ?? null, { limit: decryptAllPage, after });
-        await brakes.countDecrypts(request, page.items.length);
+        const beforeOpening = (rows: number): Promise<void> => brakes.countDecrypts(request, rows);
+        const pageRequest = { limit: decryptAllPage, after, beforeOpening };
+        const page = await apiKeys.decryptAll(actorOf(request), body.tenant_id ?? null, pageRequest);
         return { keys: page.items.map(presentEntry), next_cursor: page.next && encodeCursor(page.next) };
       },
     });
@@ -130,12 +132,17 @@ export function keyOpeningRoutes(apiKeys: ApiKeys, brakes: Brakes): FastifyPlugi
         const shown = found.slice(0, limit);
         const last = found.length > limit ? shown.at(-1) : undefined;
         return {
-          tenants: shown.map(({ tenantId, keys }) => ({ tenant_id: tenantId, keys })),
+          tenants: shown.filter(canBeNamed).map(({ tenantId, keys }) => ({ tenant_id: tenantId, keys })),
           next_cursor: last === undefined ? null : encodeCursor(last.tenantId),
         };
       },
     });
   };
+}
+
+/** A tenant that another program has given no name, or none that a call may carry, has rows that no call reaches. */
+function canBeNamed({ tenantId }: TenantCount): boolean {
+  return tenantId === null || schemas.isLabel(tenantId);
 }
 
 /** Apart from the others, because it is about no tenant's rows. */
