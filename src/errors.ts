@@ -118,6 +118,9 @@ export class StorageUnavailableError extends VaultError {
   readonly retryAfterSeconds = 1;
 }
 
+/** The answer would hold more than the database sends at once: what asks for less of it may succeed. */
+export class AnswerTooLargeError extends StorageUnavailableError {}
+
 /** The process has more to do than it can: the request was refused before anything of it was done. Safe to try again. */
 export class OverloadedError extends VaultError {
   readonly code = 'storage_unavailable';

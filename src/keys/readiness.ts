@@ -69,7 +69,10 @@ export class ReadinessCheck {
     const unfinished = await rotations.findUnfinished();
     const needed = new Map([[activeKeyId, 'active']]);
     if (unfinished !== null) {
-      for (const keyId of [unfinished.fromKeyId, unfinished.toKeyId]) if (!needed.has(keyId)) needed.set(keyId, 'being rotated');
+      const { fromKeyId, toKeyId } = unfinished;
+      // Of one that is run again after it was finished, the old key may have been retired.
+      const isRerun = (await rotations.findLastCompletedTo(toKeyId))?.fromKeyId === fromKeyId;
+      for (const keyId of isRerun ? [toKeyId] : [fromKeyId, toKeyId]) if (!needed.has(keyId)) needed.set(keyId, 'being rotated');
     }
     const missing = [...needed].filter(([keyId]) => keyring.get(keyId) === undefined);
     if (missing.length === 0) return [];

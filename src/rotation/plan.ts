@@ -55,11 +55,14 @@ export async function planRotation(context: PlanContext, request: RotationReques
   if (from === null && toKeyId !== activeKeyId) {
     throw new ConfigurationError(`The old master key ${fromKeyId} is not in the keyring: set it as PROVARA_MASTER_KEY_OLD.`);
   }
+  const earlier = unfinished ?? (await records?.rotations.findLastCompletedTo(toKeyId)) ?? null;
+  const known = earlier?.fromKeyId === fromKeyId ? earlier.skippedRows : [];
   return {
     fromKeyId,
     from,
     to: await newKey(context, toKeyId),
-    skippedRows: request.skipIds === undefined ? (unfinished?.skippedRows ?? []) : await resolveSkips(context, request.skipIds),
+    skippedRows:
+      request.skipIds === undefined ? (unfinished?.skippedRows ?? []) : await resolveSkips(context, request.skipIds, known),
     upgradeFormat: request.upgradeFormat ?? unfinished?.upgradeFormat ?? false,
     isForced: request.isForced ?? false,
     unfinished,
@@ -129,9 +132,17 @@ async function newKey({ keyring, records }: PlanContext, keyId: string): Promise
   return key;
 }
 
-async function resolveSkips({ tables, tableNames }: PlanContext, skipIds: readonly string[]): Promise<SkippedRow[]> {
+/** What the same rotation has skipped before is known, also where it has been deleted since: the same command must go on. */
+async function resolveSkips(
+  { tables, tableNames }: PlanContext,
+  skipIds: readonly string[],
+  known: readonly SkippedRow[],
+): Promise<SkippedRow[]> {
   const resolved: SkippedRow[] = [];
-  for (const skipId of new Set(skipIds)) resolved.push(await resolveSkip(tables, tableNames, skipId));
+  for (const skipId of new Set(skipIds)) {
+    const skipped = known.find(({ table, id }) => skipId === id || skipId === `${table}:${id}`);
+    resolved.push(skipped ?? (await resolveSkip(tables, tableNames, skipId)));
+  }
   return resolved;
 }
 

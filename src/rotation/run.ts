@@ -76,7 +76,7 @@ export class RotationRun {
     this.#classifier = new RowClassifier(plan, context.keyring);
     const { tables, coverage } = context;
     this.#writeBack = { tables, tableNames: coverage.encryptedTables, plan, classifier: this.#classifier, progress };
-    this.#mayHaveWritten = plan.unfinished !== null && plan.activeKeyId === plan.to.id;
+    this.#mayHaveWritten = plan.unfinished?.isSwitched ?? false;
   }
 
   /** Runs to the end and records how it ended, whatever that is. Rejects with why it did not complete. */
@@ -169,7 +169,7 @@ export class RotationRun {
     if (commit === null) return false;
     this.#holder.assertHeld();
     try {
-      await this.#switch({ state: 'verifying', rowsRotated: commit.rowsRotated }, commit.statements);
+      await this.#switch({ state: 'verifying', rowsRotated: commit.rowsRotated, isSwitched: true }, commit.statements);
       return true;
     } catch (error) {
       if (error instanceof GuardFailedError && error.guard === tableStateGuard) return false;
@@ -180,7 +180,7 @@ export class RotationRun {
   async #writeInChunks(): Promise<void> {
     const { rotations } = this.#context;
     const { lease } = this.#holder;
-    await this.#switch({ state: 'writing' }, []);
+    await this.#switch({ state: 'writing', isSwitched: true }, []);
     let rowsRotated = (await rotations.find(lease.rotationId))?.rowsRotated ?? 0;
     await writeChunks(this.#writeBack, async (chunk) => {
       this.#holder.assertHeld();

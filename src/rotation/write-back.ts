@@ -7,8 +7,8 @@ import {
   type EncryptedTables,
   type ExpectedRow,
   type Replacement,
-  replaceStatement,
-  tableStateStatement,
+  replaceStatements,
+  tableStateStatements,
 } from '../store/encrypted-tables.ts';
 import type { RowClassifier } from './classify.ts';
 import type { RotationPlan } from './plan.ts';
@@ -43,9 +43,9 @@ export async function prepareOneCommit(context: WriteBackContext): Promise<OneCo
     if (sealed.rowsFailed > 0) return null;
     expected.get(table)?.push(...sealed.expected);
     rowsRotated += sealed.replacements.length;
-    if (sealed.replacements.length > 0) statements.push(replaceStatement(table, plan.to.id, sealed.replacements));
+    statements.push(...replaceStatements(table, plan.to.id, sealed.replacements));
   }
-  for (const [table, rows] of expected) statements.push(tableStateStatement(table, rows));
+  for (const [table, rows] of expected) statements.push(...tableStateStatements(table, rows));
   return { statements, rowsRotated };
 }
 
@@ -56,7 +56,7 @@ export async function prepareOneCommit(context: WriteBackContext): Promise<OneCo
 export async function writeChunks(context: WriteBackContext, write: (chunk: Statement) => Promise<void>): Promise<void> {
   for await (const { table, rows } of pages(context)) {
     const { replacements } = sealPage(context, table, rows);
-    if (replacements.length > 0) await write(replaceStatement(table, context.plan.to.id, replacements));
+    for (const statement of replaceStatements(table, context.plan.to.id, replacements)) await write(statement);
     context.progress.advance(rows.length);
   }
 }

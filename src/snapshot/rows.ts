@@ -21,11 +21,16 @@ export function keyIdOf(keyring: Keyring, table: string, columns: readonly strin
 
 /** What operators name a row by: see {@link EncryptedRow.id}. */
 export function nameOfRow(columns: readonly string[], rowId: string, cells: readonly Cell[]): string {
-  return nameOfCell(cells[columns.indexOf('id')]) ?? `rowid:${rowId}`;
+  return nameOfCell(cells[positionOf(columns, 'id')]) ?? `rowid:${rowId}`;
+}
+
+/** To SQLite the names of columns are the same in any case. */
+function positionOf(columns: readonly string[], column: string): number {
+  return columns.findIndex((name) => name.toLowerCase() === column);
 }
 
 function toEncryptedRow(columns: readonly string[], cells: readonly Cell[]): EncryptedRow {
-  const textOf = (column: string): string | null => textOfCell(cells[columns.indexOf(column)]);
+  const textOf = (column: string): string | null => textOfCell(cells[positionOf(columns, column)]);
   return {
     rowId: '0',
     id: '',

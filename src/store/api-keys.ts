@@ -1,5 +1,6 @@
 /** The statements on `api_keys`. A store is conditional on the active key id, so that a writer with an outdated key writes nothing. */
 
+import { AnswerTooLargeError } from '../errors.ts';
 import { type AuditLine, auditStatement } from './audit.ts';
 import { type Cell, encodeCells, textOfCell } from './cells.ts';
 import { type Database, guard, integer, integerOrNull, type Row, type Statement, text, type Written } from './database.ts';
@@ -47,8 +48,14 @@ export interface TenantCount {
 
 export interface PageRequest {
   readonly limit: number;
-  /** The last id of the page before, or null for the first page. */
+  /** What the page before gave as its `next`, or null for the first page. */
   readonly after: string | null;
+}
+
+export interface RowPage {
+  readonly rows: readonly ApiKeyRow[];
+  /** Where the next page begins, or null after the last. */
+  readonly next: string | null;
 }
 
 const textColumns = ['id', 'tenant_id', 'name', 'provider', 'encrypted_value', 'iv', 'auth_tag'];
@@ -65,6 +72,10 @@ const rowWithTag = 'SELECT 1 FROM api_keys WHERE tenant_id IS ? AND name = ? AND
 /** The guard that fails where a name stands for another row than the audit record says. */
 export const rowIdGuard = 'row_id';
 const isActive = 'EXISTS (SELECT 1 FROM vault_active_key WHERE key_id = ?)';
+
+/** Where a row stands among others by its id, whatever another program has made of that; and the rows behind such a place. */
+const position = "iif(typeof(id) = 'blob', 'blob:', 'text:') || hex(id)";
+const isAfter = `(?2 IS NULL OR id > iif(?2 LIKE 'blob:%', unhex(substr(?2, 6)), CAST(unhex(substr(?2, 6)) AS text)))`;
 
 type NameLookup = readonly [tenantId: string | null, name: string];
 
@@ -88,22 +99,39 @@ export class ApiKeyStore {
   }
 
   /** All rows of a tenant in the order of their ids, several of one name included. */
-  async list(tenantId: string | null, provider: string | null, page: PageRequest): Promise<ApiKeyRow[]> {
-    const sql = `SELECT ${columns} FROM api_keys
-      WHERE tenant_id IS ? AND (? IS NULL OR provider = ?) AND (? IS NULL OR id > ?) ORDER BY id LIMIT ?`;
-    const rows = await this.#read(sql, [tenantId, provider, provider, page.after, page.after, page.limit]);
-    return rows.map(toApiKeyRow);
+  async list(tenantId: string | null, provider: string | null, page: PageRequest): Promise<RowPage> {
+    const sql = `SELECT ${columns}, ${position} AS position FROM api_keys
+      WHERE tenant_id IS ?1 AND ${isAfter} AND (?4 IS NULL OR provider = ?4) ORDER BY id LIMIT ?3`;
+    return this.#page(sql, tenantId, page, [provider]);
   }
 
   /** As {@link list}, but of several rows of one name only the newest. */
-  async listNewest(tenantId: string | null, page: PageRequest): Promise<ApiKeyRow[]> {
-    const sql = `SELECT ${columns} FROM api_keys AS outer_row
-      WHERE tenant_id IS ? AND (? IS NULL OR id > ?) AND rowid = (
+  async listNewest(tenantId: string | null, page: PageRequest): Promise<RowPage> {
+    const sql = `SELECT ${columns}, ${position} AS position FROM api_keys AS outer_row
+      WHERE tenant_id IS ?1 AND ${isAfter} AND rowid = (
         SELECT rowid FROM api_keys WHERE tenant_id IS outer_row.tenant_id AND name = outer_row.name
         ORDER BY ${newestFirst} LIMIT 1)
-      ORDER BY id LIMIT ?`;
-    const rows = await this.#read(sql, [tenantId, page.after, page.after, page.limit]);
-    return rows.map(toApiKeyRow);
+      ORDER BY id LIMIT ?3`;
+    return this.#page(sql, tenantId, page);
+  }
+
+  /** A page is cut shorter than was asked for where the server does not send so much at once. */
+  async #page(
+    sql: string,
+    tenantId: string | null,
+    { after, limit }: PageRequest,
+    others: (string | null)[] = [],
+  ): Promise<RowPage> {
+    for (let size = limit; ; size = Math.ceil(size / 2)) {
+      try {
+        const found = await this.#read(sql, [tenantId, after, size + 1, ...others]);
+        const shown = found.slice(0, size);
+        const last = found.length > size ? shown.at(-1) : undefined;
+        return { rows: shown.map(toApiKeyRow), next: last === undefined ? null : text(last, 'position') };
+      } catch (error) {
+        if (!(error instanceof AnswerTooLargeError) || size === 1) throw error;
+      }
+    }
   }
 
   /** Tenants with how many rows each has, the null tenant first. `after`: the last tenant of the page before. */
@@ -128,7 +156,7 @@ export class ApiKeyStore {
     const { tenantId, name, provider, encryptedValue, iv, authTag, keyId } = sealed;
     const [replaced, inserted] = await this.#write([
       {
-        sql: `UPDATE api_keys SET provider = ?, encrypted_value = ?, iv = ?, auth_tag = ?, key_id = ?, key_id_tag = ?, updated_at = ?
+        sql: `UPDATE api_keys SET provider = ?, encrypted_value = ?, iv = ?, auth_tag = ?, key_id = ?, key_id_tag = ?, updated_at = max(?, updated_at)
               WHERE rowid = (${newestOfName}) AND ${isActive} RETURNING ${columns}`,
         args: [provider, encryptedValue, iv, authTag, keyId, authTag, now, tenantId, name, keyId],
       },

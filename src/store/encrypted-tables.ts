@@ -13,6 +13,8 @@ export const apiKeysTable = 'api_keys';
 const ciphertextColumns = ['encrypted_value', 'iv', 'auth_tag'] as const;
 const bindingColumns = ['tenant_id', 'name', 'provider'] as const;
 const pageRows = 500;
+/** Of which a libSQL server takes the list in one argument. */
+const rowsOfAssertion = 10_000;
 /** The least that SQLite has. */
 export const firstRowId = -(2n ** 63n);
 /** Hex characters of ciphertext after which a page ends, so that a page of large rows fits into memory and an answer. */
@@ -68,7 +70,7 @@ export class EncryptedTables {
   /** Every table with the three columns, with how many rows it holds. */
   async discover(): Promise<TableCount[]> {
     const sql = `SELECT m.name FROM sqlite_schema AS m JOIN pragma_table_info(m.name) AS c
-      WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND c.name IN ('encrypted_value', 'iv', 'auth_tag')
+      WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND lower(c.name) IN ('encrypted_value', 'iv', 'auth_tag')
       GROUP BY m.name HAVING count(*) = 3 ORDER BY m.name`;
     const names = (await this.#database.read(sql)).map((row) => text(row, 'name'));
     return Promise.all(names.map(async (table) => ({ table, rows: await this.#count(table) })));
@@ -107,13 +109,19 @@ export class EncryptedTables {
     return rows.length > 0;
   }
 
+  async #isWithoutRowId(table: string): Promise<boolean> {
+    const rows = await this.#database.read('SELECT 1 FROM pragma_table_list WHERE name = ? AND wr = 1', [table]);
+    return rows.length > 0;
+  }
+
   async #count(table: string): Promise<number> {
     const [row] = await this.#database.read(`SELECT count(*) AS rows FROM ${quote(table)}`);
     return row === undefined ? 0 : integer(row, 'rows');
   }
 
+  /** In lower case: to SQLite their names are the same in any. */
   async #columns(table: string): Promise<Set<string>> {
-    const rows = await this.#database.read('SELECT name FROM pragma_table_info(?)', [table]);
+    const rows = await this.#database.read('SELECT lower(name) AS name FROM pragma_table_info(?)', [table]);
     return new Set(rows.map((row) => text(row, 'name')));
   }
 
@@ -123,6 +131,8 @@ export class EncryptedTables {
     const missing = [...ciphertextColumns, ...owned].filter((column) => !columns.has(column));
     if (columns.size === 0) throw new ConfigurationError(`The database has no table ${table}, which the vault is told to cover.`);
     if (missing.length > 0) throw new ConfigurationError(`The table ${table} has no column ${missing.join(', ')}.`);
+    if (await this.#isWithoutRowId(table))
+      throw new ConfigurationError(`The table ${table} is WITHOUT ROWID, and cannot be covered.`);
     // One value a row: the client takes longer over each column of a row than SQLite over all of it.
     const cells = encodeCells([columns.has('id') ? 'id' : 'NULL', ...ciphertextColumns, ...owned]);
     return `SELECT CAST(rowid AS text) AS row_id_text, ${cells} AS cells FROM ${quote(table)}
@@ -136,11 +146,14 @@ export class EncryptedTables {
   }
 }
 
+/** Of one argument, which a libSQL server takes up to 5,000,000 bytes of. */
+const maxArgumentBytes = 3_000_000;
+
 /**
- * Replaces ciphertexts by compare-and-swap: the statement changes as many rows as still hold what was read, and what the
+ * Replaces ciphertexts by compare-and-swap: each statement changes as many rows as still hold what was read, and what the
  * new ciphertext is bound to. Of `api_keys` it records the key id too; other tables are other programs', and keep their columns.
  */
-export function replaceStatement(table: string, keyId: string, replacements: readonly Replacement[]): Statement {
+export function replaceStatements(table: string, keyId: string, replacements: readonly Replacement[]): Statement[] {
   const isOwned = table === apiKeysTable;
   const recordKeyId = isOwned ? ', key_id = ?, key_id_tag = r.value->>6' : '';
   const sameBinding = isOwned
@@ -148,16 +161,34 @@ export function replaceStatement(table: string, keyId: string, replacements: rea
     : '';
   const sql = `UPDATE ${quote(table)} SET encrypted_value = r.value->>4, iv = r.value->>5, auth_tag = r.value->>6${recordKeyId}
     FROM json_each(?) AS r WHERE ${quote(table)}.rowid = CAST(r.value->>0 AS integer)
-      AND ${quote(table)}.encrypted_value = r.value->>1 AND ${quote(table)}.iv = r.value->>2 AND ${quote(table)}.auth_tag = r.value->>3 ${sameBinding}`;
-  const json = JSON.stringify(
-    replacements.map(({ rowId, read, sealed }) => [
-      rowId,
-      ...[read.encryptedValue, read.iv, read.authTag],
-      ...[sealed.encryptedValue, sealed.iv, sealed.authTag],
-      ...[read.tenantId, read.name, read.provider],
-    ]),
-  );
-  return { sql, args: isOwned ? [keyId, json] : [json] };
+      AND (r.value->>1 IS NULL OR ${quote(table)}.encrypted_value = r.value->>1)
+      AND ${quote(table)}.iv = r.value->>2 AND ${quote(table)}.auth_tag = r.value->>3 ${sameBinding}`;
+  return inArguments(replacements.map(toJson)).map((json) => ({ sql, args: isOwned ? [keyId, json] : [json] }));
+}
+
+/** Where old and new would not fit into one argument, the IV and the tag say that it is what was read. */
+function toJson({ rowId, read, sealed }: Replacement): string {
+  const isLarge = read.encryptedValue.length + sealed.encryptedValue.length > maxArgumentBytes;
+  return JSON.stringify([
+    ...[rowId, isLarge ? null : read.encryptedValue, read.iv, read.authTag],
+    ...[sealed.encryptedValue, sealed.iv, sealed.authTag],
+    ...[read.tenantId, read.name, read.provider],
+  ]);
+}
+
+/** Joins JSON values into as few arrays as their size allows. */
+function inArguments(values: readonly string[]): string[] {
+  const groups: string[][] = [];
+  let bytes = Number.POSITIVE_INFINITY;
+  for (const value of values) {
+    bytes += Buffer.byteLength(value) + 1;
+    if (bytes > maxArgumentBytes) {
+      groups.push([]);
+      bytes = Buffer.byteLength(value) + 1;
+    }
+    groups.at(-1)?.push(value);
+  }
+  return groups.map((group) => `[${group.join(',')}]`);
 }
 
 /** The guard that fails once a table is not exactly what the batch's author believes. */
@@ -166,12 +197,16 @@ export const tableStateGuard = 'table_state';
 /** A row that the table must hold, and its tag; null: whatever its tag. */
 export type ExpectedRow = readonly [rowId: string, authTag: string | null];
 
-/** Fails the batch unless the table holds exactly these rows. */
-export function tableStateStatement(table: string, rows: readonly ExpectedRow[]): Statement {
-  const condition = `(SELECT count(*) FROM json_each(?) AS expected CROSS JOIN ${quote(table)} AS t
-      ON t.rowid = CAST(expected.value->>0 AS integer) AND coalesce(t.auth_tag = expected.value->>1, 1)) = ?
-    AND (SELECT count(*) FROM ${quote(table)}) = ?`;
-  return guard(tableStateGuard, condition, [JSON.stringify(rows), rows.length, rows.length]);
+/** Fail the batch unless the table holds exactly these rows. */
+export function tableStateStatements(table: string, rows: readonly ExpectedRow[]): Statement[] {
+  const statements: Statement[] = [];
+  for (let from = 0; from < rows.length; from += rowsOfAssertion) {
+    const part = rows.slice(from, from + rowsOfAssertion);
+    const condition = `(SELECT count(*) FROM json_each(?) AS expected CROSS JOIN ${quote(table)} AS t
+      ON t.rowid = CAST(expected.value->>0 AS integer) AND coalesce(t.auth_tag = expected.value->>1, 1)) = ?`;
+    statements.push(guard(tableStateGuard, condition, [JSON.stringify(part), part.length]));
+  }
+  return [...statements, guard(tableStateGuard, `(SELECT count(*) FROM ${quote(table)}) = ?`, [rows.length])];
 }
 
 export function quote(identifier: string): string {

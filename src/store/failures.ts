@@ -1,7 +1,7 @@
 /** Tells apart what can go wrong between the vault and its database, and says it in words that name what to look at. */
 
 import { LibsqlError } from '@libsql/client';
-import { ConfigurationError, StorageUnavailableError } from '../errors.ts';
+import { AnswerTooLargeError, ConfigurationError, StorageUnavailableError } from '../errors.ts';
 
 /**
  * `busy`: another writer holds the lock, nothing was done. `unreached`: the request was never sent. `lost`: it may have been
@@ -74,7 +74,8 @@ export function translate(error: unknown): unknown {
   }
   if (isConstraint(error) || isSchemaRace(error) || codeOf(error) === 'SQLITE_ERROR') return error;
   if (!(error instanceof LibsqlError) && !isFromNetwork(error)) return error;
-  return new StorageUnavailableError(`The database could not be used: ${describe(error)}.`);
+  const reason = `The database could not be used: ${describe(error)}.`;
+  return codeOf(error) === 'RESPONSE_TOO_LARGE' ? new AnswerTooLargeError(reason) : new StorageUnavailableError(reason);
 }
 
 /** The code and what it means: never the client's own message, which may quote a URL or a value. */

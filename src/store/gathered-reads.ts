@@ -3,13 +3,19 @@
  * are under way: so the busier the process, the less each question costs.
  */
 
+import { AnswerTooLargeError, StorageUnavailableError } from '../errors.ts';
+
 /** So many answers of the largest values, 64 KiB in hex, are four megabytes: a libSQL server sends ten at most, and slowly. */
 const maxQuestions = 32;
 /** More would not be answered sooner; fewer would let one that is late hold up all others. */
 const maxUnderWay = 4;
+/** Who has waited so long is told so, and not after all who came before have been. */
+const maxWaitMs = 5_000;
 
 interface Asked<Question, Answer> {
   readonly question: Question;
+  /** By `performance.now()`. */
+  readonly askedAtMs: number;
   readonly resolve: (answer: Answer) => void;
   readonly reject: (error: unknown) => void;
 }
@@ -28,7 +34,7 @@ export class GatheredReads<Question, Answer> {
   /** Rejects with what the query that it was part of rejects with. */
   ask(question: Question): Promise<Answer> {
     return new Promise((resolve, reject) => {
-      this.#waiting.push({ question, resolve, reject });
+      this.#waiting.push({ question, askedAtMs: performance.now(), resolve, reject });
       this.#schedule();
     });
   }
@@ -44,15 +50,29 @@ export class GatheredReads<Question, Answer> {
 
   async #readWaiting(): Promise<void> {
     const asked = this.#waiting.splice(0, maxQuestions);
+    for (const { reject } of asked.filter(isLate))
+      reject(new StorageUnavailableError('The database is too slow for what is asked of it.'));
     this.#underWay += 1;
     this.#schedule();
+    await this.#answer(asked.filter((each) => !isLate(each)));
+    this.#underWay -= 1;
+    this.#schedule();
+  }
+
+  /** A question whose answer is too large fails alone. */
+  async #answer(asked: readonly Asked<Question, Answer>[]): Promise<void> {
     try {
       const answers = await this.#read(asked.map(({ question }) => question));
       for (const [index, { resolve }] of asked.entries()) resolve(answers[index] as Answer);
     } catch (error) {
-      for (const { reject } of asked) reject(error);
+      const isDivisible = error instanceof AnswerTooLargeError && asked.length > 1;
+      const middle = Math.ceil(asked.length / 2);
+      if (isDivisible) await Promise.all([this.#answer(asked.slice(0, middle)), this.#answer(asked.slice(middle))]);
+      else for (const { reject } of asked) reject(error);
     }
-    this.#underWay -= 1;
-    this.#schedule();
   }
+}
+
+function isLate({ askedAtMs }: Pick<Asked<unknown, unknown>, 'askedAtMs'>): boolean {
+  return performance.now() - askedAtMs > maxWaitMs;
 }

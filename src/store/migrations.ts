@@ -58,7 +58,10 @@ const migrations: readonly (readonly string[])[] = [
       restore_id text NOT NULL, table_name text NOT NULL, row_id integer NOT NULL, cells text NOT NULL,
       PRIMARY KEY (restore_id, table_name, row_id)) WITHOUT ROWID`,
   ],
-  ['ALTER TABLE vault_rotations ADD COLUMN snapshot text'],
+  [
+    'ALTER TABLE vault_rotations ADD COLUMN snapshot text',
+    'ALTER TABLE vault_rotations ADD COLUMN switched integer NOT NULL DEFAULT 0',
+  ],
   ['ALTER TABLE vault_master_keys ADD COLUMN seals integer NOT NULL DEFAULT 0'],
   [
     // A position is never used again, so that a cursor into the list stays good.

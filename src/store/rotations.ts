@@ -64,6 +64,8 @@ export interface RotationRecord extends RotationCounts {
   readonly progress: RotationProgress | null;
   /** Null where no folder for snapshots is set, or nothing was to be written. */
   readonly snapshot: RotationSnapshot | null;
+  /** Whether it has come to the switch of the active key, from where on it may have written. */
+  readonly isSwitched: boolean;
 }
 
 export type NewRotation = Pick<RotationRecord, 'id' | 'fromKeyId' | 'toKeyId' | 'upgradeFormat' | 'isForced' | 'skippedRows'>;
@@ -79,6 +81,7 @@ export interface RotationUpdate extends Partial<RotationCounts> {
   readonly state: RotationState;
   readonly error?: string | null;
   readonly snapshot?: RotationSnapshot;
+  readonly isSwitched?: true;
 }
 
 /** Seconds without renewal after which another owner may take the lease. */
@@ -91,7 +94,7 @@ const fenceGuard = 'rotation_fence';
 export const noRotationGuard = 'no_rotation';
 
 const columns = `id, state, from_key_id, to_key_id, upgrade_format, forced, skipped_rows, rows_scanned, rows_rotated,
-  rows_already_rotated, rows_skipped, rows_verified, error, started_at, finished_at, progress, snapshot`;
+  rows_already_rotated, rows_skipped, rows_verified, error, started_at, finished_at, progress, snapshot, switched`;
 const finalStates = "'completed', 'cancelled', 'failed'";
 
 export class RotationStore {
@@ -200,8 +203,7 @@ export class RotationStore {
    * nothing changed, where it has switched or ended.
    */
   async cancel(id: string, record: AuditLine): Promise<boolean> {
-    const cancellable = `id = ? AND state IN ('gating', 'interrupted')
-      AND NOT EXISTS (SELECT 1 FROM vault_active_key WHERE key_id = to_key_id)`;
+    const cancellable = "id = ? AND state IN ('gating', 'interrupted') AND switched = 0";
     const [, cancelled] = await this.#database.write([
       auditStatement(record, `EXISTS (SELECT 1 FROM vault_rotations WHERE ${cancellable})`, [id]),
       {
@@ -237,11 +239,15 @@ function updateStatement(id: string, update: RotationUpdate): Statement {
   const sql = `UPDATE vault_rotations SET state = ?, error = ?,
       rows_scanned = coalesce(?, rows_scanned), rows_rotated = coalesce(?, rows_rotated),
       rows_already_rotated = coalesce(?, rows_already_rotated), rows_skipped = coalesce(?, rows_skipped),
-      rows_verified = coalesce(?, rows_verified), snapshot = coalesce(?, snapshot)
+      rows_verified = coalesce(?, rows_verified), snapshot = coalesce(?, snapshot),
+      switched = max(switched, ?)
     WHERE id = ?`;
   const counts = [update.rowsScanned, update.rowsRotated, update.rowsAlreadyRotated, update.rowsSkipped, update.rowsVerified];
   const snapshot = update.snapshot === undefined ? null : JSON.stringify(update.snapshot);
-  return { sql, args: [update.state, update.error ?? null, ...counts.map((count) => count ?? null), snapshot, id] };
+  return {
+    sql,
+    args: [update.state, update.error ?? null, ...counts.map((count) => count ?? null), snapshot, update.isSwitched ? 1 : 0, id],
+  };
 }
 
 function toRotationRecord(row: Row): RotationRecord {
@@ -263,6 +269,7 @@ function toRotationRecord(row: Row): RotationRecord {
     finishedAt: integerOrNull(row, 'finished_at'),
     progress: fromJson<RotationProgress>(textOrNull(row, 'progress')),
     snapshot: fromJson<RotationSnapshot>(textOrNull(row, 'snapshot')),
+    isSwitched: integer(row, 'switched') === 1,
   };
 }
 

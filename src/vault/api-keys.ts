@@ -114,8 +114,8 @@ export class ApiKeys {
   }
 
   async list(tenantId: string | null, provider: string | null, page: PageRequest): Promise<Page<ListedApiKey>> {
-    const rows = await this.#store.list(tenantId, provider, { ...page, limit: page.limit + 1 });
-    return asPage(rows, page.limit, (row) => this.#masked(row));
+    const { rows, next } = await this.#store.list(tenantId, provider, page);
+    return { items: rows.map((row) => this.#masked(row)), next };
   }
 
   /** Throws NotFoundError also where the id is another tenant's. */
@@ -153,18 +153,18 @@ export class ApiKeys {
 
   /** Every name of a tenant, each with the newest row's value or with why it does not open. Throws AuditUnavailableError. */
   async decryptAll(actor: Actor, tenantId: string | null, page: OpeningRequest): Promise<Page<DecryptedEntry>> {
-    const { limit, after } = page;
-    const rows = await this.#store.listNewest(tenantId, { limit: limit + 1, after });
-    await page.beforeOpening(Math.min(rows.length, limit));
+    const { rows, next } = await this.#store.listNewest(tenantId, page);
+    await page.beforeOpening(rows.length);
     const uses: AuditEvent[] = [];
-    const entries = await asPage(rows, page.limit, async (row): Promise<DecryptedEntry> => {
+    const items: DecryptedEntry[] = [];
+    for (const row of rows) {
       const opened = await this.#openOrRefuse(row);
       uses.push(useOf(row, opened));
       const { id, name, provider } = row;
-      return opened instanceof VaultError ? { id, name, provider, error: opened } : opened;
-    });
+      items.push(opened instanceof VaultError ? { id, name, provider, error: opened } : opened);
+    }
     await this.#context.log.record(actor, uses);
-    return entries;
+    return { items, next };
   }
 
   async tenants(limit: number, after: { readonly tenantId: string | null } | null): Promise<TenantCount[]> {
@@ -260,17 +260,6 @@ function takeText(plaintext: Buffer): string {
   const value = plaintext.toString('utf8');
   plaintext.fill(0);
   return value;
-}
-
-/** `rows` holds one more than a page where there is a next one. */
-async function asPage<Item>(
-  rows: readonly ApiKeyRow[],
-  limit: number,
-  toItem: (row: ApiKeyRow) => Item | Promise<Item>,
-): Promise<Page<Item>> {
-  const shown = rows.slice(0, limit);
-  const next = rows.length > limit ? (shown.at(-1)?.id ?? null) : null;
-  return { items: await Promise.all(shown.map(toItem)), next };
 }
 
 function notFound(): NotFoundError {

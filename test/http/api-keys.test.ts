@@ -15,6 +15,18 @@ const legacy = JSON.parse(readFileSync(new URL('../crypto/data/legacy-rows.json'
   readonly rows: readonly LegacyRow[];
 };
 
+it('what is stored is what is read, also where the row that it replaces has a time ahead of the vault’s clock', async () => {
+  const { url, gateway: database } = await temporaryDatabase();
+  const now = Math.floor(Date.now() / 1000);
+  for (const [index, id] of ['newest', 'second'].entries()) {
+    await database.insert(keyA, { id, name: 'K', value: 'sample-old', updatedAt: now + 500 - index });
+  }
+  const { gateway } = await startVault(url);
+  const stored = await gateway('POST', '/v1/api-keys', { name: 'K', provider: 'openai', value: 'sample-new' });
+  expect(stored.body.key.id).toBe('newest');
+  expect((await gateway('POST', '/v1/api-keys/decrypt', { name: 'K' })).body.key.value).toBe('sample-new');
+});
+
 describe('rows as the gateway has written them', () => {
   it.each(['hex', 'passphrase'] as const)(
     'come back byte for byte under a %s master key, and are listed masked',

@@ -7,7 +7,7 @@ import { cancelRotation } from '../../src/rotation/control.ts';
 import type { RotationRequest } from '../../src/rotation/plan.ts';
 import { buildServices } from '../../src/services.ts';
 import { Database, GuardFailedError, type Statement, type Written } from '../../src/store/database.ts';
-import { EncryptedTables, replaceStatement, tableStateStatement } from '../../src/store/encrypted-tables.ts';
+import { EncryptedTables, replaceStatements, tableStateStatements } from '../../src/store/encrypted-tables.ts';
 import { migrate } from '../../src/store/migrations.ts';
 import { type GatewayDatabase, gatewaySeal } from '../support/gateway.ts';
 import { keyA, keyB, keyC, keyIdA, keyIdB, temporaryDatabase, tester } from '../support/vault.ts';
@@ -213,13 +213,15 @@ describe('a replacement', () => {
     const { encrypted_value, iv, auth_tag } = gatewaySeal(keyB, 'sample');
     const sealed = { encryptedValue: encrypted_value, iv, authTag: auth_tag };
     for (const column of ['encryptedValue', 'iv', 'authTag', 'tenantId', 'name', 'provider'] as const) {
-      const statement = replaceStatement('api_keys', keyIdB, [
+      const statements = replaceStatements('api_keys', keyIdB, [
         { rowId: row?.rowId ?? '0', read: { ...read, ...binding, [column]: '00' }, sealed },
       ]);
-      expect((await database.write([statement]))[0]?.changed).toBe(0);
+      expect((await database.write(statements))[0]?.changed).toBe(0);
     }
-    const statement = replaceStatement('api_keys', keyIdB, [{ rowId: row?.rowId ?? '0', read: { ...read, ...binding }, sealed }]);
-    expect((await database.write([statement]))[0]?.changed).toBe(1);
+    const statements = replaceStatements('api_keys', keyIdB, [
+      { rowId: row?.rowId ?? '0', read: { ...read, ...binding }, sealed },
+    ]);
+    expect((await database.write(statements))[0]?.changed).toBe(1);
     database.close();
   });
 });
@@ -242,11 +244,11 @@ describe('the assertion of a table’s state', () => {
       ],
     ] as const;
     for (const expected of bad) {
-      await expect(database.write([rename, tableStateStatement('api_keys', expected)])).rejects.toThrow(GuardFailedError);
+      await expect(database.write([rename, ...tableStateStatements('api_keys', expected)])).rejects.toThrow(GuardFailedError);
       expect((await gateway.rows())[0]?.name).toBe('a');
     }
     for (const expected of [[['1', row?.authTag ?? '']], [['1', null]]] as const) {
-      await database.write([rename, tableStateStatement('api_keys', expected)]);
+      await database.write([rename, ...tableStateStatements('api_keys', expected)]);
     }
     expect((await gateway.rows())[0]?.name).toBe('renamed');
     database.close();

@@ -118,6 +118,29 @@ describe('a rotation', () => {
     for (const index of rowIds.keys()) expect(await database.open(keyA, `row-${index}`)).toBe(`sample-value-of-row-${index}`);
   });
 
+  it('is finished by the same command also where a row that it skips has been deleted since', async () => {
+    const { url, gateway: database } = await tableOf(2);
+    await database.insert('f'.repeat(64), { id: 'bad' });
+    const { admin } = await startVault(url, staged);
+    const command = () => admin('POST', '/admin/rotate/execute', { skip_ids: ['bad'] });
+    expect((await command()).body.rotation).toMatchObject({ state: 'completed', rows_skipped: 1 });
+    await database.run("DELETE FROM api_keys WHERE id = 'bad'");
+    const again = await command();
+    expect([again.status, again.body.rotation?.rows_already_rotated]).toEqual([200, 2]);
+  });
+
+  it('refuses to leave behind a table whose columns are spelt in another case', async () => {
+    const { url, gateway: database } = await tableOf(1);
+    await database.run('CREATE TABLE others (id text, Encrypted_Value text, IV text, AUTH_TAG text)');
+    await database.run('INSERT INTO others SELECT id, encrypted_value, iv, auth_tag FROM api_keys');
+    const { admin, close } = await startVault(url, staged);
+    expect((await admin('POST', '/admin/rotate/execute')).body.error.type).toBe('uncovered_table');
+    await close();
+    const covering = await startVault(url, { ...staged, VAULT_ENCRYPTED_TABLES: 'api_keys,others' });
+    expect((await covering.admin('POST', '/admin/rotate/execute')).body.rotation).toMatchObject({ rows_rotated: 2 });
+    expect((await covering.admin('GET', '/admin/snapshot')).status).toBe(200);
+  });
+
   it('keeps a row in its format, and with upgrade_format binds every row of api_keys to its tenant and name', async () => {
     const { url, gateway: database } = await tableOf(2);
     const { admin, gateway } = await startVault(url, staged);

@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { runCli } from '../support/process.ts';
 import { sendSnapshot } from '../support/snapshot.ts';
-import { keyA, keyB, keyIdA, startVault, temporaryDatabase, temporaryFolder } from '../support/vault.ts';
+import { keyA, keyB, keyIdA, keyIdB, startVault, temporaryDatabase, temporaryFolder } from '../support/vault.ts';
 
 async function start(settings: Record<string, string> = {}) {
   const { url, gateway: database } = await temporaryDatabase();
@@ -48,6 +48,24 @@ describe('a rotation', () => {
     const again = await vault.admin('POST', '/admin/rotate/execute');
     expect([again.status, again.body.rotation.rows_already_rotated, again.body.rotation.snapshot]).toEqual([200, 5, null]);
     expect(readdirSync(folder)).toHaveLength(1);
+  });
+
+  it('that was interrupted before it wrote anything keeps one when it is run again, and may be cancelled', async () => {
+    const { database, folder, vault } = await start();
+    await vault.admin('POST', '/admin/rotate/execute');
+    const interrupted = (id: string) =>
+      database.run(
+        `INSERT INTO vault_rotations (id, state, from_key_id, to_key_id, upgrade_format, forced, skipped_rows, started_at)
+         VALUES (?, 'interrupted', ?, ?, 1, 0, '[]', unixepoch())`,
+        [id, keyIdA, keyIdB],
+      );
+    await interrupted('to-cancel');
+    expect((await vault.admin('GET', '/ready')).status).toBe(200);
+    expect((await vault.admin('POST', '/admin/rotate/to-cancel/cancel')).body.rotation.state).toBe('cancelled');
+    await interrupted('to-resume');
+    const { body } = await vault.admin('POST', '/admin/rotate/execute');
+    expect(body.rotation).toMatchObject({ id: 'to-resume', state: 'completed', rows_rotated: 5 });
+    expect(readdirSync(folder).map((name) => join(folder, name))).toContain(body.rotation.snapshot.path);
   });
 
   it('writes nothing where the snapshot cannot be written, and says why', async () => {

@@ -29,6 +29,13 @@ describe.each(damages)('%s in any column', (_damage, sql, upgradable) => {
     expect((await vault.gateway('GET', '/v1/tenants')).body.tenants).toContainEqual(
       expect.objectContaining({ tenant_id: 'acme' }),
     );
+    let pages = 1;
+    for (let cursor = ''; pages < 20; pages += 1) {
+      const page = await vault.gateway('GET', `/v1/api-keys?tenant_id=acme&limit=1${cursor}`);
+      if (page.body.next_cursor === null) break;
+      cursor = `&cursor=${page.body.next_cursor}`;
+    }
+    expect(pages).toBe(listed.body.keys.length);
     const survey = await vault.admin('POST', '/admin/verify');
     expect(survey.body).toMatchObject({ rows_scanned: columns.length + 1, rows_failed: 3 });
     const refused = await vault.admin('POST', '/admin/rotate/execute');

@@ -1,0 +1,43 @@
+/** What a libSQL server takes in one argument and sends in one answer is bounded: neither keeps a rotation or a reader from the end. */
+
+import { describe, expect, it } from 'vitest';
+import { keyA, keyB, startVault, temporaryDatabase } from '../../support/vault.ts';
+
+describe('rows that are more than an argument takes, by what they are bound to and in themselves', () => {
+  it.each([
+    ['in one commit', '10000'],
+    ['in chunks', '0'],
+  ])('are rotated %s', async (_mode, atomicRows) => {
+    const { url, gateway: database } = await temporaryDatabase();
+    const quotes = '"'.repeat(255);
+    const rows = 499;
+    for (let index = 0; index < rows; index += 1) {
+      const name = `${index}`.padEnd(255, '"');
+      await database.insert(keyA, { id: `row-${index}`, tenantId: quotes, name, provider: quotes, value: 'x'.repeat(2_003) });
+    }
+    await database.insert(keyA, { id: 'large', value: 'x'.repeat(1_300_000) });
+    const { admin } = await startVault(url, { PROVARA_MASTER_KEY_NEW: keyB, VAULT_ROTATION_ATOMIC_ROWS: atomicRows });
+    const { body } = await admin('POST', '/admin/rotate/execute?wait=60');
+    expect(body.rotation).toMatchObject({ state: 'completed', rows_rotated: rows + 1, rows_verified: rows + 1 });
+    expect(await database.open(keyB, 'large')).toBe('x'.repeat(1_300_000));
+  });
+});
+
+describe('keys that are more than the server sends at once', () => {
+  it('come in shorter pages, each of them once', async () => {
+    const { url, gateway: database } = await temporaryDatabase();
+    const ids = Array.from({ length: 120 }, (_, index) => `row-${String(index).padStart(3, '0')}`);
+    for (const id of ids) await database.insert(keyA, { id, tenantId: 'acme', value: id.padEnd(65_536, 'x') });
+    const { gateway } = await startVault(url);
+    const decrypted: string[] = [];
+    for (let cursor: string | undefined; ; ) {
+      const { status, body } = await gateway('POST', '/v1/api-keys/decrypt-all', { tenant_id: 'acme', cursor });
+      expect(status).toBe(200);
+      for (const { id, value } of body.keys) if (value === id.padEnd(65_536, 'x')) decrypted.push(id);
+      if (body.next_cursor === null) break;
+      cursor = body.next_cursor;
+    }
+    expect(decrypted).toEqual(ids);
+    expect((await gateway('GET', '/v1/api-keys?tenant_id=acme&limit=1000')).status).toBe(200);
+  });
+});
