@@ -29,7 +29,11 @@ const onOneServer = ['test/store/server/**/*.test.ts'];
 const long = [
   'test/e2e/image.test.ts',
   'test/store/file/**',
-  ...['faults', 'crash-matrix', 'under-load', 'random-kills', 'cut-rotation'].map((name) => `**/${name}.test.ts`),
+  ...['faults', 'crash-matrix', 'under-load', 'random-kills', 'cut-rotation', 'frozen-owner', 'kills', 'gate.property'].map(
+    (name) => `**/${name}.test.ts`,
+  ),
+  'test/http/{hostile-input,hardening}.test.ts',
+  'test/client/**',
 ];
 const leftOut = process.env.VAULT_TEST_QUICK === 'true' ? long : [];
 
