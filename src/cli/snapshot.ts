@@ -46,7 +46,7 @@ export async function snapshot({ out, check, json = false }: SnapshotFlags, envi
       }
     }
     if (rows_unopened === 0) return exitCodes.done;
-    printError(`${rows_unopened} row(s) do not open with any key: they are in the snapshot, which cannot be restored as it is.`);
+    printError(`${rows_unopened} row(s) do not open with any key: they are in the snapshot, and come back as they are.`);
     return exitCodes.rowsDoNotOpen;
   });
 }
@@ -83,17 +83,20 @@ export function parseMode(value: string): RestoreMode {
 async function checkFile(file: string, json: boolean, environment: Environment): Promise<number> {
   const keyring = readKeyringConfig(keptEnvironment(environment));
   const spool = await Spool.from(sourceOf(file), Number.POSITIVE_INFINITY);
-  const { header, rows, rowsByKeyId, hmacKeyId } = await checkSnapshot(spool, keyring);
+  const { header, rows, rowsUnopened, rowsByKeyId, hmacKeyId } = await checkSnapshot(spool, keyring);
   await spool.close();
   if (json) {
     const { created_at, active_key_id } = header;
-    printJson({ rows, hmac_key_id: hmacKeyId, created_at, active_key_id, rows_by_key_id: Object.fromEntries(rowsByKeyId) });
-    return exitCodes.done;
+    const counts = { rows_unopened: rowsUnopened, rows_by_key_id: Object.fromEntries(rowsByKeyId) };
+    printJson({ rows, hmac_key_id: hmacKeyId, created_at, active_key_id, ...counts });
+    return rowsUnopened === 0 ? exitCodes.done : exitCodes.rowsDoNotOpen;
   }
-  print(`[snapshot] whole and authentic under ${hmacKeyId}: ${rows} of ${rows} row(s) open.`);
+  print(`[snapshot] whole and authentic under ${hmacKeyId}: ${rows - rowsUnopened} of ${rows} row(s) open.`);
   print(`[snapshot] taken ${header.created_at}; active key ${header.active_key_id}`);
   for (const [keyId, count] of rowsByKeyId) print(`[snapshot] needs ${keyId}: ${count} row(s)`);
-  return exitCodes.done;
+  if (rowsUnopened === 0) return exitCodes.done;
+  printError(`${rowsUnopened} row(s) did not open when it was taken either, and come back as they are.`);
+  return exitCodes.rowsDoNotOpen;
 }
 
 /** Throws ValidationError where there is no such file. */

@@ -20,6 +20,8 @@ import { hmacOf } from './take.ts';
 export interface CheckedSnapshot {
   readonly header: SnapshotHeader;
   readonly rows: number;
+  /** How many rows no key opens, as none did when it was taken. */
+  readonly rowsUnopened: number;
   /** How many rows each key opens. */
   readonly rowsByKeyId: ReadonlyMap<string, number>;
   /** The key whose subkey authenticates it. */
@@ -32,17 +34,27 @@ export interface TableRow {
   readonly row: SnapshotRow;
 }
 
-/** Reads it twice: authenticates every byte, and then opens every row. Throws InvalidSnapshotError, `details.reason` saying why. */
+/**
+ * Reads it twice: authenticates every byte, and then opens every row, but for as many as its maker could not open either, which
+ * are kept as they are. Throws InvalidSnapshotError, `details.reason` saying why.
+ */
 export async function checkSnapshot(spool: Spool, keyring: Keyring): Promise<CheckedSnapshot> {
   const { rows, key_id: hmacKeyId } = await authenticate(spool, keyring);
   const rowsByKeyId = new Map<string, number>();
   const header = await readSnapshotHeader(spool);
-  for await (const { table, row } of readSnapshotRows(spool)) {
+  let rowsUnopened = 0;
+  let unopened: TableRow | null = null;
+  for await (const tableRow of readSnapshotRows(spool)) {
+    const { table, row } = tableRow;
     const keyId = keyIdOf(keyring, table.table, table.columns, row.cells);
-    if (keyId === null) throw unopenedRefusal(header, keyring, { table, row });
-    rowsByKeyId.set(keyId, (rowsByKeyId.get(keyId) ?? 0) + 1);
+    if (keyId !== null) rowsByKeyId.set(keyId, (rowsByKeyId.get(keyId) ?? 0) + 1);
+    else {
+      unopened ??= tableRow;
+      rowsUnopened += 1;
+    }
   }
-  return { header, rows, rowsByKeyId, hmacKeyId };
+  if (unopened !== null && rowsUnopened > header.rows_unopened) throw unopenedRefusal(header, keyring, unopened);
+  return { header, rows, rowsUnopened, rowsByKeyId, hmacKeyId };
 }
 
 /** Of a snapshot that has been authenticated. */

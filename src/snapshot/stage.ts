@@ -44,6 +44,9 @@ export async function stageMissing(
       if (found === undefined) return [row];
       const cells = JSON.parse(found.cells) as Cell[];
       if (keyIdOf(keyring, shape.table, columns, cells) !== null) return [];
+      // Of two that do not open, the one that stands there stays.
+      const taken = chunk[index];
+      if (taken === undefined || keyIdOf(keyring, shape.table, taken.table.columns, taken.row.cells) === null) return [];
       const read = JSON.stringify(cells.slice(0, presentColumns.length));
       return [{ ...row, present: { rowId: found.rowId, cells: read } }];
     });

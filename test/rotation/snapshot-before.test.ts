@@ -50,6 +50,17 @@ describe('a rotation', () => {
     expect(readdirSync(folder)).toHaveLength(1);
   });
 
+  it('that skips a row keeps a snapshot from which the others come back all the same', async () => {
+    const { database, vault } = await start();
+    await database.insert('f'.repeat(64), { id: 'bad' });
+    const { body } = await vault.admin('POST', '/admin/rotate/execute', { skip_ids: ['bad'] });
+    const snapshot = readFileSync(body.rotation.snapshot.path, 'utf8');
+    await database.run("DELETE FROM api_keys WHERE id IN ('row-0', 'row-1')");
+    expect((await sendSnapshot(vault, snapshot)).body).toEqual({ restored: 2, kept: 4 });
+    expect((await sendSnapshot(vault, snapshot, 'replace')).status).toBe(200);
+    expect((await database.rows()).map(({ id }) => id)).toEqual(['row-0', 'row-1', 'row-2', 'row-3', 'row-4', 'bad']);
+  });
+
   it('that was interrupted before it wrote anything keeps one when it is run again, and may be cancelled', async () => {
     const { database, folder, vault } = await start();
     await vault.admin('POST', '/admin/rotate/execute');
