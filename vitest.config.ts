@@ -1,3 +1,4 @@
+import { availableParallelism } from 'node:os';
 import { defineConfig } from 'vitest/config';
 import { BaseSequencer, type TestSpecification } from 'vitest/node';
 
@@ -40,7 +41,7 @@ const leftOut = process.env.VAULT_TEST_QUICK === 'true' ? long : [];
 export default defineConfig({
   test: {
     // Most of them wait for processes of their own, or for the disk.
-    maxWorkers: '150%',
+    maxWorkers: availableParallelism() + 1,
     sequence: { sequencer: SlowestFirst },
     projects: [
       { test: { ...shared, name: 'file', include: ['test/**/*.test.ts'], exclude: [...onOneServer, ...leftOut] } },

@@ -116,7 +116,7 @@ export async function growth() {
     into?.push(maxRssKib);
     return seconds;
   };
-  const seconds = await alternate(3, {
+  const seconds = await alternate(2, {
     small: () => measure(small, rss.small),
     medium: () => measure(medium),
     large: () => measure(large, rss.large),
