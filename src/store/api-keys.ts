@@ -2,7 +2,7 @@
 
 import { AnswerTooLargeError } from '../errors.ts';
 import { type AuditLine, auditStatement } from './audit.ts';
-import { type Cell, encodeCells, textOfCell } from './cells.ts';
+import { decodeTexts, encodeTexts } from './cells.ts';
 import { type Database, guard, integer, integerOrNull, type Row, type Statement, text, type Written } from './database.ts';
 import { MissingSchemaError } from './failures.ts';
 import { GatheredReads } from './gathered-reads.ts';
@@ -60,8 +60,7 @@ export interface RowPage {
 
 const textColumns = ['id', 'tenant_id', 'name', 'provider', 'encrypted_value', 'iv', 'auth_tag'];
 const keyIdHint = '(CASE WHEN key_id_tag = auth_tag THEN key_id END)';
-/** The texts as one value: the client takes longer over each column of a row than SQLite over all of it. */
-const columns = `${encodeCells([...textColumns, keyIdHint])} AS cells, CAST(created_at AS integer) AS created_at,
+const columns = `${encodeTexts([...textColumns, keyIdHint])} AS cells, CAST(created_at AS integer) AS created_at,
   CAST(updated_at AS integer) AS updated_at, CAST(last_used_at AS integer) AS last_used_at`;
 
 /** Of several rows of one tenant and name, the one that counts. */
@@ -136,14 +135,14 @@ export class ApiKeyStore {
 
   /** Tenants with how many rows each has, the null tenant first. `after`: the last tenant of the page before. */
   async tenants(limit: number, after: { readonly tenantId: string | null } | null): Promise<TenantCount[]> {
-    const sql = `SELECT ${encodeCells(['tenant_id'])} AS cells, count(*) AS keys FROM api_keys
+    const sql = `SELECT ${encodeTexts(['tenant_id'])} AS cells, count(*) AS keys FROM api_keys
       WHERE typeof(tenant_id) <> 'blob' AND (? = 0 OR tenant_id > coalesce(?, '') OR (? IS NULL AND tenant_id = ''))
       GROUP BY tenant_id ORDER BY tenant_id LIMIT ?`;
     const tenantId = after?.tenantId ?? null;
     const rows = await this.#read(sql, [after === null ? 0 : 1, tenantId, tenantId, limit]);
     return rows.map((row) => {
-      const [tenant] = JSON.parse(text(row, 'cells')) as Cell[];
-      return { tenantId: textOfCell(tenant), keys: integer(row, 'keys') };
+      const [tenantId = null] = decodeTexts(text(row, 'cells'));
+      return { tenantId: tenantId?.toString('utf8') ?? null, keys: integer(row, 'keys') };
     });
   }
 
@@ -235,7 +234,7 @@ function insertedRow({ keyId, ...sealed }: SealedApiKey, id: string, now: number
 
 /** A text that another program has stored as something else is empty here: it opens no row, and fails no read of many. */
 function toApiKeyRow(row: Row): ApiKeyRow {
-  const cells = (JSON.parse(text(row, 'cells')) as Cell[]).map(textOfCell);
+  const cells = decodeTexts(text(row, 'cells')).map((cell) => cell?.toString('utf8') ?? null);
   const [id, tenantId = null, name, provider, encryptedValue, iv, authTag, keyIdHint = null] = cells;
   return {
     id: id ?? '',

@@ -4,7 +4,7 @@
  */
 
 import { ConfigurationError } from '../errors.ts';
-import { type Cell, encodeCells, exactTextOfCell, nameOfCell } from './cells.ts';
+import { decodeTexts, encodeTexts } from './cells.ts';
 import { type Database, guard, integer, type Row, type Statement, text } from './database.ts';
 
 /** The one table whose rows the vault itself writes, in format 2 and with a key id. */
@@ -133,8 +133,7 @@ export class EncryptedTables {
     if (missing.length > 0) throw new ConfigurationError(`The table ${table} has no column ${missing.join(', ')}.`);
     if (await this.#isWithoutRowId(table))
       throw new ConfigurationError(`The table ${table} is WITHOUT ROWID, and cannot be covered.`);
-    // One value a row: the client takes longer over each column of a row than SQLite over all of it.
-    const cells = encodeCells([columns.has('id') ? 'id' : 'NULL', ...ciphertextColumns, ...owned]);
+    const cells = encodeTexts([columns.has('id') ? 'id' : 'NULL', ...ciphertextColumns, ...owned]);
     return `SELECT CAST(rowid AS text) AS row_id_text, ${cells} AS cells FROM ${quote(table)}
       WHERE rowid BETWEEN ?1 AND (
         SELECT max(row_id) FROM (
@@ -215,19 +214,23 @@ export function quote(identifier: string): string {
 
 function toEncryptedRow(row: Row): EncryptedRow {
   const rowId = text(row, 'row_id_text');
-  const [id, encryptedValue, iv, authTag, ...binding] = JSON.parse(text(row, 'cells')) as Cell[];
+  const [id = null, encryptedValue, iv, authTag, ...binding] = decodeTexts(text(row, 'cells'));
   return {
     rowId,
-    id: nameOfCell(id) ?? `rowid:${rowId}`,
-    encryptedValue: exactTextOfCell(encryptedValue),
-    iv: exactTextOfCell(iv),
-    authTag: exactTextOfCell(authTag),
+    id: id?.toString('utf8') ?? `rowid:${rowId}`,
+    encryptedValue: whole(encryptedValue),
+    iv: whole(iv),
+    authTag: whole(authTag),
     ...toBinding(binding),
   };
 }
 
-function toBinding(cells: readonly Cell[]): BindingColumns {
-  const [tenantId = null, name = null, provider = null] = cells.map(exactTextOfCell);
-  const isWhole = name !== null && provider !== null && (tenantId !== null || cells[0] === null);
+function toBinding(texts: readonly (string | Buffer | null)[]): BindingColumns {
+  const [tenantId = null, name = null, provider = null] = texts.map(whole);
+  const isWhole = name !== null && provider !== null && (tenantId !== null || texts[0] === null);
   return isWhole ? { tenantId, name, provider } : { tenantId: null, name: null, provider: null };
+}
+
+function whole(value: string | Buffer | null | undefined): string | null {
+  return typeof value === 'string' ? value : null;
 }
