@@ -62,19 +62,19 @@ export function encodeTexts(columns: readonly string[]): string {
   const types = columns.map((column) => `typeof(${column})`).join(', ');
   const isPlain = `'blob' NOT IN (${types}) AND instr(${all}, char(0)) = 0 AND ${all} NOT GLOB '*[^ -~]*'`;
   const plain = columns.map((column) => `CAST(${column} AS text)`).join(', ');
-  const hex = columns
-    .map((column) => `iif(typeof(${column}) IN ('blob', 'null'), NULL, hex(CAST(${column} AS text)))`)
-    .join(', ');
-  return `iif(${isPlain}, json_array(1, ${plain}), json_array(0, ${hex}))`;
+  const hex = columns.map(
+    (column) => `CASE typeof(${column}) WHEN 'null' THEN NULL WHEN 'blob' THEN 0 ELSE hex(CAST(${column} AS text)) END`,
+  );
+  return `iif(${isPlain}, json_array(1, ${plain}), json_array(0, ${hex.join(', ')}))`;
 }
 
-/** What {@link encodeTexts} made of a row: null for what is null or bytes, a Buffer for what is no UTF-8. */
+/** What {@link encodeTexts} made of a row: a Buffer for text that is no UTF-8, an empty one for bytes. */
 export function decodeTexts(json: string): (string | Buffer | null)[] {
-  const [isPlain, ...texts] = JSON.parse(json) as [0 | 1, ...(string | null)[]];
-  if (isPlain === 1) return texts;
-  return texts.map((hex) => {
-    const bytes = Buffer.from(hex ?? '', 'hex');
-    if (hex === null) return null;
+  const [isPlain, ...texts] = JSON.parse(json) as [0 | 1, ...(string | 0 | null)[]];
+  return texts.map((text) => {
+    if (text === 0) return Buffer.alloc(0);
+    if (text === null || isPlain === 1) return text;
+    const bytes = Buffer.from(text, 'hex');
     return isUtf8(bytes) ? bytes.toString('utf8') : bytes;
   });
 }

@@ -217,7 +217,7 @@ function toEncryptedRow(row: Row): EncryptedRow {
   const [id = null, encryptedValue, iv, authTag, ...binding] = decodeTexts(text(row, 'cells'));
   return {
     rowId,
-    id: id?.toString('utf8') ?? `rowid:${rowId}`,
+    id: id === null || (id instanceof Buffer && id.length === 0) ? `rowid:${rowId}` : id.toString('utf8'),
     encryptedValue: whole(encryptedValue),
     iv: whole(iv),
     authTag: whole(authTag),
