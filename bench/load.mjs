@@ -10,7 +10,7 @@ const requestsOfConnection = 500;
  * Calls a route from so many connections, each sending bodies at random; as fast as it goes, or at a rate for all of them
  * together. Throws where an answer is no 2xx.
  */
-export async function load(url, bodyOf, { connections = 64, seconds = 5, rate = 0 } = {}) {
+export async function load(url, bodyOf, { connections = 64, seconds = 3, rate = 0 } = {}) {
   const requests = () =>
     Array.from({ length: requestsOfConnection }, () => ({ method: 'POST', headers, body: JSON.stringify(bodyOf(randomInt)) }));
   const milliseconds = [];

@@ -92,7 +92,7 @@ export async function rotationOnServer() {
   await createTable(copy, rows);
   const vault = backAndForth(url, rows);
   const today = backAndForth(copy, rows);
-  const seconds = await alternate(3, {
+  const seconds = await alternate(2, {
     vault: async () => (await vault.rotate()).seconds,
     today: today.rotateAsToday,
   });

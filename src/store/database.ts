@@ -9,7 +9,7 @@ import { statSync } from 'node:fs';
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { type Client, createClient, type InArgs, LibsqlBatchError, type ResultSet } from '@libsql/client';
-import pLimit from 'p-limit';
+import pLimit, { type LimitFunction } from 'p-limit';
 import { ConfigurationError, StorageUnavailableError } from '../errors.ts';
 import { handleEveryStep } from './client-repairs.ts';
 import { AttemptTimeoutError, describe, isConstraint, kindOf, translate } from './failures.ts';
@@ -25,6 +25,8 @@ const maxRetryDelayMs = 200;
 const attemptMs = 3_000;
 const attemptPerMebibyteMs = 1_000;
 /** As many requests as this are under way on a server at once. Others wait here, where they can be given up, not in the client. */
+/** A server lets one writer at a time: more only wait inside it, and one that is given up there may hold its lock for seconds. */
+const maxWrites = 2;
 const maxRequests = 20;
 /** The native client frees its statements only between turns of the event loop (libsql-js#153). */
 const operationsPerTurn = 50;
@@ -112,6 +114,7 @@ export class Database {
   /** Of the write-ahead log, or null for a server. */
   readonly #logPath: string | null;
   readonly #limit = pLimit(maxRequests);
+  readonly #writeLimit = pLimit(maxWrites);
   #operations = 0;
   readonly #troubles = { retries: 0, failures: 0 };
   /** By how much the server's clock, in seconds, is ahead of `performance.now()`; null until it has been asked. */
@@ -195,7 +198,8 @@ export class Database {
       ]),
     ];
     try {
-      const results = await this.#attempt((attempt) => this.#sendMarked(marked, attempt), attemptMs + sendingMs(marked) + workMs);
+      const timeoutMs = attemptMs + sendingMs(marked) + workMs;
+      const results = await this.#attempt((attempt) => this.#sendMarked(marked, attempt), timeoutMs, this.#writeLimit);
       return statements.map((_statement, index) => toWritten(results[2 + 2 * index]));
     } catch (error) {
       // Behind the deadline's statement.
@@ -244,13 +248,13 @@ export class Database {
    * Tries again, without blocking, what another writer or the network has kept from being done. A file's connection is
    * replaced each time: after SQLITE_BUSY it may acknowledge writes that are rolled back later (libsql-client-ts#352).
    */
-  async #attempt<T>(operation: (attempt: Attempt) => Promise<T>, timeoutMs: number): Promise<T> {
+  async #attempt<T>(operation: (attempt: Attempt) => Promise<T>, timeoutMs: number, limit = this.#limit): Promise<T> {
     this.#operations += 1;
     if (this.#operations % operationsPerTurn === 0) await nextTurn();
     const deadline = Date.now() + retryTotalMs;
     for (let delayMs = 5; ; delayMs = Math.min(delayMs * 2, maxRetryDelayMs)) {
       try {
-        return await this.#attemptOnce(operation, timeoutMs);
+        return await this.#attemptOnce(operation, timeoutMs, limit);
       } catch (error) {
         const isFinal = kindOf(error) === 'final';
         if (!isFinal && this.#logPath !== null) await this.#client.reconnect();
@@ -267,13 +271,13 @@ export class Database {
   }
 
   /** On a server an attempt that takes too long is given up, whether it waits for its turn or for its answer. */
-  async #attemptOnce<T>(operation: (attempt: Attempt) => Promise<T>, timeoutMs: number): Promise<T> {
+  async #attemptOnce<T>(operation: (attempt: Attempt) => Promise<T>, timeoutMs: number, limit: LimitFunction): Promise<T> {
     const endsAtMs = performance.now() + timeoutMs;
     if (this.#logPath !== null) return operation({ endsAtMs });
     const patience = new AbortController();
     const timer = setTimeout(() => patience.abort(new AttemptTimeoutError('No answer in time.')), timeoutMs);
     const { signal } = patience;
-    const given = this.#limit(async () => {
+    const given = limit(async () => {
       signal.throwIfAborted();
       return attemptSignal.run(signal, () => operation({ endsAtMs }));
     });
