@@ -25,9 +25,9 @@ const maxRetryDelayMs = 200;
 const attemptMs = 3_000;
 const attemptPerMebibyteMs = 1_000;
 /** As many requests as this are under way on a server at once. Others wait here, where they can be given up, not in the client. */
+const maxRequests = 20;
 /** A server lets one writer at a time: more only wait inside it, and one that is given up there may hold its lock for seconds. */
 const maxWrites = 2;
-const maxRequests = 20;
 /** The native client frees its statements only between turns of the event loop (libsql-js#153). */
 const operationsPerTurn = 50;
 /** From this size the write-ahead log is folded into the file. */
