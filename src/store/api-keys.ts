@@ -3,7 +3,17 @@
 import { AnswerTooLargeError } from '../errors.ts';
 import { type AuditLine, auditStatement } from './audit.ts';
 import { decodeTexts, encodeTexts } from './cells.ts';
-import { type Database, guard, integer, integerOrNull, type Row, type Statement, text, type Written } from './database.ts';
+import {
+  type Database,
+  guard,
+  integer,
+  integerOrNull,
+  type Row,
+  type Statement,
+  text,
+  textOrNull,
+  type Written,
+} from './database.ts';
 import { MissingSchemaError } from './failures.ts';
 import { GatheredReads } from './gathered-reads.ts';
 import { restoreColumns } from './migrations.ts';
@@ -42,8 +52,11 @@ export interface StoredApiKey {
 }
 
 export interface TenantCount {
+  /** Empty where it is no text at all. */
   readonly tenantId: string | null;
   readonly keys: number;
+  /** Where it stands among the others; null for the null tenant. */
+  readonly position: string | null;
 }
 
 export interface PageRequest {
@@ -133,16 +146,21 @@ export class ApiKeyStore {
     }
   }
 
-  /** Tenants with how many rows each has, the null tenant first. `after`: the last tenant of the page before. */
-  async tenants(limit: number, after: { readonly tenantId: string | null } | null): Promise<TenantCount[]> {
-    const sql = `SELECT ${encodeTexts(['tenant_id'])} AS cells, count(*) AS keys FROM api_keys
-      WHERE typeof(tenant_id) <> 'blob' AND (? = 0 OR tenant_id > coalesce(?, '') OR (? IS NULL AND tenant_id = ''))
-      GROUP BY tenant_id ORDER BY tenant_id LIMIT ?`;
-    const tenantId = after?.tenantId ?? null;
-    const rows = await this.#read(sql, [after === null ? 0 : 1, tenantId, tenantId, limit]);
+  /** Tenants with how many rows each has, the null tenant first. `after`: the last one of the page before. */
+  async tenants(limit: number, after: Pick<TenantCount, 'position'> | null): Promise<TenantCount[]> {
+    const sql = `SELECT ${encodeTexts(['tenant_id'])} AS cells, iif(tenant_id IS NULL, NULL, hex(tenant_id)) AS position, count(*) AS keys
+      FROM api_keys WHERE typeof(tenant_id) <> 'blob'
+        AND (?1 = 0 OR (?2 IS NULL AND tenant_id IS NOT NULL) OR tenant_id > CAST(unhex(?2) AS text))
+      GROUP BY tenant_id ORDER BY tenant_id LIMIT ?3`;
+    const rows = await this.#read(sql, [after === null ? 0 : 1, after?.position ?? null, limit]);
     return rows.map((row) => {
       const [tenantId = null] = decodeTexts(text(row, 'cells'));
-      return { tenantId: tenantId?.toString('utf8') ?? null, keys: integer(row, 'keys') };
+      const keys = integer(row, 'keys');
+      return {
+        tenantId: tenantId === null || typeof tenantId === 'string' ? tenantId : '',
+        keys,
+        position: textOrNull(row, 'position'),
+      };
     });
   }
 

@@ -49,12 +49,15 @@ export class GatheredReads<Question, Answer> {
   }
 
   async #readWaiting(): Promise<void> {
-    const asked = this.#waiting.splice(0, maxQuestions);
-    for (const { reject } of asked.filter(isLate))
-      reject(new StorageUnavailableError('The database is too slow for what is asked of it.'));
+    const taken = this.#waiting.splice(0, maxQuestions);
+    const since = performance.now() - maxWaitMs;
+    const asked = taken.filter(({ askedAtMs }) => askedAtMs >= since);
+    for (const { reject, askedAtMs } of taken) {
+      if (askedAtMs < since) reject(new StorageUnavailableError('The database is too slow for what is asked of it.'));
+    }
     this.#underWay += 1;
     this.#schedule();
-    await this.#answer(asked.filter((each) => !isLate(each)));
+    if (asked.length > 0) await this.#answer(asked);
     this.#underWay -= 1;
     this.#schedule();
   }
@@ -71,8 +74,4 @@ export class GatheredReads<Question, Answer> {
       else for (const { reject } of asked) reject(error);
     }
   }
-}
-
-function isLate({ askedAtMs }: Pick<Asked<unknown, unknown>, 'askedAtMs'>): boolean {
-  return performance.now() - askedAtMs > maxWaitMs;
 }

@@ -167,7 +167,7 @@ export class ApiKeys {
     return { items, next };
   }
 
-  async tenants(limit: number, after: { readonly tenantId: string | null } | null): Promise<TenantCount[]> {
+  async tenants(limit: number, after: Pick<TenantCount, 'position'> | null): Promise<TenantCount[]> {
     return this.#store.tenants(limit, after);
   }
 

@@ -166,11 +166,11 @@ describe('the store of provider keys', () => {
     expect((await store.findByName(null, 'K'))?.id).toBe('null');
     expect((await store.findByName('', 'K'))?.id).toBe('empty');
     expect(await store.tenants(10, null)).toEqual([
-      { tenantId: null, keys: 1 },
-      { tenantId: '', keys: 1 },
+      { tenantId: null, keys: 1, position: null },
+      { tenantId: '', keys: 1, position: '' },
     ]);
-    expect(await store.tenants(10, { tenantId: null })).toEqual([{ tenantId: '', keys: 1 }]);
-    expect(await store.tenants(10, { tenantId: '' })).toEqual([]);
+    expect(await store.tenants(10, { position: null })).toEqual([{ tenantId: '', keys: 1, position: '' }]);
+    expect(await store.tenants(10, { position: '' })).toEqual([]);
   });
 });
 

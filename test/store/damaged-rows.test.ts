@@ -29,6 +29,14 @@ describe.each(damages)('%s in any column', (_damage, sql, upgradable) => {
     expect((await vault.gateway('GET', '/v1/tenants')).body.tenants).toContainEqual(
       expect.objectContaining({ tenant_id: 'acme' }),
     );
+    const tenants: unknown[] = [];
+    for (let cursor = ''; tenants.length < 10; ) {
+      const page = (await vault.gateway('GET', `/v1/tenants?limit=1${cursor}`)).body;
+      tenants.push(...page.tenants.map(({ tenant_id }: { tenant_id: string | null }) => tenant_id));
+      if (page.next_cursor === null) break;
+      cursor = `&cursor=${page.next_cursor}`;
+    }
+    expect(tenants).toEqual(['acme']);
     let pages = 1;
     for (let cursor = ''; pages < 20; pages += 1) {
       const page = await vault.gateway('GET', `/v1/api-keys?tenant_id=acme&limit=1${cursor}`);

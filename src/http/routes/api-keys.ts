@@ -127,13 +127,13 @@ export function keyOpeningRoutes(apiKeys: ApiKeys, brakes: Brakes): FastifyPlugi
       },
       handler: async ({ query }) => {
         const limit = query.limit ?? 100;
-        const after = query.cursor === undefined ? null : { tenantId: decodeCursor(query.cursor) };
+        const after = query.cursor === undefined ? null : { position: decodeCursor(query.cursor) };
         const found = await apiKeys.tenants(limit + 1, after);
         const shown = found.slice(0, limit);
         const last = found.length > limit ? shown.at(-1) : undefined;
         return {
           tenants: shown.filter(canBeNamed).map(({ tenantId, keys }) => ({ tenant_id: tenantId, keys })),
-          next_cursor: last === undefined ? null : encodeCursor(last.tenantId),
+          next_cursor: last === undefined ? null : encodeCursor(last.position),
         };
       },
     });
