@@ -3,17 +3,8 @@
 import { AnswerTooLargeError } from '../errors.ts';
 import { type AuditLine, auditStatement } from './audit.ts';
 import { decodeTexts, encodeTexts } from './cells.ts';
-import {
-  type Database,
-  guard,
-  integer,
-  integerOrNull,
-  type Row,
-  type Statement,
-  text,
-  textOrNull,
-  type Written,
-} from './database.ts';
+import type { Row } from './connection.ts';
+import { type Database, guard, integer, type Statement, text, textOrNull, type Written } from './database.ts';
 import { MissingSchemaError } from './failures.ts';
 import { GatheredReads } from './gathered-reads.ts';
 import { restoreColumns } from './migrations.ts';
@@ -73,8 +64,8 @@ export interface RowPage {
 
 const textColumns = ['id', 'tenant_id', 'name', 'provider', 'encrypted_value', 'iv', 'auth_tag'];
 const keyIdHint = '(CASE WHEN key_id_tag = auth_tag THEN key_id END)';
-const columns = `${encodeTexts([...textColumns, keyIdHint])} AS cells, CAST(created_at AS integer) AS created_at,
-  CAST(updated_at AS integer) AS updated_at, CAST(last_used_at AS integer) AS last_used_at`;
+const times = ['created_at', 'updated_at', 'last_used_at'];
+const columns = `${encodeTexts([...textColumns, keyIdHint], times)} AS cells`;
 
 /** Of several rows of one tenant and name, the one that counts. */
 const newestFirst = 'updated_at DESC, created_at DESC, rowid DESC';
@@ -154,7 +145,7 @@ export class ApiKeyStore {
       GROUP BY tenant_id ORDER BY tenant_id LIMIT ?3`;
     const rows = await this.#read(sql, [after === null ? 0 : 1, after?.position ?? null, limit]);
     return rows.map((row) => {
-      const [tenantId = null] = decodeTexts(text(row, 'cells'));
+      const [tenantId = null] = decodeTexts(row.cells).texts;
       const keys = integer(row, 'keys');
       return {
         tenantId: tenantId === null || typeof tenantId === 'string' ? tenantId : '',
@@ -220,7 +211,7 @@ export class ApiKeyStore {
     return found;
   }
 
-  async #read(sql: string, args: (string | number | null)[]): Promise<Row[]> {
+  async #read(sql: string, args: (string | number | null)[]): Promise<readonly Row[]> {
     return this.#mended(() => this.#database.read(sql, args));
   }
 
@@ -252,8 +243,9 @@ function insertedRow({ keyId, ...sealed }: SealedApiKey, id: string, now: number
 
 /** A text that another program has stored as something else is empty here: it opens no row, and fails no read of many. */
 function toApiKeyRow(row: Row): ApiKeyRow {
-  const cells = decodeTexts(text(row, 'cells')).map((cell) => cell?.toString('utf8') ?? null);
-  const [id, tenantId = null, name, provider, encryptedValue, iv, authTag, keyIdHint = null] = cells;
+  const { texts, integers } = decodeTexts(row.cells, times.length);
+  const [id, tenantId = null, name, provider, encryptedValue, iv, authTag, keyIdHint = null] = texts.map(asText);
+  const [createdAt, updatedAt, lastUsedAt = null] = integers;
   return {
     id: id ?? '',
     tenantId,
@@ -263,8 +255,12 @@ function toApiKeyRow(row: Row): ApiKeyRow {
     iv: iv ?? '',
     authTag: authTag ?? '',
     keyIdHint,
-    createdAt: integer(row, 'created_at'),
-    updatedAt: integer(row, 'updated_at'),
-    lastUsedAt: integerOrNull(row, 'last_used_at'),
+    createdAt: createdAt ?? 0,
+    updatedAt: updatedAt ?? 0,
+    lastUsedAt,
   };
+}
+
+function asText(text: string | Buffer | null): string | null {
+  return typeof text === 'string' ? text : (text?.toString('utf8') ?? null);
 }

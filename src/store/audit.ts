@@ -1,6 +1,6 @@
 /** The audit table: records are added in the transaction of what they record, and never changed. Knows them as lines only. */
 
-import type { InArgs } from '@libsql/client';
+import type { Argument } from './connection.ts';
 import { type Database, integer, type Statement, text } from './database.ts';
 
 /** A record as it is added. */
@@ -47,10 +47,13 @@ export class AuditStore {
 }
 
 /** Adds the record to a batch; where a condition is given, only if that holds at its place in the batch. */
-export function auditStatement({ chain, sequence, line }: AuditLine, condition = 'true', args: InArgs = []): Statement {
-  const values = Array.isArray(args) ? args : [];
+export function auditStatement(
+  { chain, sequence, line }: AuditLine,
+  condition = 'true',
+  args: readonly Argument[] = [],
+): Statement {
   return {
     sql: `INSERT INTO vault_audit (chain, sequence, line) SELECT ?, ?, ? WHERE ${condition}`,
-    args: [chain, sequence, line, ...values],
+    args: [chain, sequence, line, ...args],
   };
 }

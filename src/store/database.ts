@@ -3,18 +3,17 @@
  * Every failure is {@link StorageUnavailableError}, which is safe to try again, or an error that names what is wrong.
  */
 
-import { AsyncLocalStorage } from 'node:async_hooks';
 import { randomUUID } from 'node:crypto';
 import { statSync } from 'node:fs';
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { type Client, createClient, type InArgs, LibsqlBatchError, type ResultSet } from '@libsql/client';
+import { LibsqlBatchError } from '@libsql/client';
 import pLimit, { type LimitFunction } from 'p-limit';
 import { ConfigurationError, StorageUnavailableError } from '../errors.ts';
-import { handleEveryStep } from './client-repairs.ts';
+import type { Argument, Connection, Result, Row, SqlStatement } from './connection.ts';
 import { AttemptTimeoutError, describe, isConstraint, kindOf, translate } from './failures.ts';
-
-handleEveryStep();
+import { FileConnection } from './file-connection.ts';
+import { ServerConnection, withSignal } from './server-connection.ts';
 
 /** How long SQLite itself waits for a lock. It blocks the event loop meanwhile, so the longer wait is ours. */
 const lockWaitMs = 20;
@@ -35,17 +34,10 @@ const maxLogBytes = 4 * 1024 * 1024;
 /** The guard that refuses a batch which reaches the server after its caller has been told that it failed. */
 const deadlineGuard = 'deadline';
 
-/** Ends the requests of the attempt that it belongs to: the client itself has no way to give one up. */
-const attemptSignal = new AsyncLocalStorage<AbortSignal>();
-
-export interface Statement {
-  readonly sql: string;
-  readonly args?: InArgs;
+export interface Statement extends SqlStatement {
   /** Names a statement that {@link guard} made: it fails the whole batch with {@link GuardFailedError}. */
   readonly guard?: string;
 }
-
-export type Row = ResultSet['rows'][number];
 
 export interface Written {
   readonly changed: number;
@@ -80,7 +72,7 @@ export class GuardFailedError extends Error {
 }
 
 /** Makes the batch that holds it roll back unless `condition`, an SQL expression, is true at its place in the batch. */
-export function guard(name: string, condition: string, args: InArgs = []): Statement {
+export function guard(name: string, condition: string, args: readonly Argument[] = []): Statement {
   return { sql: `INSERT INTO vault_assertions (failed) SELECT 1 WHERE NOT (${condition})`, args, guard: name };
 }
 
@@ -110,7 +102,7 @@ interface Attempt {
 }
 
 export class Database {
-  readonly #client: Client;
+  readonly #connection: Connection;
   /** Of the write-ahead log, or null for a server. */
   readonly #logPath: string | null;
   readonly #limit = pLimit(maxRequests);
@@ -124,16 +116,9 @@ export class Database {
   constructor({ url, authToken }: DatabaseLocation) {
     this.#logPath = isFileUrl(url) ? `${databaseFilePath(url)}-wal` : null;
     try {
-      this.#client = createClient({
-        url,
-        ...(authToken === undefined ? {} : { authToken }),
-        // Not 'number', which throws for an integer above 2^53, after the fact.
-        intMode: 'bigint',
-        timeout: lockWaitMs,
-        // One connection to a file: statements run one after the other anyway.
-        concurrency: isFileUrl(url) ? 1 : maxRequests,
-        fetch: fetchUncompressed,
-      });
+      this.#connection = isFileUrl(url)
+        ? new FileConnection(databaseFilePath(url), lockWaitMs)
+        : new ServerConnection(url, authToken, maxRequests);
     } catch (error) {
       throw new ConfigurationError(`DATABASE_URL could not be opened: ${describe(error)}.`);
     }
@@ -144,8 +129,8 @@ export class Database {
     if (this.#logPath !== null) await this.read('PRAGMA journal_mode = WAL');
   }
 
-  async read(sql: string, args: InArgs = []): Promise<Row[]> {
-    const { rows } = await this.#attempt(() => this.#client.execute({ sql, args }), attemptMs);
+  async read(sql: string, args: readonly Argument[] = []): Promise<readonly Row[]> {
+    const { rows } = await this.#attempt(() => this.#connection.execute({ sql, args }), attemptMs);
     return rows;
   }
 
@@ -155,10 +140,9 @@ export class Database {
    */
   async write(statements: readonly Statement[], workMs = 0): Promise<Written[]> {
     if (this.#logPath === null) return this.#writeMarked(statements, workMs);
-    // Folding the log at a commit may race another process's (the WAL-reset bug, libsql#2271): it is done apart, see #foldLog.
-    const results = await this.#batch([{ sql: 'PRAGMA wal_autocheckpoint = 0' }, ...statements]);
+    const results = await this.#batch(statements);
     await this.#foldLog(this.#logPath);
-    return results.slice(1).map(toWritten);
+    return results.map(toWritten);
   }
 
   /** As {@link write}, for statements that may be carried out twice without harm: on a server it leaves no mark. */
@@ -168,7 +152,7 @@ export class Database {
   }
 
   /** Writes one statement and answers how many rows it changed. */
-  async writeOne(sql: string, args: InArgs = []): Promise<number> {
+  async writeOne(sql: string, args: readonly Argument[] = []): Promise<number> {
     const [written] = await this.write([{ sql, args }]);
     return written?.changed ?? 0;
   }
@@ -179,7 +163,7 @@ export class Database {
   }
 
   close(): void {
-    this.#client.close();
+    this.#connection.close();
   }
 
   /**
@@ -209,10 +193,10 @@ export class Database {
     }
   }
 
-  async #sendMarked(marked: readonly Statement[], { endsAtMs }: Attempt): Promise<ResultSet[]> {
+  async #sendMarked(marked: readonly Statement[], { endsAtMs }: Attempt): Promise<readonly Result[]> {
     const deadline = endsAtMs / 1000 + (await this.#readClockOffset());
     try {
-      return await this.#client.batch(toBatch([guard(deadlineGuard, "unixepoch('subsec') < ?", [deadline]), ...marked]), 'write');
+      return await this.#connection.batch([guard(deadlineGuard, "unixepoch('subsec') < ?", [deadline]), ...marked]);
     } catch (error) {
       if (!(error instanceof LibsqlBatchError && error.statementIndex === 0 && isConstraint(error))) throw error;
       this.#clockOffset = null;
@@ -223,7 +207,7 @@ export class Database {
   /** The clock is read before the answer comes, so that the offset is too small by the time of the way back, never too large. */
   async #readClockOffset(): Promise<number> {
     if (this.#clockOffset === null) {
-      const { rows } = await this.#client.execute("SELECT unixepoch('subsec') AS now");
+      const { rows } = await this.#connection.execute({ sql: "SELECT unixepoch('subsec') AS now" });
       this.#clockOffset = Number(rows[0]?.now) - performance.now() / 1000;
     }
     return this.#clockOffset;
@@ -235,9 +219,9 @@ export class Database {
     return counts.map((count) => ({ changed: Number(count), rows: [] }));
   }
 
-  async #batch(statements: readonly Statement[]): Promise<ResultSet[]> {
+  async #batch(statements: readonly Statement[]): Promise<readonly Result[]> {
     try {
-      return await this.#attempt(() => this.#client.batch(toBatch(statements), 'write'), attemptMs + sendingMs(statements));
+      return await this.#attempt(() => this.#connection.batch(statements), attemptMs + sendingMs(statements));
     } catch (error) {
       const failedAt = error instanceof LibsqlBatchError && isConstraint(error) ? error.statementIndex : -1;
       throw guardFailure(statements[failedAt]) ?? error;
@@ -257,7 +241,7 @@ export class Database {
         return await this.#attemptOnce(operation, timeoutMs, limit);
       } catch (error) {
         const isFinal = kindOf(error) === 'final';
-        if (!isFinal && this.#logPath !== null) await this.#client.reconnect();
+        if (!isFinal && this.#logPath !== null) await this.#connection.reconnect();
         if (isFinal || Date.now() + delayMs > deadline) throw this.#failed(translate(error));
         this.#troubles.retries += 1;
         await sleep(delayMs * (0.5 + Math.random()));
@@ -279,7 +263,7 @@ export class Database {
     const { signal } = patience;
     const given = limit(async () => {
       signal.throwIfAborted();
-      return attemptSignal.run(signal, () => operation({ endsAtMs }));
+      return withSignal(signal, () => operation({ endsAtMs }));
     });
     const up = new Promise<never>((_resolve, reject) => {
       signal.addEventListener('abort', () => reject(signal.reason as Error), { once: true });
@@ -295,23 +279,14 @@ export class Database {
   /** Holds the writers' lock while it copies, and is done by the one process that writes most: best effort, repeated at the next write. */
   async #foldLog(path: string): Promise<void> {
     const bytes = statSync(path, { throwIfNoEntry: false })?.size ?? 0;
-    if (bytes > maxLogBytes) await this.#client.execute('PRAGMA wal_checkpoint(TRUNCATE)').catch(() => this.#client.reconnect());
+    if (bytes > maxLogBytes)
+      await this.#connection.execute({ sql: 'PRAGMA wal_checkpoint(TRUNCATE)' }).catch(() => this.#connection.reconnect());
   }
 }
 
-/** A server that may compress its answers spends ten times as long on ciphertext, which hardly shrinks, as on the query. */
-function fetchUncompressed(request: Request): Promise<Response> {
-  request.headers.set('accept-encoding', 'identity');
-  return fetch(request, { signal: attemptSignal.getStore() ?? null });
-}
-
-function toWritten(result: ResultSet | undefined): Written {
+function toWritten(result: Result | undefined): Written {
   const rows = result?.rows ?? [];
   return { changed: rows.length > 0 ? rows.length : (result?.rowsAffected ?? 0), rows };
-}
-
-function toBatch(statements: readonly Statement[]): { sql: string; args: InArgs }[] {
-  return statements.map(({ sql, args = [] }) => ({ sql, args }));
 }
 
 function guardFailure(failed: Statement | undefined): GuardFailedError | null {
@@ -320,7 +295,7 @@ function guardFailure(failed: Statement | undefined): GuardFailedError | null {
 
 /** How much longer a large batch may take, for the time it is on the wire. */
 function sendingMs(statements: readonly Statement[]): number {
-  const values = statements.flatMap(({ args }) => (Array.isArray(args) ? args : []));
+  const values = statements.flatMap(({ args = [] }) => args);
   const characters = values.reduce<number>((sum, value) => sum + (typeof value === 'string' ? value.length : 8), 0);
   return (characters / 1_048_576) * attemptPerMebibyteMs;
 }

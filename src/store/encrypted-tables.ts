@@ -5,7 +5,8 @@
 
 import { ConfigurationError } from '../errors.ts';
 import { decodeTexts, encodeTexts } from './cells.ts';
-import { type Database, guard, integer, type Row, type Statement, text } from './database.ts';
+import type { Row } from './connection.ts';
+import { type Database, guard, integer, type Statement, text } from './database.ts';
 
 /** The one table whose rows the vault itself writes, in format 2 and with a key id. */
 export const apiKeysTable = 'api_keys';
@@ -133,8 +134,8 @@ export class EncryptedTables {
     if (missing.length > 0) throw new ConfigurationError(`The table ${table} has no column ${missing.join(', ')}.`);
     if (await this.#isWithoutRowId(table))
       throw new ConfigurationError(`The table ${table} is WITHOUT ROWID, and cannot be covered.`);
-    const cells = encodeTexts([columns.has('id') ? 'id' : 'NULL', ...ciphertextColumns, ...owned]);
-    return `SELECT CAST(rowid AS text) AS row_id_text, ${cells} AS cells FROM ${quote(table)}
+    const cells = encodeTexts(['rowid', columns.has('id') ? 'id' : 'NULL', ...ciphertextColumns, ...owned]);
+    return `SELECT ${cells} AS cells FROM ${quote(table)}
       WHERE rowid BETWEEN ?1 AND (
         SELECT max(row_id) FROM (
           SELECT row_id, sum(characters) OVER (ORDER BY row_id) - characters AS characters_before
@@ -213,8 +214,9 @@ export function quote(identifier: string): string {
 }
 
 function toEncryptedRow(row: Row): EncryptedRow {
-  const rowId = text(row, 'row_id_text');
-  const [id = null, encryptedValue, iv, authTag, ...binding] = decodeTexts(text(row, 'cells'));
+  const { texts } = decodeTexts(row.cells);
+  const [rowIdText, id = null, encryptedValue, iv, authTag, ...binding] = texts;
+  const rowId = String(rowIdText);
   return {
     rowId,
     id: id === null || (id instanceof Buffer && id.length === 0) ? `rowid:${rowId}` : id.toString('utf8'),

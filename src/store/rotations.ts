@@ -1,7 +1,8 @@
 /** The record of every rotation, and the lease that lets one owner at a time run one. The database's clock times the lease. */
 
 import { type AuditLine, auditStatement } from './audit.ts';
-import { type Database, guard, integer, integerOrNull, type Row, type Statement, text, textOrNull } from './database.ts';
+import type { Row } from './connection.ts';
+import { type Database, guard, integer, integerOrNull, type Statement, text, textOrNull } from './database.ts';
 
 export const rotationStates = [
   'gating',

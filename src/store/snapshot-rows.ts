@@ -2,7 +2,8 @@
 
 import { ConfigurationError } from '../errors.ts';
 import { encodeCells } from './cells.ts';
-import { type Database, integer, type Row, text } from './database.ts';
+import type { Row } from './connection.ts';
+import { type Database, integer, text } from './database.ts';
 import { firstRowId, quote } from './encrypted-tables.ts';
 
 const pageRows = 500;

@@ -1,0 +1,25 @@
+/** What a statement, its arguments and its answer look like, to a file and to a server alike. */
+
+/** A number is stored as a real where the column does not say otherwise. */
+export type Argument = null | string | number | bigint | ArrayBuffer | Uint8Array;
+
+export interface SqlStatement {
+  readonly sql: string;
+  readonly args?: readonly Argument[];
+}
+
+export type Row = Record<string, Argument>;
+
+export interface Result {
+  readonly rows: readonly Row[];
+  /** Of a statement without rows of its own. */
+  readonly rowsAffected: number;
+}
+
+export interface Connection {
+  execute(statement: SqlStatement): Promise<Result>;
+  /** All of them or none. Throws LibsqlBatchError, which says at which of them it ended. */
+  batch(statements: readonly SqlStatement[]): Promise<readonly Result[]>;
+  reconnect(): void | Promise<void>;
+  close(): void;
+}

@@ -1,0 +1,142 @@
+/**
+ * One connection to a database file. A batch is one transaction, carried out in one go; a statement is compiled once and kept,
+ * which the client on top of the same package does not do: compiling takes longer than most of them run.
+ */
+
+import { LibsqlBatchError, LibsqlError } from '@libsql/client';
+import NativeDatabase from 'libsql';
+import { LRUCache } from 'lru-cache';
+import type { Argument, Connection, Result, Row, SqlStatement } from './connection.ts';
+
+/** More than the vault's own different statements. */
+const maxKept = 200;
+
+/** Of the low byte of SQLite's result codes: what `failures.ts` tells apart. */
+const baseCodes: Readonly<Record<number, string>> = {
+  1: 'SQLITE_ERROR',
+  3: 'SQLITE_PERM',
+  5: 'SQLITE_BUSY',
+  6: 'SQLITE_LOCKED',
+  8: 'SQLITE_READONLY',
+  10: 'SQLITE_IOERR',
+  11: 'SQLITE_CORRUPT',
+  13: 'SQLITE_FULL',
+  14: 'SQLITE_CANTOPEN',
+  18: 'SQLITE_TOOBIG',
+  19: 'SQLITE_CONSTRAINT',
+  23: 'SQLITE_AUTH',
+  26: 'SQLITE_NOTADB',
+};
+
+interface Compiled {
+  readonly statement: NativeDatabase.Statement;
+  /** The names of what it answers; null where it answers nothing. */
+  readonly columns: readonly string[] | null;
+}
+
+export class FileConnection implements Connection {
+  readonly #path: string;
+  readonly #lockWaitMs: number;
+  readonly #compiled = new LRUCache<string, Compiled>({ max: maxKept });
+  #database: NativeDatabase.Database;
+
+  /** Creates the file where there is none. `lockWaitMs`: how long SQLite waits for another writer, and blocks. Throws where it cannot be opened. */
+  constructor(path: string, lockWaitMs: number) {
+    this.#path = path;
+    this.#lockWaitMs = lockWaitMs;
+    this.#database = this.#open();
+  }
+
+  async execute(statement: SqlStatement): Promise<Result> {
+    return this.#run(statement);
+  }
+
+  async batch(statements: readonly SqlStatement[]): Promise<Result[]> {
+    this.#run({ sql: 'BEGIN IMMEDIATE' });
+    try {
+      const results = statements.map((statement, index) => this.#runAt(index, statement));
+      this.#run({ sql: 'COMMIT' });
+      return results;
+    } catch (error) {
+      if (this.#database.inTransaction) this.#rollBack();
+      throw error;
+    }
+  }
+
+  /** Begins anew: a statement that met another writer's lock may hold on to what it saw until it is collected (libsql-client-ts#352). */
+  reconnect(): void {
+    this.close();
+    this.#database = this.#open();
+  }
+
+  close(): void {
+    this.#compiled.clear();
+    if (this.#database.open) this.#database.close();
+  }
+
+  #open(): NativeDatabase.Database {
+    const database = new NativeDatabase(this.#path, { timeout: this.#lockWaitMs });
+    try {
+      database.defaultSafeIntegers(true);
+      // Folding the log at a commit may race another process's (the WAL-reset bug, libsql#2271): it is done apart.
+      database.exec('PRAGMA wal_autocheckpoint = 0');
+      return database;
+    } catch (error) {
+      database.close();
+      throw toLibsqlError(error);
+    }
+  }
+
+  #runAt(index: number, statement: SqlStatement): Result {
+    // SQLite rolls back by itself where the disk is full or fails.
+    if (!this.#database.inTransaction) throw new LibsqlBatchError('The transaction has ended.', index, 'TRANSACTION_CLOSED');
+    try {
+      return this.#run(statement);
+    } catch (error) {
+      if (!(error instanceof LibsqlError)) throw error;
+      throw new LibsqlBatchError(error.message, index, error.code, error.extendedCode, error.rawCode, error);
+    }
+  }
+
+  #run({ sql, args = [] }: SqlStatement): Result {
+    try {
+      const { statement, columns } = this.#compile(sql);
+      if (columns === null) return { rows: [], rowsAffected: statement.run(args).changes };
+      return { rows: (statement.all(args) as Argument[][]).map((values) => toRow(columns, values)), rowsAffected: 0 };
+    } catch (error) {
+      throw toLibsqlError(error);
+    }
+  }
+
+  #compile(sql: string): Compiled {
+    const kept = this.#compiled.get(sql);
+    if (kept !== undefined) return kept;
+    const statement = this.#database.prepare(sql);
+    const columns = statement.reader ? statement.raw().columns() : null;
+    const compiled = { statement, columns: columns?.map(({ name }) => name) ?? null };
+    this.#compiled.set(sql, compiled);
+    return compiled;
+  }
+
+  /** Where that fails too, the connection is of no more use. */
+  #rollBack(): void {
+    try {
+      this.#run({ sql: 'ROLLBACK' });
+    } catch {
+      this.reconnect();
+    }
+  }
+}
+
+function toRow(columns: readonly string[], values: readonly Argument[]): Row {
+  const row: Row = {};
+  for (const [index, column] of columns.entries()) row[column] = values[index] ?? null;
+  return row;
+}
+
+/** In the client's terms, so that one table says what each means. */
+function toLibsqlError(error: unknown): unknown {
+  if (!(error instanceof NativeDatabase.SqliteError)) return error;
+  const { message, code, rawCode } = error as Error & { readonly code: string; readonly rawCode?: number };
+  return new LibsqlError(message, baseCodes[(rawCode ?? 0) & 0xff] ?? 'SQLITE_UNKNOWN', code, rawCode, error);
+}
