@@ -1,6 +1,6 @@
 /** The tokens that callers authenticate with: only their digests are kept, and each has a name, one role and perhaps its tenants. */
 
-import { createHash } from 'node:crypto';
+import { hash } from 'node:crypto';
 import type { SettingsReader } from './settings.ts';
 import { tokenWeakness } from './token-strength.ts';
 
@@ -39,7 +39,7 @@ const sha256Prefix = 'sha256:';
 const sha256Hex = /^[0-9a-f]{64}$/i;
 
 export function digestOf(token: string): Buffer {
-  return createHash('sha256').update(token, 'utf8').digest();
+  return hash('sha256', token, 'buffer');
 }
 
 /** Reads the entries of every role; what is wrong with them goes to the reader's problems. In production weak tokens are refused. */

@@ -3,7 +3,6 @@
 import { isUtf8 } from 'node:buffer';
 import { randomUUID } from 'node:crypto';
 import type { IncomingMessage } from 'node:http';
-import { fastifyAuth } from '@fastify/auth';
 import { fastifySwagger } from '@fastify/swagger';
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import {
@@ -77,7 +76,9 @@ interface AppLimits extends Limits {
 export function createHttpServer(logger: FastifyBaseLogger): FastifyInstance {
   return fastify({
     loggerInstance: logger,
-    logController: new LogController({ disableRequestLogging: true, requestIdLogLabel: 'request_id' }),
+    // One of its own for each request would cost more than its line of log, which names the request anyway.
+    childLoggerFactory: (parent) => parent,
+    logController: new LogController({ disableRequestLogging: true }),
     genReqId: requestId,
     bodyLimit: maxBodyBytes,
     // Of a request's body: see addReceiving.
@@ -111,7 +112,6 @@ export async function addVault(app: FastifyInstance, options: AppOptions): Promi
   addDraining(app);
   addReceiving(app, options.receiveLimits);
   addJsonParser(app);
-  await app.register(fastifyAuth);
   await app.register(fastifySwagger, openApiInfo);
   await app.register(machineRoutes(options.readiness));
   await app.register(docsPage);
@@ -121,7 +121,7 @@ export async function addVault(app: FastifyInstance, options: AppOptions): Promi
     (roles: readonly Role[], routes: readonly FastifyPluginAsyncTypebox[], isShed = true) =>
     async (inner: FastifyInstance) => {
       if (isShed) inner.addHook('onRequest', shed);
-      inner.addHook('onRequest', inner.auth([requireRole(options.tokens, roles, brakes)]));
+      inner.addHook('onRequest', requireRole(options.tokens, roles, brakes));
       inner.addHook('onRoute', refuseUnknownQuery);
       for (const plugin of routes) await inner.register(plugin);
     };
@@ -151,7 +151,7 @@ function requestId({ headers }: IncomingMessage): string {
 }
 
 function addRequestHooks(app: FastifyInstance, metrics: VaultMetrics): void {
-  app.addHook('onRequest', async (request, reply) => {
+  app.addHook('onRequest', (request, reply, done) => {
     reply.headers(commonHeaders(request.id));
     // Not onResponse, which does not come where the caller goes away first.
     reply.raw.once('close', () => {
@@ -160,6 +160,7 @@ function addRequestHooks(app: FastifyInstance, metrics: VaultMetrics): void {
       metrics.requestFinished({ method, route: routeOptions.url, status, seconds: reply.elapsedTime / 1e3 });
       logRequest(request, status, reply.elapsedTime);
     });
+    done();
   });
 }
 
@@ -167,6 +168,7 @@ function addRequestHooks(app: FastifyInstance, metrics: VaultMetrics): void {
 function logRequest(request: FastifyRequest, status: number, elapsedMs: number): void {
   request.log.info(
     {
+      request_id: request.id,
       method: request.method,
       route: request.routeOptions.url ?? null,
       status,
@@ -182,9 +184,9 @@ function logRequest(request: FastifyRequest, status: number, elapsedMs: number):
 /** As Fastify's own, but bytes that are no UTF-8 are refused, and no body counts as `{}`: an operator's `curl -X POST` sends none. */
 function addJsonParser(app: FastifyInstance): void {
   app.removeContentTypeParser('text/plain');
-  app.addHook('onRequest', async ({ headers }) => {
-    if ((headers['content-encoding'] ?? 'identity') === 'identity') return;
-    throw new UnsupportedMediaTypeError('Send the body as it is, without Content-Encoding.');
+  app.addHook('onRequest', ({ headers }, _reply, done) => {
+    if ((headers['content-encoding'] ?? 'identity') === 'identity') done();
+    else done(new UnsupportedMediaTypeError('Send the body as it is, without Content-Encoding.'));
   });
   const parse = app.getDefaultJsonParser('error', 'error');
   app.addContentTypeParser('application/json', { parseAs: 'buffer' }, (request, body, done) => {
@@ -192,11 +194,11 @@ function addJsonParser(app: FastifyInstance): void {
     else if (!isUtf8(body as Buffer)) done(new ValidationError('The body is not valid UTF-8.'));
     else void parse(request, body.toString('utf8'), done);
   });
-  app.addHook('preValidation', async (request) => {
-    if (request.method === 'POST' && request.body === undefined) request.body = {};
-    const hasBody = request.body !== undefined && Object.keys(request.body ?? {}).length > 0;
-    if (request.method === 'DELETE' && hasBody)
-      throw new ValidationError('DELETE takes no body: its fields belong in the query.');
+  app.addHook('preValidation', (request, _reply, done) => {
+    const { method, body } = request;
+    if (method === 'POST' && body === undefined) request.body = {};
+    const isRefused = method === 'DELETE' && Object.keys(body ?? {}).length > 0;
+    done(isRefused ? new ValidationError('DELETE takes no body: its fields belong in the query.') : undefined);
   });
 }
 

@@ -1,7 +1,7 @@
 /** Tells who calls, by comparing digests in constant time, and keeps each role to its own routes and each token to its tenants. */
 
 import { timingSafeEqual } from 'node:crypto';
-import type { FastifyRequest } from 'fastify';
+import type { FastifyRequest, onRequestHookHandler, preHandlerHookHandler } from 'fastify';
 import type { Actor } from '../audit/event.ts';
 import { AuthError, ForbiddenError } from '../errors.ts';
 import { digestOf, type Role, type Token } from '../tokens.ts';
@@ -15,41 +15,45 @@ declare module 'fastify' {
 }
 
 /**
- * A hook for @fastify/auth that lets tokens of these roles pass. Throws AuthError or ForbiddenError, and RateLimitedError
+ * A hook that lets tokens of these roles pass, before the body is read. Throws AuthError or ForbiddenError, and RateLimitedError
  * in place of AuthError once an address has failed too often; a known token passes all the same.
  */
 export function requireRole(
   tokens: readonly Token[],
   roles: readonly Role[],
   brakes: Pick<Brakes, 'countFailure'>,
-): (request: FastifyRequest) => Promise<void> {
-  return async (request) => {
+): onRequestHookHandler {
+  return (request, _reply, done) => {
     const caller = authenticate(tokens, request.headers.authorization);
-    if (caller === null) {
-      await brakes.countFailure(request);
-      throw new AuthError('A known token is required: send Authorization: Bearer <token>.');
-    }
     // Also of a caller that is refused: the log names it.
     request.caller = caller;
-    if (!roles.includes(caller.role)) {
-      throw new ForbiddenError(
-        `The token ${caller.name} has the role ${caller.role}; this route is for ${roles.join(' and ')} tokens.`,
-      );
-    }
+    if (caller === null) void refuse(request, brakes).catch(done);
+    else if (roles.includes(caller.role)) done();
+    else done(new ForbiddenError(`${describe(caller)}; this route is for ${roles.join(' and ')} tokens.`));
   };
+}
+
+async function refuse(request: FastifyRequest, brakes: Pick<Brakes, 'countFailure'>): Promise<never> {
+  await brakes.countFailure(request);
+  throw new AuthError('A known token is required: send Authorization: Bearer <token>.');
+}
+
+function describe({ name, role }: Token): string {
+  return `The token ${name} has the role ${role}`;
 }
 
 /**
  * A hook for after validation: a token limited to tenants passes only where the call names one of them. A call that names
  * none is about the null tenant, or about no tenant at all, and neither is such a token's. Throws ForbiddenError.
  */
-export async function requireTenant(request: FastifyRequest): Promise<void> {
+export const requireTenant: preHandlerHookHandler = (request, _reply, done) => {
   const { caller } = request;
-  if (caller === null || caller.tenants === null) return;
+  if (caller === null || caller.tenants === null) return done();
   const tenantId = namedTenant(request);
-  if (tenantId === null) throw new ForbiddenError(`The token ${caller.name} is limited to tenants, and this call names none.`);
-  if (!caller.tenants.has(tenantId)) throw new ForbiddenError(`The token ${caller.name} is limited to other tenants.`);
-}
+  if (tenantId === null) done(new ForbiddenError(`The token ${caller.name} is limited to tenants, and this call names none.`));
+  else if (!caller.tenants.has(tenantId)) done(new ForbiddenError(`The token ${caller.name} is limited to other tenants.`));
+  else done();
+};
 
 /** Who is on record as having made the call; of a route behind a token. */
 export function actorOf({ caller, id }: FastifyRequest): Actor {

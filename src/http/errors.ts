@@ -101,7 +101,7 @@ export function commonHeaders(requestId: string): Record<string, string> {
 export function sendError(error: unknown, request: FastifyRequest, reply: FastifyReply): FastifyReply {
   const answer = toErrorAnswer(error);
   const status = statusByCode[answer.type];
-  if (status === 500) request.log.error({ err: error }, 'request failed');
+  if (status === 500) request.log.error({ request_id: request.id, err: error }, 'request failed');
   request.errorType = answer.type;
   reply.headers(commonHeaders(request.id));
   const retryAfterSeconds = retryAfterSecondsOf(error);

@@ -16,47 +16,68 @@ export interface ReceiveLimits {
 }
 
 const defaultLimits: ReceiveLimits = { bodyMs: 60_000, largeBodyMs: 3_600_000, stallMs: 60_000 };
+/** How often those that are arriving are looked at, in parts of the shortest limit. */
+const looksPerLimit = 10;
 
-/** A request whose body is still arriving. */
-interface Arrival {
-  readonly limits: ReceiveLimits;
-  readonly timers: NodeJS.Timeout[];
+declare module 'fastify' {
+  interface FastifyRequest {
+    /** While its body is arriving; otherwise null. */
+    arrival: Arrival | null;
+  }
 }
 
-const arrivals = new WeakMap<FastifyRequest, Arrival>();
+/** All times by `performance.now()`. */
+interface Arrival {
+  readonly limits: ReceiveLimits;
+  readonly startedAtMs: number;
+  isLarge: boolean;
+  /** How much of a large body the connection has brought, and when that was last more than before. */
+  bytesRead: number;
+  grownAtMs: number;
+}
 
 /** Node's own limit holds for all requests of a server alike, and is off but for their headers: see createHttpServer. */
 export function addReceiving(app: FastifyInstance, limits = defaultLimits): void {
-  app.addHook('onRequest', async (request) => {
+  const arriving = new Set<FastifyRequest>();
+  app.decorateRequest('arrival', null);
+  app.addHook('onRequest', (request, _reply, done) => {
     const { 'content-length': length = '0', 'transfer-encoding': encoding } = request.headers;
-    if (length === '0' && encoding === undefined) return;
-    const arrival = { limits, timers: [setTimeout(() => giveUp(request), limits.bodyMs).unref()] };
-    arrivals.set(request, arrival);
-    request.raw.once('close', () => stop(arrival));
+    if (length !== '0' || encoding !== undefined) {
+      request.arrival = { limits, startedAtMs: performance.now(), isLarge: false, bytesRead: 0, grownAtMs: 0 };
+      arriving.add(request);
+    }
+    done();
   });
+  app.addHook('preValidation', (request, _reply, done) => {
+    if (request.raw.complete) arriving.delete(request);
+    done();
+  });
+  const look = (): void => {
+    for (const request of arriving) {
+      if (request.raw.complete || request.raw.destroyed) arriving.delete(request);
+      else if (isLate(request)) giveUp(request);
+    }
+  };
+  const timer = setInterval(look, Math.min(limits.bodyMs, limits.stallMs) / looksPerLimit).unref();
+  app.addHook('onClose', async () => clearInterval(timer));
 }
 
 /** To be called once the caller is known. */
-export function allowLargeBody(request: FastifyRequest): void {
-  const arrival = arrivals.get(request);
-  if (arrival === undefined) return;
-  stop(arrival);
-  const { socket } = request.raw;
-  let { bytesRead } = socket;
-  const watch = (): void => {
-    if (socket.bytesRead === bytesRead) giveUp(request);
-    bytesRead = socket.bytesRead;
-  };
-  const { largeBodyMs, stallMs } = arrival.limits;
-  arrival.timers.push(setTimeout(() => giveUp(request), largeBodyMs).unref(), setInterval(watch, stallMs).unref());
+export function allowLargeBody({ arrival }: FastifyRequest): void {
+  if (arrival !== null) arrival.isLarge = true;
 }
 
-function stop({ timers }: Arrival): void {
-  for (const timer of timers.splice(0)) clearTimeout(timer);
+function isLate({ arrival, raw }: FastifyRequest): boolean {
+  if (arrival === null) return false;
+  const { limits, startedAtMs, isLarge } = arrival;
+  const now = performance.now();
+  if (!isLarge) return now - startedAtMs >= limits.bodyMs;
+  const { bytesRead } = raw.socket;
+  if (bytesRead !== arrival.bytesRead) Object.assign(arrival, { bytesRead, grownAtMs: now });
+  return now - startedAtMs >= limits.largeBodyMs || now - arrival.grownAtMs >= limits.stallMs;
 }
 
 function giveUp({ id, raw }: FastifyRequest): void {
-  if (raw.complete || raw.readableEnded) return;
   answerUnparsable(new Error('The request did not arrive in time.'), raw.socket, id);
   raw.socket.destroySoon();
 }

@@ -1,7 +1,7 @@
 /** Refuses calls while the process cannot keep up, so that those it has taken are answered. */
 
 import { monitorEventLoopDelay } from 'node:perf_hooks';
-import type { FastifyInstance } from 'fastify';
+import type { FastifyInstance, onRequestHookHandler } from 'fastify';
 import { OverloadedError } from '../errors.ts';
 
 const sampleIntervalMs = 2_000;
@@ -11,8 +11,8 @@ const resolutionMs = 20;
  * A hook that throws OverloadedError while the event loop is later than `maxDelayMs`; 0 is never. What counts is the median of a
  * sample: one long step, or a machine that stood still for a moment, is not yet a process that cannot keep up.
  */
-export function createShedding(app: FastifyInstance, maxDelayMs: number): () => Promise<void> {
-  if (maxDelayMs === 0) return async () => undefined;
+export function createShedding(app: FastifyInstance, maxDelayMs: number): onRequestHookHandler {
+  if (maxDelayMs === 0) return (_request, _reply, done) => done();
   const delays = monitorEventLoopDelay({ resolution: resolutionMs });
   delays.enable();
   let isLate = false;
@@ -24,7 +24,5 @@ export function createShedding(app: FastifyInstance, maxDelayMs: number): () => 
     clearInterval(timer);
     delays.disable();
   });
-  return async () => {
-    if (isLate) throw new OverloadedError();
-  };
+  return (_request, _reply, done) => done(isLate ? new OverloadedError() : undefined);
 }
