@@ -41,14 +41,9 @@ export interface ChainHead {
 /** The fields in the order in which they are written. */
 export function toFields({ name, role, requestId }: Actor, event: AuditEvent): Record<string, unknown> {
   const { act, outcome, row, details, heads } = event;
-  return {
-    actor: name,
-    role,
-    request_id: requestId,
-    act,
-    outcome,
-    ...(row && { tenant_id: row.tenantId, name: row.name, id: row.id }),
-    ...(details && { details }),
-    ...(heads && { heads }),
-  };
+  const fields: Record<string, unknown> = { actor: name, role, request_id: requestId, act, outcome };
+  if (row !== undefined) Object.assign(fields, { tenant_id: row.tenantId, name: row.name, id: row.id });
+  if (details !== undefined) fields['details'] = details;
+  if (heads !== undefined) fields['heads'] = heads;
+  return fields;
 }

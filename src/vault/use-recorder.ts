@@ -1,6 +1,10 @@
 /** Collects when things were last used and writes it now and then: coarse, best effort, and never in the way of a request. */
 
+import { setImmediate as nextTurn } from 'node:timers/promises';
+
 const flushIntervalMs = 5_000;
+/** So many are written at once: more would keep requests waiting. */
+const maxWritten = 250;
 /** A use is written again only after this many seconds. */
 const coarsenessSeconds = 3_600;
 const maxPending = 10_000;
@@ -27,9 +31,12 @@ export class UseRecorder {
 
   async flush(): Promise<void> {
     if (this.#pending.size === 0) return;
-    const written = this.#pending;
+    const all = [...this.#pending];
     this.#pending = new Map();
-    await this.#write(written).catch(() => undefined);
+    for (let from = 0; from < all.length; from += maxWritten) {
+      await this.#write(new Map(all.slice(from, from + maxWritten))).catch(() => undefined);
+      await nextTurn();
+    }
   }
 
   async close(): Promise<void> {
