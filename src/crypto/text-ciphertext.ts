@@ -8,6 +8,9 @@ import type { MasterKey } from './master-key.ts';
 const label = 'provara-vault/pv1';
 const ivLength = 12;
 const textForm = /^pv1\.([0-9a-f]{16})\.([A-Za-z0-9_-]+)$/;
+/** What base64url may end with, by how many characters its last group has: others have bits that are part of no byte. */
+const lastCharacters: readonly (string | null)[] = [null, '', 'AQgw', 'AEIMQUYcgkosw048'];
+const withoutContext = associatedData(label, [null]);
 
 export interface TextCiphertext {
   readonly keyId: string;
@@ -19,14 +22,15 @@ export interface TextCiphertext {
 export function parseText(text: string): TextCiphertext | null {
   const [, keyId, encoded] = textForm.exec(text) ?? [];
   if (keyId === undefined || encoded === undefined) return null;
+  const last = lastCharacters[encoded.length % 4] ?? null;
+  if (last?.includes(encoded.slice(-1)) === false) return null;
   const payload = Buffer.from(encoded, 'base64url');
-  if (payload.length < ivLength + tagLength || payload.toString('base64url') !== encoded) return null;
-  return { keyId, payload };
+  return payload.length < ivLength + tagLength ? null : { keyId, payload };
 }
 
 /** Seals under a fresh IV. `context` must be given again to open; null and the empty string differ. */
 export function sealText(key: MasterKey, plaintext: Buffer, context: string | null): string {
-  const sealed = seal(key.secret, freshIv(ivLength), plaintext, associatedData(label, [context]));
+  const sealed = seal(key.secret, freshIv(ivLength), plaintext, boundTo(context));
   const payload = Buffer.concat([sealed.iv, sealed.ciphertext, sealed.tag]);
   return `pv1.${key.id}.${payload.toString('base64url')}`;
 }
@@ -38,5 +42,9 @@ export function openText(key: MasterKey, { payload }: TextCiphertext, context: s
     ciphertext: payload.subarray(ivLength, -tagLength),
     tag: payload.subarray(-tagLength),
   };
-  return open(key.secret, sealed, associatedData(label, [context]));
+  return open(key.secret, sealed, boundTo(context));
+}
+
+function boundTo(context: string | null): Buffer {
+  return context === null ? withoutContext : associatedData(label, [context]);
 }

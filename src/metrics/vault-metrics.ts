@@ -25,7 +25,7 @@ export interface FinishedRequest {
 export class VaultMetrics implements VaultObserver {
   readonly registry = new Registry();
   readonly #labelByKeyId: ReadonlyMap<string, string>;
-  readonly #decrypts = new Map<string, () => void>();
+  readonly #decrypts = new Map<string, Observe>();
   readonly #requests: Histogram<'method' | 'route' | 'status'>;
   readonly #observeRequest = new Map<string, Observe>();
   readonly #auditFailures: Counter;
@@ -52,8 +52,8 @@ export class VaultMetrics implements VaultObserver {
     collectDefaultMetrics({ register: this.registry });
   }
 
-  decrypted(keyId: string | null, outcome: DecryptOutcome): void {
-    this.#decrypts.get(`${this.#label(keyId)} ${outcome}`)?.();
+  decrypted(keyId: string | null, outcome: DecryptOutcome, plaintexts = 1): void {
+    this.#decrypts.get(`${this.#label(keyId)} ${outcome}`)?.(plaintexts);
   }
 
   requestFinished({ method, route, status, seconds }: FinishedRequest): void {
@@ -107,7 +107,7 @@ export class VaultMetrics implements VaultObserver {
       for (const outcome of outcomes) {
         const child = decrypts.labels(label, outcome);
         child.inc(0);
-        this.#decrypts.set(`${label} ${outcome}`, () => child.inc());
+        this.#decrypts.set(`${label} ${outcome}`, (plaintexts) => child.inc(plaintexts));
       }
     }
   }

@@ -4,7 +4,7 @@ export type DecryptOutcome = 'opened' | 'failed' | 'key_missing';
 
 export interface VaultObserver {
   /** A caller asked for a plaintext. `keyId` names the key that opened it, otherwise the one that the ciphertext names, or null. */
-  readonly decrypted: (keyId: string | null, outcome: DecryptOutcome) => void;
+  readonly decrypted: (keyId: string | null, outcome: DecryptOutcome, plaintexts?: number) => void;
   /** A use of keys was refused, because the audit log did not take its record. */
   readonly auditFailed: () => void;
 }

@@ -34,6 +34,9 @@ export interface DecryptedText {
   readonly keyId: string;
 }
 
+/** How many items each key of these ids has opened. */
+type KeyUses = Map<string, number>;
+
 interface OpenedText {
   readonly keyId: string;
   readonly plaintext: Buffer;
@@ -74,8 +77,8 @@ export class StatelessCipher {
 
   /** Answers in the order of the items, one that does not open with why. Throws AuditUnavailableError. */
   async decrypt(actor: Actor, items: readonly CiphertextInput[]): Promise<(DecryptedText | ItemError)[]> {
-    return this.#recorded(actor, 'text.decrypt', items, (item) => {
-      const opened = this.#open(item);
+    return this.#recorded(actor, 'text.decrypt', items, (item, uses) => {
+      const opened = this.#open(item, uses);
       if (opened === null) return this.#whyUnopened(item);
       const text = opened.plaintext.toString('utf8');
       opened.plaintext.fill(0);
@@ -89,8 +92,8 @@ export class StatelessCipher {
    */
   async rewrap(actor: Actor, items: readonly CiphertextInput[]): Promise<(EncryptedText | ItemError)[]> {
     const key = await this.#activeKey.sealingKey();
-    return this.#recorded(actor, 'text.rewrap', items, (item) => {
-      const opened = this.#open(item);
+    return this.#recorded(actor, 'text.rewrap', items, (item, uses) => {
+      const opened = this.#open(item, uses);
       if (opened === null) return this.#whyUnopened(item);
       return this.#seal(key, opened.plaintext, 'ciphertext' in item ? item.context : null);
     });
@@ -101,13 +104,15 @@ export class StatelessCipher {
     actor: Actor,
     act: string,
     items: readonly Item[],
-    step: (item: Item) => Result | Promise<ItemError>,
+    step: (item: Item, uses: KeyUses) => Result | Promise<ItemError>,
   ): Promise<(Result | ItemError)[]> {
     const results: (Result | ItemError)[] = [];
+    const uses: KeyUses = new Map();
     for (const item of items) {
-      const result = step(item);
+      const result = step(item, uses);
       results.push(result instanceof Promise ? await result : result);
     }
+    for (const [keyId, opened] of uses) this.#noteOpened(keyId, opened);
     const failed = results.filter(isItemError);
     const keyIds = new Set(results.flatMap((result) => (isItemError(result) ? [] : [result.keyId])));
     const outcome = failed.length === results.length ? (failed[0]?.code ?? 'done') : 'done';
@@ -124,12 +129,15 @@ export class StatelessCipher {
     return { ciphertext, keyId: key.id };
   }
 
-  #open(input: CiphertextInput): OpenedText | null {
+  #open(input: CiphertextInput, uses: KeyUses): OpenedText | null {
     const opened = 'row' in input ? this.#openRow(input.row) : this.#openText(input.ciphertext, input.context);
-    if (opened === null) return null;
-    this.#context.observer.decrypted(opened.keyId, 'opened');
-    this.#noteUse(opened.keyId);
+    if (opened !== null) uses.set(opened.keyId, (uses.get(opened.keyId) ?? 0) + 1);
     return opened;
+  }
+
+  #noteOpened(keyId: string, opened: number): void {
+    this.#context.observer.decrypted(keyId, 'opened', opened);
+    this.#noteUse(keyId);
   }
 
   /** A key that is missing is said, anything else is one error. */
