@@ -117,7 +117,7 @@ export async function freePort() {
 export async function startServers(url, settings = {}) {
   const port = await freePort();
   const { reference, stop } = await serve('server.mjs', [], vaultEnvironment(url, { PORT: String(port), ...settings }), [
-    '--max-semi-space-size=8',
+    '--max-semi-space-size=16',
   ]);
   return { vault: `http://127.0.0.1:${port}`, reference, stop };
 }

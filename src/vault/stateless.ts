@@ -6,7 +6,7 @@ import type { Keyring } from '../crypto/keyring.ts';
 import type { MasterKey } from '../crypto/master-key.ts';
 import type { RowCiphertext } from '../crypto/row.ts';
 import { openText, parseText, sealText } from '../crypto/text-ciphertext.ts';
-import { ConfigurationError, DecryptFailedError } from '../errors.ts';
+import { ConfigurationError, DecryptFailedError, VaultError } from '../errors.ts';
 import type { ActiveKey } from '../keys/active-key.ts';
 import type { SealMeter } from '../keys/seal-meter.ts';
 import type { VaultObserver } from './observer.ts';
@@ -104,17 +104,20 @@ export class StatelessCipher {
     actor: Actor,
     act: string,
     items: readonly Item[],
-    step: (item: Item, uses: KeyUses) => Result | Promise<ItemError>,
+    take: (item: Item, uses: KeyUses) => Result | Promise<ItemError>,
   ): Promise<(Result | ItemError)[]> {
     const results: (Result | ItemError)[] = [];
+    const failed: ItemError[] = [];
+    const keyIds = new Set<string>();
     const uses: KeyUses = new Map();
     for (const item of items) {
-      const result = step(item, uses);
-      results.push(result instanceof Promise ? await result : result);
+      const step = take(item, uses);
+      const result = step instanceof Promise ? await step : step;
+      results.push(result);
+      if (isItemError(result)) failed.push(result);
+      else keyIds.add(result.keyId);
     }
     for (const [keyId, opened] of uses) this.#noteOpened(keyId, opened);
-    const failed = results.filter(isItemError);
-    const keyIds = new Set(results.flatMap((result) => (isItemError(result) ? [] : [result.keyId])));
     const outcome = failed.length === results.length ? (failed[0]?.code ?? 'done') : 'done';
     const details = { items: results.length, failed: failed.length, key_ids: [...keyIds] };
     await this.#context.log.record(actor, [{ act, outcome, details }]);
@@ -174,5 +177,5 @@ export class StatelessCipher {
 }
 
 export function isItemError(result: object): result is ItemError {
-  return result instanceof DecryptFailedError || result instanceof ConfigurationError;
+  return result instanceof VaultError;
 }
