@@ -32,12 +32,13 @@ export class AuditChain {
   #sequence = 0;
   #mac = noRecord;
 
-  /** The next record, signed under the audit subkey of this master key. `fields`, of which there are some, come after the chain's own. */
+  /** The next record, signed under the audit subkey of this master key. `fields` come after the chain's own. */
   append(key: MasterKey, fields: Readonly<Record<string, unknown>>, time = new Date()): ChainedRecord {
     const sequence = this.#sequence + 1;
     // Ids, digits and hex need no escaping; and one object of all fields would take longer to write than to sign.
     const own = `${recordStart}"chain":"${this.id}","seq":${sequence},"time":"${time.toISOString()}","key_id":"${key.id}","prev":"${this.#mac}"`;
-    const signed = `${own},${JSON.stringify(fields).slice(1, -1)}`;
+    const rest = JSON.stringify(fields).slice(1, -1);
+    const signed = rest === '' ? own : `${own},${rest}`;
     const mac = macOf(key, signed);
     this.#sequence = sequence;
     this.#mac = mac;

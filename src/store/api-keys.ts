@@ -1,12 +1,12 @@
 /** The statements on `api_keys`. A store is conditional on the active key id, so that a writer with an outdated key writes nothing. */
 
-import { AnswerTooLargeError } from '../errors.ts';
+import { AnswerTooLargeError, StorageUnavailableError } from '../errors.ts';
 import { type AuditLine, auditStatement } from './audit.ts';
 import { decodeTexts, encodeTexts } from './cells.ts';
 import type { Row } from './connection.ts';
 import { type Database, guard, integer, type Statement, text, textOrNull, type Written } from './database.ts';
 import { MissingSchemaError } from './failures.ts';
-import { GatheredReads } from './gathered-reads.ts';
+import { GatheredCalls } from './gathered-calls.ts';
 import { restoreColumns } from './migrations.ts';
 
 export interface ApiKeyRow {
@@ -80,15 +80,34 @@ const isActive = 'EXISTS (SELECT 1 FROM vault_active_key WHERE key_id = ?)';
 const position = "iif(typeof(id) = 'blob', 'blob:', 'text:') || hex(id)";
 const isAfter = `(?2 IS NULL OR id > iif(?2 LIKE 'blob:%', unhex(substr(?2, 6)), CAST(unhex(substr(?2, 6)) AS text)))`;
 
+/** So many answers of the largest values, 64 KiB in hex, are four megabytes: a libSQL server sends ten at most, and slowly. */
+const maxLookups = 32;
+/** So many of them are sent twice and come back once. */
+const maxWrites = 16;
+
 type NameLookup = readonly [tenantId: string | null, name: string];
 
 export class ApiKeyStore {
   readonly #database: Database;
-  readonly #lookups: GatheredReads<NameLookup, ApiKeyRow | null>;
+  readonly #lookups: GatheredCalls<NameLookup, ApiKeyRow | null>;
+  /** What many store at once is one commit. */
+  readonly #writes: GatheredCalls<readonly Statement[], readonly Written[]>;
 
   constructor(database: Database) {
     this.#database = database;
-    this.#lookups = new GatheredReads((lookups) => this.#findByNames(lookups));
+    this.#lookups = new GatheredCalls({
+      call: (lookups) => this.#findByNames(lookups),
+      maxQuestions: maxLookups,
+      maxUnderWay: 4,
+      isDivisible: (error) => error instanceof AnswerTooLargeError,
+    });
+    this.#writes = new GatheredCalls({
+      call: (writes) => this.#writeAll(writes),
+      maxQuestions: maxWrites,
+      maxUnderWay: 2,
+      // Where the database did not answer, all may have been written.
+      isDivisible: (error) => !(error instanceof StorageUnavailableError),
+    });
   }
 
   /** The row that the name stands for: the newest where there are several. */
@@ -215,8 +234,14 @@ export class ApiKeyStore {
     return this.#mended(() => this.#database.read(sql, args));
   }
 
-  async #write(statements: readonly Statement[]): Promise<Written[]> {
-    return this.#mended(() => this.#database.write(statements));
+  /** Commits all statements or none, maybe together with those of other callers. */
+  #write(statements: readonly Statement[]): Promise<readonly Written[]> {
+    return this.#writes.ask(statements);
+  }
+
+  async #writeAll(writes: readonly (readonly Statement[])[]): Promise<(readonly Written[])[]> {
+    const written = [...(await this.#mended(() => this.#database.write(writes.flat())))];
+    return writes.map(({ length }) => written.splice(0, length));
   }
 
   async #writeOne(sql: string, args: (string | number | null)[]): Promise<number> {

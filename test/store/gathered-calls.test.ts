@@ -1,18 +1,21 @@
-/** Reads that are gathered into one query: each caller gets its own answer, and a late query holds up those after it only a while. */
+/** Calls that are gathered into one: each caller gets its own answer, what is at fault fails alone, and a late call holds up those after it only a while. */
 
 import { describe, expect, it } from 'vitest';
-import { GatheredReads } from '../../src/store/gathered-reads.ts';
+import { GatheredCalls } from '../../src/store/gathered-calls.ts';
 import { keyA, startVault, temporaryDatabase } from '../support/vault.ts';
+
+const limits = { maxQuestions: 32, maxUnderWay: 4, isDivisible: () => false };
 
 /** Queries that end when they are told to. */
 function heldQueries() {
   const queries: { readonly questions: readonly number[]; readonly end: () => void }[] = [];
-  const reads = new GatheredReads<number, string>(
-    (questions) =>
+  const reads = new GatheredCalls<number, string>({
+    ...limits,
+    call: (questions) =>
       new Promise((resolve) => {
         queries.push({ questions, end: () => resolve(questions.map((question) => `answer ${question}`)) });
       }),
-  );
+  });
   return { queries, reads };
 }
 
@@ -30,14 +33,30 @@ describe('what is asked in one turn', () => {
 
   it('fails as one, and what is asked later does not', async () => {
     let isBroken = true;
-    const reads = new GatheredReads<number, number>(async (questions) => {
-      if (isBroken) throw new Error('broken');
-      return questions;
+    const reads = new GatheredCalls<number, number>({
+      ...limits,
+      call: async (questions) => {
+        if (isBroken) throw new Error('broken');
+        return questions;
+      },
     });
     const outcomes = await Promise.allSettled([reads.ask(1), reads.ask(2)]);
     expect(outcomes.map(({ status }) => status)).toEqual(['rejected', 'rejected']);
     isBroken = false;
     expect(await reads.ask(3)).toBe(3);
+  });
+
+  it('fails for those at fault alone where the call has done nothing', async () => {
+    const reads = new GatheredCalls<number, number>({
+      ...limits,
+      isDivisible: (error) => error instanceof RangeError,
+      call: async (questions) => {
+        if (questions.includes(3) || questions.includes(4)) throw new RangeError('at fault');
+        return questions;
+      },
+    });
+    const outcomes = await Promise.allSettled([1, 2, 3, 4, 5].map((question) => reads.ask(question)));
+    expect(outcomes.map(({ status }) => status)).toEqual(['fulfilled', 'fulfilled', 'rejected', 'rejected', 'fulfilled']);
   });
 });
 
