@@ -14,8 +14,9 @@ const surveyMinAgeMs = 5_000;
 const surveyAgeFactor = 100;
 /** A database that takes longer than this is not there for those who ask. */
 const answerWithinMs = 1_500;
-/** How long an answer waits for a survey; a large table's comes with a later answer. */
+/** How long an answer waits for a survey; that of more rows comes with a later answer. */
 const surveyWaitMs = 250;
+const maxRowsWaitedFor = 5_000;
 
 export interface ReadinessContext {
   readonly tables: EncryptedTables;
@@ -91,8 +92,9 @@ export class ReadinessCheck {
   }
 
   async #warnings(): Promise<string[]> {
-    const { missing, uncovered } = await inspectCoverage(this.#context.tables, this.#context.coverage);
-    const latest = await this.latestSurvey();
+    const { covered, missing, uncovered } = await inspectCoverage(this.#context.tables, this.#context.coverage);
+    const rows = covered.reduce((sum, table) => sum + table.rows, 0);
+    const latest = await this.latestSurvey(rows > maxRowsWaitedFor ? 0 : surveyWaitMs);
     const warnings = [
       ...missing.map((table) => `The covered table ${table} does not exist, or lacks the encrypted columns.`),
       ...uncovered.map(
@@ -116,10 +118,14 @@ export class ReadinessCheck {
   }
 
   /** At most a few seconds old on a small table; on a large one it costs a hundredth of the time, and null may come before the first. */
-  async latestSurvey(): Promise<Survey | null> {
-    if (this.#survey === null && Date.now() >= this.#surveyDueAt) this.#survey = this.#runSurvey();
-    if (this.#survey === null) return this.#lastSurvey;
-    const timeout = new Promise<Survey | null>((resolve) => setTimeout(() => resolve(this.#lastSurvey), surveyWaitMs).unref());
+  async latestSurvey(waitMs = surveyWaitMs): Promise<Survey | null> {
+    if (this.#survey === null && Date.now() >= this.#surveyDueAt) {
+      this.#survey = this.#runSurvey();
+      // Whoever waits for it is told; where nobody does, the next one finds out.
+      this.#survey.catch(() => undefined);
+    }
+    if (this.#survey === null || waitMs === 0) return this.#lastSurvey;
+    const timeout = new Promise<Survey | null>((resolve) => setTimeout(() => resolve(this.#lastSurvey), waitMs).unref());
     return Promise.race([this.#survey, timeout]);
   }
 
