@@ -18,7 +18,7 @@ if (existsSync(compiler)) {
 
 async function bundle() {
   const { build } = await import('rolldown');
-  const programs = ['server', 'cli', 'rotation-thread'];
+  const programs = ['server', 'cli', 'rotation-thread', 'page-thread'];
   await build({
     input: Object.fromEntries(programs.map((name) => [name, path(`src/${name}.ts`)])),
     // What loads files of its own by their place: native code, the threads of the log, and a page.

@@ -1,6 +1,6 @@
 /** Builds everything, once, from the configuration: the one place that knows who uses what. */
 
-import { hostname } from 'node:os';
+import { availableParallelism, hostname } from 'node:os';
 import type { Logger } from 'pino';
 import { Anchors } from './audit/anchors.ts';
 import type { Actor } from './audit/event.ts';
@@ -19,6 +19,7 @@ import { type MasterKeyReport, reportMasterKeys } from './keys/report.ts';
 import { SealMeter } from './keys/seal-meter.ts';
 import { type Survey, survey } from './keys/survey.ts';
 import { RotationEngine, type Rotator } from './rotation/engine.ts';
+import { type StartPageWorkers, workHere, workOnThreads } from './rotation/page-workers.ts';
 import { Resumption } from './rotation/resumption.ts';
 import { RotationThreads } from './rotation/thread.ts';
 import { Snapshots } from './snapshot/snapshots.ts';
@@ -69,8 +70,14 @@ export interface ThreadSettings extends Omit<CoreConfig, 'keyring'> {
   readonly keys: readonly { readonly source: string; readonly key: MasterKey }[];
 }
 
-/** Where rotations run: on this thread, as in a command, or on threads of their own, as in the service. */
-export type RotationPlace = 'here' | 'threads';
+/**
+ * Where rotations run: on this thread; on this thread with others that open and seal, as in a command, which has the machine to
+ * itself; or on a thread of their own, as in the service, whose requests have the other cores.
+ */
+export type RotationPlace = 'here' | 'all_cores' | 'threads';
+
+/** More have nothing to do: reading and writing, which one thread does, then takes longer than what these do. */
+const maxPageThreads = 2;
 
 /** Opens the database and changes nothing in it. Throws ConfigurationError where it cannot be opened at all. */
 export function buildServices(
@@ -103,7 +110,8 @@ export function buildServices(
     activeKey.forget();
     void auditKeys.refresh();
   };
-  const rotator = place === 'here' ? buildEngine(config, logger, database, onSwitched) : buildThreads(config, logger, onSwitched);
+  const rotator =
+    place === 'threads' ? buildThreads(config, logger, onSwitched) : buildEngine(config, logger, database, onSwitched, place);
   const restores = new RestoreStore(database);
   const snapshots = buildSnapshots(config, logger, database, onSwitched, journal);
   const ageWatch = new AgeWatch({ masterKeys, rotationDueDays, logger });
@@ -183,6 +191,7 @@ export function buildEngine(
   logger: Pick<Logger, 'info' | 'warn' | 'error'>,
   database: Database,
   onSwitched: () => void,
+  place: 'here' | 'all_cores' = 'here',
 ): RotationEngine {
   const { keyring, coverage, atomicRows, snapshotDir } = settings;
   const masterKeys = new MasterKeyStore(database);
@@ -201,10 +210,16 @@ export function buildEngine(
     logger,
     audit,
     auditKeys,
+    startWorkers: place === 'here' ? workHere : workOnAllCores(),
     writeSnapshot:
       snapshotDir === null ? null : (actor, firstKeyId) => snapshots.writeSnapshotFile(actor, snapshotDir, { firstKeyId }),
     onSwitched,
   });
+}
+
+function workOnAllCores(): StartPageWorkers {
+  const threads = Math.min(availableParallelism(), maxPageThreads);
+  return threads === 1 ? workHere : workOnThreads(new URL('./page-thread.js', import.meta.url), threads);
 }
 
 function buildSnapshots(

@@ -20,7 +20,7 @@ export async function withServices<Result>(config: CoreConfig, run: (services: S
   if (isFileUrl(url) && !existsSync(databaseFilePath(url))) {
     throw new ConfigurationError('DATABASE_URL names a file that does not exist.');
   }
-  const services = buildServices(config, createSilentLogger());
+  const services = buildServices(config, createSilentLogger(), undefined, 'all_cores');
   const stop = (): void => void services.rotator.close();
   process.once('SIGINT', stop).once('SIGTERM', stop);
   try {

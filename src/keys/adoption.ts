@@ -3,7 +3,7 @@
 import type { Keyring, KeyringEntry } from '../crypto/keyring.ts';
 import type { MasterKey } from '../crypto/master-key.ts';
 import { ConfigurationError } from '../errors.ts';
-import type { EncryptedTables } from '../store/encrypted-tables.ts';
+import { decodePage, type EncryptedTables } from '../store/encrypted-tables.ts';
 import type { MasterKeyName, MasterKeyStore } from '../store/master-keys.ts';
 import { type CoverageSettings, inspectCoverage } from './coverage.ts';
 import { coveredPages, openCoveredRow } from './covered-rows.ts';
@@ -40,10 +40,10 @@ async function findKeyInUse({ tables, coverage, keyring }: AdoptionContext): Pro
   const rowsByKey = new Map<MasterKey, number>();
   let isEmpty = true;
   const { covered } = await inspectCoverage(tables, coverage);
-  for await (const { table, rows } of coveredPages(tables, covered)) {
+  for await (const page of coveredPages(tables, covered)) {
     isEmpty = false;
-    for (const row of rows) {
-      const opened = openCoveredRow(keyring, table, row);
+    for (const row of decodePage(page)) {
+      const opened = openCoveredRow(keyring, page.table, row);
       if (opened === null) continue;
       opened.plaintext.fill(0);
       if (opened.key === primary?.key) return opened.key;

@@ -4,7 +4,13 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Keyring, OpenedRow } from '../crypto/keyring.ts';
 import type { MasterKey } from '../crypto/master-key.ts';
 import { openRow, type RowBinding, type RowCiphertext, rowFormatOf } from '../crypto/row.ts';
-import { apiKeysTable, type EncryptedRow, type EncryptedTables, type TableCount } from '../store/encrypted-tables.ts';
+import {
+  apiKeysTable,
+  type EncryptedPage,
+  type EncryptedRow,
+  type EncryptedTables,
+  type TableCount,
+} from '../store/encrypted-tables.ts';
 
 export type FailureReason = 'other_key' | 'unknown_key_or_corrupt' | 'malformed';
 
@@ -24,13 +30,21 @@ export const maxListedFailures = 1_000;
 export async function* coveredPages(
   tables: EncryptedTables,
   covered: readonly Pick<TableCount, 'table'>[],
-): AsyncGenerator<{ table: string; rows: EncryptedRow[] }> {
+): AsyncGenerator<EncryptedPage> {
   for (const { table } of covered) {
-    for await (const rows of tables.pages(table)) {
-      yield { table, rows };
+    for await (const page of tables.pages(table)) {
+      yield page;
       await nextTurn();
     }
   }
+}
+
+/** As {@link coveredPages}, of the tables of these names. */
+export function namedPages(tables: EncryptedTables, tableNames: readonly string[]): AsyncGenerator<EncryptedPage> {
+  return coveredPages(
+    tables,
+    tableNames.map((table) => ({ table })),
+  );
 }
 
 /** The three columns of a row, or null where one of them is not text. */

@@ -2,7 +2,7 @@
 
 import type { Keyring } from '../crypto/keyring.ts';
 import { rowFormatOf } from '../crypto/row.ts';
-import { apiKeysTable, type EncryptedRow, type EncryptedTables } from '../store/encrypted-tables.ts';
+import { apiKeysTable, decodePage, type EncryptedRow, type EncryptedTables } from '../store/encrypted-tables.ts';
 import { type CoverageSettings, inspectCoverage } from './coverage.ts';
 import { ciphertextOf, coveredPages, maxListedFailures, openCoveredRow, type RowFailure, reasonOf } from './covered-rows.ts';
 
@@ -24,7 +24,9 @@ export async function survey(tables: EncryptedTables, settings: CoverageSettings
   const rowsByKeyId = new Map<string, number>();
   const failures: RowFailure[] = [];
   const { covered } = await inspectCoverage(tables, settings);
-  for await (const { table, rows } of coveredPages(tables, covered)) {
+  for await (const page of coveredPages(tables, covered)) {
+    const { table } = page;
+    const rows = decodePage(page);
     rowsScanned += rows.length;
     rowsOfFormat1 += rows.filter((row) => isFormat1(table, row)).length;
     for (const row of rows) {

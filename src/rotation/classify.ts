@@ -8,6 +8,9 @@ import { bindingOf, ciphertextOf, openCoveredRow, openCoveredRowWith, type RowFa
 import type { EncryptedRow, Replacement } from '../store/encrypted-tables.ts';
 import type { RotationPlan } from './plan.ts';
 
+/** As much of the plan as the rows need. */
+export type RowsPlan = Pick<RotationPlan, 'from' | 'to' | 'upgradeFormat' | 'skippedRows'>;
+
 export type RowClass =
   | { readonly kind: 'skipped' }
   /** Under the old key, or under the new one in a format that is to be upgraded. */
@@ -16,12 +19,12 @@ export type RowClass =
   | { readonly kind: 'failed'; readonly failure: RowFailure };
 
 export class RowClassifier {
-  readonly #plan: RotationPlan;
+  readonly #plan: RowsPlan;
   readonly #keyring: Keyring;
   readonly #skipped: ReadonlySet<string>;
   #lastKey: MasterKey;
 
-  constructor(plan: RotationPlan, keyring: Keyring) {
+  constructor(plan: RowsPlan, keyring: Keyring) {
     this.#plan = plan;
     this.#keyring = keyring;
     this.#lastKey = plan.from ?? plan.to;
@@ -51,8 +54,9 @@ export class RowClassifier {
     reopened?.fill(0);
     plaintext.fill(0);
     if (!isSame) throw new Error('A row that was sealed does not open again; nothing of it was written.');
-    const { rowId, tenantId, name, provider } = row;
-    return { rowId, read: { ...read, tenantId, name, provider }, sealed };
+    const { encryptedValue, iv, authTag } = read;
+    const { tenantId, name, provider } = binding ?? { tenantId: null, name: null, provider: null };
+    return { rowId: row.rowId, read: { encryptedValue, iv, authTag, tenantId, name, provider }, sealed };
   }
 
   /** Rows of one key tend to stand together, so the key of the last one is tried first. */

@@ -8,7 +8,6 @@ import { type AuditEvent, vaultActor } from '../audit/event.ts';
 import { assertNothingUncovered, inspectCoverage } from '../keys/coverage.ts';
 import { isMigrated } from '../store/migrations.ts';
 import type { RotationProgress, RotationRecord } from '../store/rotations.ts';
-import { RowClassifier } from './classify.ts';
 import { assertPassed, type GateReport, gate } from './gate.ts';
 import { LeaseHolder } from './lease-holder.ts';
 import { planRotation, type RotationPlan, type RotationRequest } from './plan.ts';
@@ -60,7 +59,8 @@ export class RotationEngine implements Rotator {
     const { database, tables, keyring, coverage } = this.#context;
     const plan = await this.#plan(request, await isMigrated(database));
     assertNothingUncovered(await inspectCoverage(tables, coverage));
-    const report = await gate(tables, coverage.encryptedTables, new RowClassifier(plan, keyring), progress);
+    const workers = this.#context.startWorkers(plan, keyring);
+    const report = await gate(tables, coverage.encryptedTables, workers, progress).finally(() => workers.close());
     assertPassed(report);
     return { ...report, fromKeyId: plan.fromKeyId, toKeyId: plan.to.id };
   }

@@ -1,9 +1,9 @@
 /** The decrypt gate: opens every row of every covered table before anything is written, and lets pass only if all open. */
 
 import { DecryptGateFailedError } from '../errors.ts';
-import { coveredPages, maxListedFailures, type RowFailure } from '../keys/covered-rows.ts';
-import type { EncryptedRow, EncryptedTables, TableCount } from '../store/encrypted-tables.ts';
-import type { RowClass, RowClassifier } from './classify.ts';
+import { maxListedFailures, namedPages, type RowFailure } from '../keys/covered-rows.ts';
+import type { EncryptedTables, TableCount } from '../store/encrypted-tables.ts';
+import type { PageWorkers } from './page-workers.ts';
 import type { Progress } from './progress.ts';
 
 export interface GateReport {
@@ -24,30 +24,35 @@ export interface GateReport {
 export async function gate(
   tables: EncryptedTables,
   tableNames: readonly string[],
-  classifier: RowClassifier,
+  workers: PageWorkers,
   progress: Progress,
 ): Promise<GateReport> {
-  const report = {
+  let total = {
     rowsScanned: 0,
     rowsOld: 0,
     rowsNew: 0,
     rowsToUpgrade: 0,
     rowsSkipped: 0,
     rowsFailed: 0,
-    failures: [] as RowFailure[],
     ciphertextCharacters: 0,
   };
+  const failures: RowFailure[] = [];
   const counts = new Map(tableNames.map((table) => [table, 0]));
-  for await (const { table, rows } of coveredPages(
-    tables,
-    tableNames.map((name) => ({ table: name })),
-  )) {
-    for (const row of rows) tally(report, classifier.classify(table, row), row);
-    report.rowsScanned += rows.length;
-    counts.set(table, (counts.get(table) ?? 0) + rows.length);
-    progress.advance(rows.length);
+  for await (const page of workers.inspectAll(namedPages(tables, tableNames))) {
+    total = {
+      rowsScanned: total.rowsScanned + page.rows,
+      rowsOld: total.rowsOld + page.rowsOld,
+      rowsNew: total.rowsNew + page.rowsNew,
+      rowsToUpgrade: total.rowsToUpgrade + page.rowsToUpgrade,
+      rowsSkipped: total.rowsSkipped + page.rowsSkipped,
+      rowsFailed: total.rowsFailed + page.rowsFailed,
+      ciphertextCharacters: total.ciphertextCharacters + page.ciphertextCharacters,
+    };
+    failures.push(...page.failures.slice(0, maxListedFailures - failures.length));
+    counts.set(page.table, (counts.get(page.table) ?? 0) + page.rows);
+    progress.advance(page.rows);
   }
-  return { ...report, tables: [...counts].map(([table, rows]) => ({ table, rows })) };
+  return { ...total, failures, tables: [...counts].map(([table, rows]) => ({ table, rows })) };
 }
 
 /** Throws DecryptGateFailedError, which names the failing rows. */
@@ -63,36 +68,4 @@ export function assertPassed({ rowsScanned, rowsFailed, failures }: GateReport):
       failures: failures.map(({ table, id, reason, keyId }) => ({ table, id, reason, ...(keyId && { key_id: keyId }) })),
     },
   );
-}
-
-interface Tally {
-  rowsOld: number;
-  rowsNew: number;
-  rowsToUpgrade: number;
-  rowsSkipped: number;
-  rowsFailed: number;
-  ciphertextCharacters: number;
-  readonly failures: RowFailure[];
-}
-
-function tally(report: Tally, rowClass: RowClass, row: EncryptedRow): void {
-  report.ciphertextCharacters += row.encryptedValue?.length ?? 0;
-  switch (rowClass.kind) {
-    case 'skipped':
-      report.rowsSkipped += 1;
-      break;
-    case 'rotated':
-      report.rowsNew += 1;
-      break;
-    case 'to_rotate':
-      rowClass.plaintext.fill(0);
-      report.rowsNew += rowClass.isUnderNewKey ? 1 : 0;
-      report.rowsToUpgrade += rowClass.isUnderNewKey ? 1 : 0;
-      report.rowsOld += rowClass.isUnderNewKey ? 0 : 1;
-      break;
-    case 'failed':
-      report.rowsFailed += 1;
-      if (report.failures.length < maxListedFailures) report.failures.push(rowClass.failure);
-      break;
-  }
 }

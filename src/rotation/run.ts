@@ -15,10 +15,10 @@ import { activateStatements, type MasterKeyStore } from '../store/master-keys.ts
 import { restoreColumns } from '../store/migrations.ts';
 import { type ReplicaStore, replicaKeysGuard } from '../store/replicas.ts';
 import type { RotationRecord, RotationSnapshot, RotationStore, RotationUpdate } from '../store/rotations.ts';
-import { RowClassifier } from './classify.ts';
 import { findRotation } from './control.ts';
 import { assertPassed, type GateReport, gate } from './gate.ts';
 import type { LeaseHolder } from './lease-holder.ts';
+import type { PageWorkers, StartPageWorkers } from './page-workers.ts';
 import type { RotationPlan } from './plan.ts';
 import type { Progress } from './progress.ts';
 import { assertReplicasHoldKeys, replicasHoldKeysStatements } from './replica-check.ts';
@@ -52,6 +52,8 @@ export interface RotationContext {
    * that names none yet. Throws ConfigurationError.
    */
   readonly writeSnapshot: ((actor: Actor, firstKeyId: string) => Promise<RotationSnapshot>) | null;
+  /** Who opens and seals the rows. */
+  readonly startWorkers: StartPageWorkers;
   /** Called once the new key is the active one. */
   readonly onSwitched: () => void;
 }
@@ -61,7 +63,7 @@ export class RotationRun {
   readonly #plan: RotationPlan;
   readonly #holder: LeaseHolder;
   readonly #progress: Progress;
-  readonly #classifier: RowClassifier;
+  readonly #workers: PageWorkers;
   readonly #writeBack: WriteBackContext;
   /** Whether any of its writes, the switch included, may have been committed. */
   #mayHaveWritten: boolean;
@@ -73,9 +75,9 @@ export class RotationRun {
     this.#plan = plan;
     this.#holder = holder;
     this.#progress = progress;
-    this.#classifier = new RowClassifier(plan, context.keyring);
+    this.#workers = context.startWorkers(plan, context.keyring);
     const { tables, coverage } = context;
-    this.#writeBack = { tables, tableNames: coverage.encryptedTables, plan, classifier: this.#classifier, progress };
+    this.#writeBack = { tables, tableNames: coverage.encryptedTables, plan, workers: this.#workers, progress };
     this.#mayHaveWritten = plan.unfinished?.isSwitched ?? false;
   }
 
@@ -103,6 +105,7 @@ export class RotationRun {
     } finally {
       clearInterval(timer);
       this.#holder.stop();
+      await this.#workers.close();
     }
     return findRotation(rotations, rotationId);
   }
@@ -143,7 +146,7 @@ export class RotationRun {
     this.#progress.begin(0);
     await restoreColumns(database);
     assertNothingUncovered(await inspectCoverage(tables, coverage));
-    const report = await gate(tables, coverage.encryptedTables, this.#classifier, this.#progress);
+    const report = await gate(tables, coverage.encryptedTables, this.#workers, this.#progress);
     const { rowsScanned, rowsSkipped, rowsNew, rowsToUpgrade } = report;
     const counts = { rowsScanned, rowsSkipped, rowsRotated: 0, rowsAlreadyRotated: rowsNew - rowsToUpgrade };
     await rotations.advance(this.#holder.lease, { state: 'gating', ...counts });
@@ -234,7 +237,7 @@ export class RotationRun {
       this.#holder.assertHeld();
       await rotations.advance(lease, { state: 'verifying' });
       this.#progress.begin((await rotations.find(lease.rotationId))?.rowsScanned ?? 0);
-      const verification = await verify(tables, coverage.encryptedTables, this.#classifier, this.#progress);
+      const verification = await verify(tables, coverage.encryptedTables, this.#workers, this.#progress);
       const { rowsScanned, rowsVerified, rowsSkipped, rowsLeft, rowsFailed, failures } = verification;
       if (rowsLeft === 0 && rowsFailed === 0) return { state: 'completed', rowsScanned, rowsVerified, rowsSkipped };
       if (rowsFailed > 0 || pass === maxVerifyPasses) {

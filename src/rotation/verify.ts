@@ -1,8 +1,8 @@
 /** Reads every row back and opens it with the new key: only what has been read again counts as rotated. */
 
-import { coveredPages, maxListedFailures, type RowFailure } from '../keys/covered-rows.ts';
+import { maxListedFailures, namedPages, type RowFailure } from '../keys/covered-rows.ts';
 import type { EncryptedTables } from '../store/encrypted-tables.ts';
-import type { RowClassifier } from './classify.ts';
+import type { PageWorkers } from './page-workers.ts';
 import type { Progress } from './progress.ts';
 
 export interface Verification {
@@ -18,31 +18,19 @@ export interface Verification {
 export async function verify(
   tables: EncryptedTables,
   tableNames: readonly string[],
-  classifier: RowClassifier,
+  workers: PageWorkers,
   progress: Progress,
 ): Promise<Verification> {
-  const counts = { rotated: 0, skipped: 0, to_rotate: 0, failed: 0 };
+  let [rowsScanned, rowsVerified, rowsSkipped, rowsLeft, rowsFailed] = [0, 0, 0, 0, 0];
   const failures: RowFailure[] = [];
-  let rowsScanned = 0;
-  for await (const { table, rows } of coveredPages(
-    tables,
-    tableNames.map((name) => ({ table: name })),
-  )) {
-    for (const row of rows) {
-      const rowClass = classifier.classify(table, row);
-      counts[rowClass.kind] += 1;
-      if (rowClass.kind === 'to_rotate') rowClass.plaintext.fill(0);
-      if (rowClass.kind === 'failed' && failures.length < maxListedFailures) failures.push(rowClass.failure);
-    }
-    rowsScanned += rows.length;
-    progress.advance(rows.length);
+  for await (const page of workers.inspectAll(namedPages(tables, tableNames))) {
+    rowsScanned += page.rows;
+    rowsVerified += page.rowsNew - page.rowsToUpgrade;
+    rowsSkipped += page.rowsSkipped;
+    rowsLeft += page.rowsOld + page.rowsToUpgrade;
+    rowsFailed += page.rowsFailed;
+    failures.push(...page.failures.slice(0, maxListedFailures - failures.length));
+    progress.advance(page.rows);
   }
-  return {
-    rowsScanned,
-    rowsVerified: counts.rotated,
-    rowsSkipped: counts.skipped,
-    rowsLeft: counts.to_rotate,
-    rowsFailed: counts.failed,
-    failures,
-  };
+  return { rowsScanned, rowsVerified, rowsSkipped, rowsLeft, rowsFailed, failures };
 }

@@ -2,7 +2,7 @@
 
 import { AnswerTooLargeError, StorageUnavailableError } from '../errors.ts';
 import { type AuditLine, auditStatement } from './audit.ts';
-import { decodeTexts, encodeTexts } from './cells.ts';
+import { type DecodedText, decodeTexts, encodeTexts } from './cells.ts';
 import type { Row } from './connection.ts';
 import { type Database, guard, integer, type Statement, text, textOrNull, type Written } from './database.ts';
 import { MissingSchemaError } from './failures.ts';
@@ -286,6 +286,6 @@ function toApiKeyRow(row: Row): ApiKeyRow {
   };
 }
 
-function asText(text: string | Buffer | null): string | null {
+function asText(text: DecodedText): string | null {
   return typeof text === 'string' ? text : (text?.toString('utf8') ?? null);
 }

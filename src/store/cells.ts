@@ -55,44 +55,62 @@ export function textOfCell(cell: Cell | undefined): string | null {
 }
 
 /**
- * An SQL expression for rows that are read by the thousand: the texts of these columns, and then the values of these integer
- * expressions, as one JSON value in bytes, which the client neither cuts nor looks into. It takes longer over each column than
- * SQLite over all of them.
+ * An SQL expression: the texts of these columns, and then the values of these integer expressions, as one JSON value in bytes,
+ * which the client neither cuts nor looks into. It takes longer over each column than SQLite over all of them.
  */
 export function encodeTexts(columns: readonly string[], integers: readonly string[] = []): string {
+  return `CAST(${arrayOf(columns, integers)} AS blob)`;
+}
+
+/** An aggregate of them, for rows that are read by the thousand. */
+export function encodeRowsOfTexts(columns: readonly string[]): string {
+  return `CAST(json_group_array(${arrayOf(columns, [])}) AS blob)`;
+}
+
+function arrayOf(columns: readonly string[], integers: readonly string[]): string {
   const texts = columns.map((column) => `iif(typeof(${column}) = 'blob', 0, CAST(${column} AS text))`);
   const numbers = integers.map((expression) => `CAST(${expression} AS integer)`);
-  return `CAST(json_array(${[...texts, ...numbers].join(', ')}) AS blob)`;
+  return `json_array(${[...texts, ...numbers].join(', ')})`;
 }
 
-/** What {@link encodeTexts} made of a row: a Buffer for text that is no UTF-8, an empty one for bytes; and the integers. */
-export function decodeTexts(cells: Argument | undefined, integers = 0): DecodedTexts {
+/** A Buffer stands for text that is no UTF-8, an empty one for bytes. */
+export type DecodedText = string | Buffer | null;
+
+/** What {@link encodeTexts} made of a row: its texts, and so many integers. */
+export function decodeTexts(cells: Argument | undefined, integers = 0): { texts: DecodedText[]; integers: (number | null)[] } {
   const bytes = toBuffer(cells);
-  // SQLite's JSON is ASCII but for the texts, whose bytes are carried over one by one.
-  const values = JSON.parse(bytes.toString('latin1')) as (string | number | null)[];
+  const values = parse(bytes) as CodedText[];
   const numbers = values.splice(values.length - integers) as (number | null)[];
-  const isPlain = isAscii(bytes) && !values.includes(0);
-  return {
-    texts: isPlain ? (values as (string | null)[]) : values.map((value) => decodeText(value as string | 0 | null)),
-    integers: numbers,
-  };
+  return { texts: isAscii(bytes) ? values.map(decodeAscii) : values.map(decodeText), integers: numbers };
 }
 
-export interface DecodedTexts {
-  readonly texts: readonly (string | Buffer | null)[];
-  readonly integers: readonly (number | null)[];
+/** The texts of each row that {@link encodeRowsOfTexts} was given. */
+export function decodeRowsOfTexts(cells: Argument | undefined): DecodedText[][] {
+  const bytes = toBuffer(cells);
+  const decode = isAscii(bytes) ? decodeAscii : decodeText;
+  return (parse(bytes) as CodedText[][]).map((row) => row.map(decode));
 }
 
-function decodeText(text: string | 0 | null): string | Buffer | null {
-  if (text === 0) return Buffer.alloc(0);
-  if (text === null) return null;
+type CodedText = string | 0 | null;
+
+/** SQLite's JSON is ASCII but for the texts, whose bytes are carried over one by one. */
+function parse(bytes: Buffer): unknown {
+  return JSON.parse(bytes.toString('latin1'));
+}
+
+function decodeAscii(text: CodedText): DecodedText {
+  return text === 0 ? Buffer.alloc(0) : text;
+}
+
+function decodeText(text: CodedText): DecodedText {
+  if (typeof text !== 'string') return decodeAscii(text);
   const bytes = Buffer.from(text, 'latin1');
   return isUtf8(bytes) ? bytes.toString('utf8') : bytes;
 }
 
 /** A server's answer holds an ArrayBuffer, a file's a Buffer. */
 function toBuffer(cells: Argument | undefined): Buffer {
-  if (Buffer.isBuffer(cells)) return cells;
+  if (cells instanceof Uint8Array) return Buffer.from(cells.buffer, cells.byteOffset, cells.byteLength);
   if (cells instanceof ArrayBuffer) return Buffer.from(cells);
   throw new TypeError('The cells of a row are bytes.');
 }

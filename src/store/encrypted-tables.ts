@@ -4,8 +4,8 @@
  */
 
 import { ConfigurationError } from '../errors.ts';
-import { decodeTexts, encodeTexts } from './cells.ts';
-import type { Row } from './connection.ts';
+import { type DecodedText, decodeRowsOfTexts, encodeRowsOfTexts } from './cells.ts';
+import type { Argument } from './connection.ts';
 import { type Database, guard, integer, type Statement, text } from './database.ts';
 
 /** The one table whose rows the vault itself writes, in format 2 and with a key id. */
@@ -13,13 +13,20 @@ export const apiKeysTable = 'api_keys';
 
 const ciphertextColumns = ['encrypted_value', 'iv', 'auth_tag'] as const;
 const bindingColumns = ['tenant_id', 'name', 'provider'] as const;
-const pageRows = 500;
+export const pageRows = 1_000;
 /** Of which a libSQL server takes the list in one argument. */
 const rowsOfAssertion = 10_000;
 /** The least that SQLite has. */
 export const firstRowId = -(2n ** 63n);
-/** Hex characters of ciphertext after which a page ends, so that a page of large rows fits into memory and an answer. */
+/** Hex characters of ciphertext that a page holds, but for a single row of more: it is one value, of which a server sends 5,000,000 bytes. */
 const pageCharacters = 2_000_000;
+
+/** Rows as they were read, for {@link decodePage}: it may take place on another thread. */
+export interface EncryptedPage {
+  readonly table: string;
+  readonly rows: number;
+  readonly cells: Uint8Array;
+}
 
 /** A row as it was read. Columns that are not text, which a damaged row may have, are null. */
 export interface EncryptedRow {
@@ -43,7 +50,7 @@ export interface Replacement {
   readonly sealed: CiphertextColumns;
 }
 
-/** What a ciphertext in format 2 is bound to, of `api_keys` alone: it must not change under it. All null where one of them is no text. */
+/** What a ciphertext in format 2 is bound to, of `api_keys` alone: it must not change under it. All null where it is bound to nothing. */
 interface BindingColumns {
   readonly tenantId: string | null;
   readonly name: string | null;
@@ -78,17 +85,17 @@ export class EncryptedTables {
   }
 
   /** All rows in the order of their row ids. What is inserted behind the reader's place meanwhile is not seen. */
-  async *pages(table: string): AsyncGenerator<EncryptedRow[]> {
+  async *pages(table: string): AsyncGenerator<EncryptedPage> {
     const sql = await this.#pageStatement(table);
     for (let from = firstRowId, limit = pageRows; ; ) {
-      const rows = (await this.#database.read(sql, [from, limit, pageCharacters])).map(toEncryptedRow);
-      const last = rows.at(-1);
-      if (last === undefined) return;
-      yield rows;
-      from = BigInt(last.rowId) + 1n;
+      const [found] = await this.#database.read(sql, [from, limit, pageCharacters]);
+      const rows = found === undefined ? 0 : integer(found, 'rows');
+      if (found === undefined || rows === 0) return;
+      yield { table, rows, cells: toBytes(found['cells']) };
+      from = BigInt(text(found, 'last_row_id')) + 1n;
       if (from >= -firstRowId) return;
       // Of large rows no more are asked for than fit: the database would read them for nothing.
-      limit = Math.min(pageRows, rows.length * 2);
+      limit = Math.min(pageRows, rows * 2);
     }
   }
 
@@ -134,26 +141,30 @@ export class EncryptedTables {
     if (missing.length > 0) throw new ConfigurationError(`The table ${table} has no column ${missing.join(', ')}.`);
     if (await this.#isWithoutRowId(table))
       throw new ConfigurationError(`The table ${table} is WITHOUT ROWID, and cannot be covered.`);
-    const cells = encodeTexts(['rowid', columns.has('id') ? 'id' : 'NULL', ...ciphertextColumns, ...owned]);
-    return `SELECT ${cells} AS cells FROM ${quote(table)}
+    const cells = encodeRowsOfTexts(['rowid', columns.has('id') ? 'id' : 'NULL', ...ciphertextColumns, ...owned]);
+    return `SELECT count(*) AS rows, CAST(max(rowid) AS text) AS last_row_id, ${cells} AS cells FROM ${quote(table)}
       WHERE rowid BETWEEN ?1 AND (
         SELECT max(row_id) FROM (
-          SELECT row_id, sum(characters) OVER (ORDER BY row_id) - characters AS characters_before
+          SELECT row_id, characters, sum(characters) OVER (ORDER BY row_id) AS characters_so_far
           FROM (SELECT rowid AS row_id, coalesce(length(encrypted_value), 0) AS characters
                 FROM ${quote(table)} WHERE rowid >= ?1 ORDER BY rowid LIMIT ?2))
-        WHERE characters_before < ?3)
-      ORDER BY rowid`;
+        WHERE characters_so_far <= ?3 OR characters_so_far = characters)`;
   }
 }
 
 /** Of one argument, which a libSQL server takes up to 5,000,000 bytes of. */
 const maxArgumentBytes = 3_000_000;
 
+/** The replacements as {@link replaceStatement} takes them: as few pieces as their size allows. */
+export function replaceArguments(replacements: readonly Replacement[]): string[] {
+  return inArguments(replacements.map(toJson));
+}
+
 /**
- * Replaces ciphertexts by compare-and-swap: each statement changes as many rows as still hold what was read, and what the
+ * Replaces ciphertexts by compare-and-swap: it changes as many rows as still hold what was read, and what the
  * new ciphertext is bound to. Of `api_keys` it records the key id too; other tables are other programs', and keep their columns.
  */
-export function replaceStatements(table: string, keyId: string, replacements: readonly Replacement[]): Statement[] {
+export function replaceStatement(table: string, keyId: string, replacements: string): Statement {
   const isOwned = table === apiKeysTable;
   const recordKeyId = isOwned ? ', key_id = ?, key_id_tag = r.value->>6' : '';
   const sameBinding = isOwned
@@ -163,17 +174,15 @@ export function replaceStatements(table: string, keyId: string, replacements: re
     FROM json_each(?) AS r WHERE ${quote(table)}.rowid = CAST(r.value->>0 AS integer)
       AND (r.value->>1 IS NULL OR ${quote(table)}.encrypted_value = r.value->>1)
       AND ${quote(table)}.iv = r.value->>2 AND ${quote(table)}.auth_tag = r.value->>3 ${sameBinding}`;
-  return inArguments(replacements.map(toJson)).map((json) => ({ sql, args: isOwned ? [keyId, json] : [json] }));
+  return { sql, args: isOwned ? [keyId, replacements] : [replacements] };
 }
 
 /** Where old and new would not fit into one argument, the IV and the tag say that it is what was read. */
 function toJson({ rowId, read, sealed }: Replacement): string {
   const isLarge = read.encryptedValue.length + sealed.encryptedValue.length > maxArgumentBytes;
-  return JSON.stringify([
-    ...[rowId, isLarge ? null : read.encryptedValue, read.iv, read.authTag],
-    ...[sealed.encryptedValue, sealed.iv, sealed.authTag],
-    ...[read.tenantId, read.name, read.provider],
-  ]);
+  const old = isLarge ? null : read.encryptedValue;
+  const ciphertexts = [rowId, old, read.iv, read.authTag, sealed.encryptedValue, sealed.iv, sealed.authTag];
+  return JSON.stringify(ciphertexts.concat(read.tenantId, read.name, read.provider));
 }
 
 /** Joins JSON values into as few arrays as their size allows. */
@@ -213,9 +222,11 @@ export function quote(identifier: string): string {
   return `"${identifier.replaceAll('"', '""')}"`;
 }
 
-function toEncryptedRow(row: Row): EncryptedRow {
-  const { texts } = decodeTexts(row.cells);
-  const [rowIdText, id = null, encryptedValue, iv, authTag, ...binding] = texts;
+export function decodePage({ cells }: EncryptedPage): EncryptedRow[] {
+  return decodeRowsOfTexts(cells).map(toEncryptedRow);
+}
+
+function toEncryptedRow([rowIdText, id = null, encryptedValue, iv, authTag, ...binding]: DecodedText[]): EncryptedRow {
   const rowId = String(rowIdText);
   return {
     rowId,
@@ -227,12 +238,16 @@ function toEncryptedRow(row: Row): EncryptedRow {
   };
 }
 
-function toBinding(texts: readonly (string | Buffer | null)[]): BindingColumns {
+function toBytes(cells: Argument | undefined): Uint8Array {
+  return cells instanceof Uint8Array ? cells : new Uint8Array(cells as ArrayBuffer);
+}
+
+function toBinding(texts: readonly DecodedText[]): BindingColumns {
   const [tenantId = null, name = null, provider = null] = texts.map(whole);
   const isWhole = name !== null && provider !== null && (tenantId !== null || texts[0] === null);
   return isWhole ? { tenantId, name, provider } : { tenantId: null, name: null, provider: null };
 }
 
-function whole(value: string | Buffer | null | undefined): string | null {
+function whole(value: DecodedText | undefined): string | null {
   return typeof value === 'string' ? value : null;
 }

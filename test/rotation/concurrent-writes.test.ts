@@ -7,7 +7,14 @@ import { cancelRotation } from '../../src/rotation/control.ts';
 import type { RotationRequest } from '../../src/rotation/plan.ts';
 import { buildServices } from '../../src/services.ts';
 import { Database, GuardFailedError, type Statement, type Written } from '../../src/store/database.ts';
-import { EncryptedTables, replaceStatements, tableStateStatements } from '../../src/store/encrypted-tables.ts';
+import {
+  decodePage,
+  EncryptedTables,
+  type Replacement,
+  replaceArguments,
+  replaceStatement,
+  tableStateStatements,
+} from '../../src/store/encrypted-tables.ts';
 import { migrate } from '../../src/store/migrations.ts';
 import { type GatewayDatabase, gatewaySeal } from '../support/gateway.ts';
 import { keyA, keyB, keyC, keyIdA, keyIdB, temporaryDatabase, tester } from '../support/vault.ts';
@@ -201,27 +208,32 @@ describe('one commit', () => {
   });
 });
 
+async function firstPage(database: Database) {
+  for await (const page of new EncryptedTables(database).pages('api_keys')) return decodePage(page);
+  return [];
+}
+
+async function replace(database: Database, replacement: Replacement) {
+  const statements = replaceArguments([replacement]).map((json) => replaceStatement('api_keys', keyIdB, json));
+  return (await database.write(statements))[0]?.changed;
+}
+
 describe('a replacement', () => {
   it('changes a row only while its ciphertext and what that is bound to are what was read', async () => {
     const { url, gateway } = await temporaryDatabase();
     await gateway.insert(keyA, { id: 'a' });
     const database = new Database({ url });
     await migrate(database);
-    const [row] = (await new EncryptedTables(database).pages('api_keys').next()).value ?? [];
+    const [row] = await firstPage(database);
     const read = { encryptedValue: row?.encryptedValue ?? '', iv: row?.iv ?? '', authTag: row?.authTag ?? '' };
     const binding = { tenantId: null, name: 'a', provider: 'openai' };
     const { encrypted_value, iv, auth_tag } = gatewaySeal(keyB, 'sample');
     const sealed = { encryptedValue: encrypted_value, iv, authTag: auth_tag };
     for (const column of ['encryptedValue', 'iv', 'authTag', 'tenantId', 'name', 'provider'] as const) {
-      const statements = replaceStatements('api_keys', keyIdB, [
-        { rowId: row?.rowId ?? '0', read: { ...read, ...binding, [column]: '00' }, sealed },
-      ]);
-      expect((await database.write(statements))[0]?.changed).toBe(0);
+      const replacement = { rowId: row?.rowId ?? '0', read: { ...read, ...binding, [column]: '00' }, sealed };
+      expect(await replace(database, replacement)).toBe(0);
     }
-    const statements = replaceStatements('api_keys', keyIdB, [
-      { rowId: row?.rowId ?? '0', read: { ...read, ...binding }, sealed },
-    ]);
-    expect((await database.write(statements))[0]?.changed).toBe(1);
+    expect(await replace(database, { rowId: row?.rowId ?? '0', read: { ...read, ...binding }, sealed })).toBe(1);
     database.close();
   });
 });
@@ -232,7 +244,7 @@ describe('the assertion of a table’s state', () => {
     await gateway.insert(keyA, { id: 'a' });
     const database = new Database({ url });
     await migrate(database);
-    const [row] = (await new EncryptedTables(database).pages('api_keys').next()).value ?? [];
+    const [row] = await firstPage(database);
     const rename = { sql: "UPDATE api_keys SET name = 'renamed'" };
     const bad = [
       [],

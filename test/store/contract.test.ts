@@ -6,7 +6,7 @@ import { parseMasterKey } from '../../src/crypto/master-key.ts';
 import { StorageUnavailableError } from '../../src/errors.ts';
 import { ApiKeyStore } from '../../src/store/api-keys.ts';
 import { Database, GuardFailedError, guard } from '../../src/store/database.ts';
-import { EncryptedTables } from '../../src/store/encrypted-tables.ts';
+import { decodePage, EncryptedTables } from '../../src/store/encrypted-tables.ts';
 import { MasterKeyStore } from '../../src/store/master-keys.ts';
 import { migrate } from '../../src/store/migrations.ts';
 import { engine, keyA, keyIdA, keyIdB, temporaryDatabase } from '../support/vault.ts';
@@ -179,7 +179,7 @@ describe('the pages of a table', () => {
     const { database, gateway } = await open();
     for (let index = 0; index < 40; index += 1) await gateway.insert(keyA, { id: `row-${index}`, value: 'x'.repeat(65_536) });
     const pages = [];
-    for await (const page of new EncryptedTables(database).pages('api_keys')) pages.push(page);
+    for await (const page of new EncryptedTables(database).pages('api_keys')) pages.push(decodePage(page));
     expect(pages.flat().map(({ id }) => id)).toEqual(Array.from({ length: 40 }, (_, index) => `row-${index}`));
     const characters = pages.map((page) => page.reduce((sum, row) => sum + (row.encryptedValue?.length ?? 0), 0));
     expect(Math.max(...characters)).toBeLessThan(2_000_000 + 2 * 65_536);

@@ -1,0 +1,26 @@
+/** The entry of a thread that opens and seals the rows of a rotation's pages: it knows keys, and no database. */
+
+import { parentPort, workerData } from 'node:worker_threads';
+import { Keyring } from './crypto/keyring.ts';
+import { PageWork } from './rotation/page-work.ts';
+import type { PageAnswer, PageQuestion, PageThreadSettings } from './rotation/page-workers.ts';
+
+const { plan, keys } = workerData as PageThreadSettings;
+const keyring = new Keyring(keys);
+// A copy of a key is another object, and keys are told apart as objects.
+const own = (keyId: string | undefined) => (keyId === undefined ? null : (keyring.get(keyId) ?? null));
+const to = own(plan.to.id);
+if (to === null) throw new Error('The keyring of the thread lacks the new key.');
+const work = new PageWork({ ...plan, from: own(plan.from?.id), to }, keyring);
+
+parentPort?.on('message', ({ kind, page }: PageQuestion) => {
+  parentPort?.postMessage(answer(() => (kind === 'inspect' ? work.inspect(page) : work.seal(page))));
+});
+
+function answer(result: () => Extract<PageAnswer, { result: unknown }>['result']): PageAnswer {
+  try {
+    return { result: result() };
+  } catch (error) {
+    return { error };
+  }
+}
