@@ -2,10 +2,11 @@
 
 import { AsyncLocalStorage } from 'node:async_hooks';
 import { type Client, createClient } from '@libsql/client';
-import { handleEveryStep } from './client-repairs.ts';
+import { decodeBytesAtOnce, handleEveryStep } from './client-repairs.ts';
 import type { Connection, Result, SqlStatement } from './connection.ts';
 
 handleEveryStep();
+decodeBytesAtOnce();
 
 /** Ends the requests of the attempt that it belongs to: the client itself has no way to give one up. */
 const attemptSignal = new AsyncLocalStorage<AbortSignal>();
