@@ -1,0 +1,112 @@
+/** A command rotates a large table on all cores: threads open and seal its pages, and it is as if one thread had done it all. */
+
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { pathToFileURL } from 'node:url';
+import { describe, expect, it } from 'vitest';
+import { Keyring } from '../../src/crypto/keyring.ts';
+import { parseMasterKey } from '../../src/crypto/master-key.ts';
+import { namedPages } from '../../src/keys/covered-rows.ts';
+import { type PageWorkers, workHere, workOnThreads } from '../../src/rotation/page-workers.ts';
+import { Database } from '../../src/store/database.ts';
+import { EncryptedTables, pageRows } from '../../src/store/encrypted-tables.ts';
+import { runCli } from '../support/process.ts';
+import { keyA, keyB, keyC, keyIdC, temporaryDatabase, temporaryFolder } from '../support/vault.ts';
+
+const entry = new URL('../../dist/page-thread.js', import.meta.url);
+const rows = pageRows * 5 + 17;
+/** In the first page, one in between, and the last, which is not full. */
+const failing = [3, pageRows * 2 + 5, rows - 1];
+
+async function largeTable() {
+  const { url, gateway } = await temporaryDatabase();
+  await gateway.insert(keyA, { id: 'row-0' });
+  await gateway.run(`WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ${rows - 1})
+    INSERT INTO api_keys (id, name, provider, encrypted_value, iv, auth_tag, created_at, updated_at)
+    SELECT 'row-' || i, 'K' || i, provider, encrypted_value, iv, auth_tag, created_at, updated_at FROM n, api_keys WHERE id = 'row-0'`);
+  return { url, gateway };
+}
+
+async function withFailures() {
+  const { url, gateway } = await largeTable();
+  for (const index of failing) await gateway.run(`DELETE FROM api_keys WHERE id = 'row-${index}'`);
+  for (const index of failing) await gateway.insert(keyC, { id: `row-${index}` });
+  // As the rows stand in the table now, and not by their numbers.
+  await gateway.run(`UPDATE api_keys SET rowid = 1000000 + CAST(substr(id, 5) AS integer)`);
+  return { url, gateway };
+}
+
+const [oldKey, newKey, otherKey] = [keyA, keyB, keyC].map(parseMasterKey) as [
+  ReturnType<typeof parseMasterKey>,
+  ReturnType<typeof parseMasterKey>,
+  ReturnType<typeof parseMasterKey>,
+];
+const keyring = new Keyring([oldKey, newKey, otherKey].map((key, index) => ({ source: `KEY_${index}`, key })));
+const plan = { from: oldKey, to: newKey, upgradeFormat: false, skippedRows: [{ table: 'api_keys', id: 'row-7' }] };
+
+async function collect<Item>(items: AsyncIterable<Item>): Promise<Item[]> {
+  const collected: Item[] = [];
+  for await (const item of items) collected.push(item);
+  return collected;
+}
+
+describe('threads', () => {
+  it('report of every page what one thread reports, in the pages’ order', async () => {
+    const { url } = await withFailures();
+    const database = new Database({ url });
+    const pages = () => namedPages(new EncryptedTables(database), ['api_keys']);
+    const threads = workOnThreads(entry, 2)(plan, keyring);
+    const reports = await collect(threads.inspectAll(pages()));
+    const sealed = await collect(threads.sealAll(pages()));
+    await threads.close();
+    const here = workHere(plan, keyring);
+    expect(reports).toEqual(await collect(here.inspectAll(pages())));
+    expect(reports.flatMap(({ failures }) => failures.map(({ id }) => id))).toEqual(failing.map((index) => `row-${index}`));
+    const expected = await collect(here.sealAll(pages()));
+    expect(sealed.map((page) => page.rowsRotated)).toEqual(expected.map((page) => page.rowsRotated));
+    expect(sealed.map((page) => page.expected.map(([rowId]) => rowId))).toEqual(
+      expected.map((page) => page.expected.map(([rowId]) => rowId)),
+    );
+    database.close();
+  });
+
+  it('that die fail the rotation, and keep nobody waiting', async () => {
+    const { url } = await largeTable();
+    const database = new Database({ url });
+    const dying = join(temporaryFolder(), 'dying.mjs');
+    const sayings = { 'at once': 'process.exit(0)', 'by an error': 'throw new Error("sample")' };
+    for (const [how, code] of Object.entries(sayings)) {
+      writeFileSync(dying, code);
+      const threads: PageWorkers = workOnThreads(pathToFileURL(dying), 2)(plan, keyring);
+      const pages = namedPages(new EncryptedTables(database), ['api_keys']);
+      await expect(collect(threads.inspectAll(pages)), how).rejects.toThrow();
+      await threads.close();
+    }
+    database.close();
+  });
+});
+
+describe('key:rotate on a table of several pages', () => {
+  it('puts every row under the new key', async () => {
+    const { url, gateway } = await largeTable();
+    const { code, stdout } = await runCli(['rotate', '--old', keyA, '--new', keyB], {
+      NODE_ENV: 'production',
+      DATABASE_URL: url,
+    });
+    expect([code, stdout.split('\n')[0]]).toEqual([0, `[rotate] rotated ${rows} of ${rows} row(s).`]);
+    for (const index of [0, pageRows, rows - 1]) {
+      expect(await gateway.open(keyB, `row-${index}`)).toBe('sample-value-of-row-0');
+    }
+  });
+
+  it('names the rows that fail in the order of the table, and writes nothing', async () => {
+    const { url, gateway } = await withFailures();
+    const environment = { NODE_ENV: 'production', DATABASE_URL: url, PROVARA_MASTER_KEY: keyC };
+    const { code, stderr } = await runCli(['rotate', '--old', keyA, '--new', keyB], environment);
+    expect(code).toBe(3);
+    const named = [...stderr.matchAll(/api_keys\.id=row-(\d+)/g)].map(([, index]) => Number(index));
+    expect(named).toEqual(failing);
+    expect(stderr).toContain(`other_key ${keyIdC}`);
+    expect(await gateway.open(keyA, 'row-1')).toBe('sample-value-of-row-0');
+  });
+});
