@@ -3,7 +3,8 @@
 import type { Keyring, KeyringEntry } from '../crypto/keyring.ts';
 import type { MasterKey } from '../crypto/master-key.ts';
 import { ConfigurationError } from '../errors.ts';
-import { decodePage, type EncryptedTables } from '../store/encrypted-tables.ts';
+import { decodePage } from '../store/encrypted-rows.ts';
+import type { EncryptedTables } from '../store/encrypted-tables.ts';
 import type { MasterKeyName, MasterKeyStore } from '../store/master-keys.ts';
 import { type CoverageSettings, inspectCoverage } from './coverage.ts';
 import { coveredPages, openCoveredRow } from './covered-rows.ts';

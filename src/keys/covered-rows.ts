@@ -4,13 +4,8 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Keyring, OpenedRow } from '../crypto/keyring.ts';
 import type { MasterKey } from '../crypto/master-key.ts';
 import { openRow, type RowBinding, type RowCiphertext, rowFormatOf } from '../crypto/row.ts';
-import {
-  apiKeysTable,
-  type EncryptedPage,
-  type EncryptedRow,
-  type EncryptedTables,
-  type TableCount,
-} from '../store/encrypted-tables.ts';
+import { apiKeysTable, type EncryptedPage, type EncryptedRow } from '../store/encrypted-rows.ts';
+import type { EncryptedTables, TableCount } from '../store/encrypted-tables.ts';
 
 export type FailureReason = 'other_key' | 'unknown_key_or_corrupt' | 'malformed';
 

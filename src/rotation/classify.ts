@@ -5,7 +5,7 @@ import type { Keyring, OpenedRow } from '../crypto/keyring.ts';
 import type { MasterKey } from '../crypto/master-key.ts';
 import { openRow, rowFormatOf, sealRow } from '../crypto/row.ts';
 import { bindingOf, ciphertextOf, openCoveredRow, openCoveredRowWith, type RowFailure, reasonOf } from '../keys/covered-rows.ts';
-import type { EncryptedRow, Replacement } from '../store/encrypted-tables.ts';
+import type { EncryptedRow, Replacement } from '../store/encrypted-rows.ts';
 import type { RotationPlan } from './plan.ts';
 
 /** As much of the plan as the rows need. */

@@ -2,13 +2,7 @@
 
 import type { Keyring } from '../crypto/keyring.ts';
 import { maxListedFailures, type RowFailure } from '../keys/covered-rows.ts';
-import {
-  decodePage,
-  type EncryptedPage,
-  type ExpectedRow,
-  type Replacement,
-  replaceArguments,
-} from '../store/encrypted-tables.ts';
+import { decodePage, type EncryptedPage, type ExpectedRow, type Replacement, replaceArguments } from '../store/encrypted-rows.ts';
 import { type RowClass, RowClassifier, type RowsPlan } from './classify.ts';
 
 /** What opening each row of a page has shown. */

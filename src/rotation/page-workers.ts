@@ -3,7 +3,7 @@
 import { Worker } from 'node:worker_threads';
 import type { Keyring } from '../crypto/keyring.ts';
 import type { MasterKey } from '../crypto/master-key.ts';
-import { type EncryptedPage, pageRows } from '../store/encrypted-tables.ts';
+import { type EncryptedPage, pageRows } from '../store/encrypted-rows.ts';
 import type { RowsPlan } from './classify.ts';
 import { type PageReport, PageWork, type SealedPage } from './page-work.ts';
 

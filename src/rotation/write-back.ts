@@ -2,7 +2,8 @@
 
 import { namedPages } from '../keys/covered-rows.ts';
 import type { Statement } from '../store/database.ts';
-import { type EncryptedTables, type ExpectedRow, replaceStatement, tableStateStatements } from '../store/encrypted-tables.ts';
+import type { ExpectedRow } from '../store/encrypted-rows.ts';
+import { type EncryptedTables, replaceStatement, tableStateStatements } from '../store/encrypted-tables.ts';
 import type { PageWorkers } from './page-workers.ts';
 import type { RotationPlan } from './plan.ts';
 import type { Progress } from './progress.ts';

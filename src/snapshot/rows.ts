@@ -3,7 +3,7 @@
 import type { Keyring } from '../crypto/keyring.ts';
 import { openCoveredRow } from '../keys/covered-rows.ts';
 import { type Cell, nameOfCell, textOfCell } from '../store/cells.ts';
-import { apiKeysTable, type EncryptedRow } from '../store/encrypted-tables.ts';
+import { apiKeysTable, type EncryptedRow } from '../store/encrypted-rows.ts';
 
 const bindingColumns = ['tenant_id', 'name', 'provider'];
 

@@ -4,64 +4,19 @@
  */
 
 import { ConfigurationError } from '../errors.ts';
-import { type DecodedText, decodeRowsOfTexts, encodeRowsOfTexts } from './cells.ts';
+import { encodeRowsOfTexts } from './cells.ts';
 import type { Argument } from './connection.ts';
 import { type Database, guard, integer, type Statement, text } from './database.ts';
-
-/** The one table whose rows the vault itself writes, in format 2 and with a key id. */
-export const apiKeysTable = 'api_keys';
+import { apiKeysTable, type EncryptedPage, type ExpectedRow, pageRows } from './encrypted-rows.ts';
 
 const ciphertextColumns = ['encrypted_value', 'iv', 'auth_tag'] as const;
 const bindingColumns = ['tenant_id', 'name', 'provider'] as const;
-export const pageRows = 1_000;
 /** Of which a libSQL server takes the list in one argument. */
 const rowsOfAssertion = 10_000;
 /** The least that SQLite has. */
 export const firstRowId = -(2n ** 63n);
 /** Hex characters of ciphertext that a page holds, but for a single row of more: it is one value, of which a server sends 5,000,000 bytes. */
 const pageCharacters = 2_000_000;
-
-/** Rows as they were read, for {@link decodePage}: it may take place on another thread. */
-export interface EncryptedPage {
-  readonly table: string;
-  readonly rows: number;
-  readonly cells: Uint8Array;
-}
-
-/** A row as it was read. Columns that are not text, which a damaged row may have, are null. */
-export interface EncryptedRow {
-  /** In decimal: it may be above 2^53. */
-  readonly rowId: string;
-  /** What operators name the row by: its id column, or `rowid:<n>` where it has none. */
-  readonly id: string;
-  /** Of `api_keys` alone, otherwise null. */
-  readonly tenantId: string | null;
-  readonly name: string | null;
-  readonly provider: string | null;
-  readonly encryptedValue: string | null;
-  readonly iv: string | null;
-  readonly authTag: string | null;
-}
-
-/** A new ciphertext for a row, to be written only over the one that was read. */
-export interface Replacement {
-  readonly rowId: string;
-  readonly read: CiphertextColumns & BindingColumns;
-  readonly sealed: CiphertextColumns;
-}
-
-/** What a ciphertext in format 2 is bound to, of `api_keys` alone: it must not change under it. All null where it is bound to nothing. */
-interface BindingColumns {
-  readonly tenantId: string | null;
-  readonly name: string | null;
-  readonly provider: string | null;
-}
-
-interface CiphertextColumns {
-  readonly encryptedValue: string;
-  readonly iv: string;
-  readonly authTag: string;
-}
 
 export interface TableCount {
   readonly table: string;
@@ -152,14 +107,6 @@ export class EncryptedTables {
   }
 }
 
-/** Of one argument, which a libSQL server takes up to 5,000,000 bytes of. */
-const maxArgumentBytes = 3_000_000;
-
-/** The replacements as {@link replaceStatement} takes them: as few pieces as their size allows. */
-export function replaceArguments(replacements: readonly Replacement[]): string[] {
-  return inArguments(replacements.map(toJson));
-}
-
 /**
  * Replaces ciphertexts by compare-and-swap: it changes as many rows as still hold what was read, and what the
  * new ciphertext is bound to. Of `api_keys` it records the key id too; other tables are other programs', and keep their columns.
@@ -177,34 +124,8 @@ export function replaceStatement(table: string, keyId: string, replacements: str
   return { sql, args: isOwned ? [keyId, replacements] : [replacements] };
 }
 
-/** Where old and new would not fit into one argument, the IV and the tag say that it is what was read. */
-function toJson({ rowId, read, sealed }: Replacement): string {
-  const isLarge = read.encryptedValue.length + sealed.encryptedValue.length > maxArgumentBytes;
-  const old = isLarge ? null : read.encryptedValue;
-  const ciphertexts = [rowId, old, read.iv, read.authTag, sealed.encryptedValue, sealed.iv, sealed.authTag];
-  return JSON.stringify(ciphertexts.concat(read.tenantId, read.name, read.provider));
-}
-
-/** Joins JSON values into as few arrays as their size allows. */
-function inArguments(values: readonly string[]): string[] {
-  const groups: string[][] = [];
-  let bytes = Number.POSITIVE_INFINITY;
-  for (const value of values) {
-    bytes += Buffer.byteLength(value) + 1;
-    if (bytes > maxArgumentBytes) {
-      groups.push([]);
-      bytes = Buffer.byteLength(value) + 1;
-    }
-    groups.at(-1)?.push(value);
-  }
-  return groups.map((group) => `[${group.join(',')}]`);
-}
-
 /** The guard that fails once a table is not exactly what the batch's author believes. */
 export const tableStateGuard = 'table_state';
-
-/** A row that the table must hold, and its tag; null: whatever its tag. */
-export type ExpectedRow = readonly [rowId: string, authTag: string | null];
 
 /** Fail the batch unless the table holds exactly these rows. */
 export function tableStateStatements(table: string, rows: readonly ExpectedRow[]): Statement[] {
@@ -222,32 +143,6 @@ export function quote(identifier: string): string {
   return `"${identifier.replaceAll('"', '""')}"`;
 }
 
-export function decodePage({ cells }: EncryptedPage): EncryptedRow[] {
-  return decodeRowsOfTexts(cells).map(toEncryptedRow);
-}
-
-function toEncryptedRow([rowIdText, id = null, encryptedValue, iv, authTag, ...binding]: DecodedText[]): EncryptedRow {
-  const rowId = String(rowIdText);
-  return {
-    rowId,
-    id: id === null || (id instanceof Buffer && id.length === 0) ? `rowid:${rowId}` : id.toString('utf8'),
-    encryptedValue: whole(encryptedValue),
-    iv: whole(iv),
-    authTag: whole(authTag),
-    ...toBinding(binding),
-  };
-}
-
 function toBytes(cells: Argument | undefined): Uint8Array {
   return cells instanceof Uint8Array ? cells : new Uint8Array(cells as ArrayBuffer);
-}
-
-function toBinding(texts: readonly DecodedText[]): BindingColumns {
-  const [tenantId = null, name = null, provider = null] = texts.map(whole);
-  const isWhole = name !== null && provider !== null && (tenantId !== null || texts[0] === null);
-  return isWhole ? { tenantId, name, provider } : { tenantId: null, name: null, provider: null };
-}
-
-function whole(value: DecodedText | undefined): string | null {
-  return typeof value === 'string' ? value : null;
 }

@@ -19,7 +19,7 @@ import {
   type TenantCount,
 } from '../store/api-keys.ts';
 import { GuardFailedError } from '../store/database.ts';
-import { apiKeysTable } from '../store/encrypted-tables.ts';
+import { apiKeysTable } from '../store/encrypted-rows.ts';
 import type { VaultObserver } from './observer.ts';
 import type { UseRecorder } from './use-recorder.ts';
 import { maskValue, normalizeValue, unreadableMask } from './values.ts';

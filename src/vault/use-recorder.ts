@@ -1,17 +1,15 @@
 /** Collects when things were last used and writes it now and then: coarse, best effort, and never in the way of a request. */
 
-import { setImmediate as nextTurn } from 'node:timers/promises';
-
 const flushIntervalMs = 5_000;
-/** So many are written at once: more would keep requests waiting. */
-const maxWritten = 250;
+/** So many are written at a time: more would keep requests waiting. The others stay for the next time. */
+const maxWritten = 500;
 /** A use is written again only after this many seconds. */
 const coarsenessSeconds = 3_600;
 const maxPending = 10_000;
 
 export class UseRecorder {
   readonly #write: (usedAt: ReadonlyMap<string, number>) => Promise<void>;
-  #pending = new Map<string, number>();
+  readonly #pending = new Map<string, number>();
   readonly #timer: NodeJS.Timeout;
 
   /** `write` gets Unix seconds by id. What it throws is dropped: the next use tries again. */
@@ -30,17 +28,14 @@ export class UseRecorder {
   }
 
   async flush(): Promise<void> {
-    if (this.#pending.size === 0) return;
-    const all = [...this.#pending];
-    this.#pending = new Map();
-    for (let from = 0; from < all.length; from += maxWritten) {
-      await this.#write(new Map(all.slice(from, from + maxWritten))).catch(() => undefined);
-      await nextTurn();
-    }
+    const written = new Map([...this.#pending].slice(0, maxWritten));
+    if (written.size === 0) return;
+    for (const id of written.keys()) this.#pending.delete(id);
+    await this.#write(written).catch(() => undefined);
   }
 
   async close(): Promise<void> {
     clearInterval(this.#timer);
-    await this.flush();
+    while (this.#pending.size > 0) await this.flush();
   }
 }

@@ -7,14 +7,8 @@ import { cancelRotation } from '../../src/rotation/control.ts';
 import type { RotationRequest } from '../../src/rotation/plan.ts';
 import { buildServices } from '../../src/services.ts';
 import { Database, GuardFailedError, type Statement, type Written } from '../../src/store/database.ts';
-import {
-  decodePage,
-  EncryptedTables,
-  type Replacement,
-  replaceArguments,
-  replaceStatement,
-  tableStateStatements,
-} from '../../src/store/encrypted-tables.ts';
+import { decodePage, type Replacement, replaceArguments } from '../../src/store/encrypted-rows.ts';
+import { EncryptedTables, replaceStatement, tableStateStatements } from '../../src/store/encrypted-tables.ts';
 import { migrate } from '../../src/store/migrations.ts';
 import { type GatewayDatabase, gatewaySeal } from '../support/gateway.ts';
 import { keyA, keyB, keyC, keyIdA, keyIdB, temporaryDatabase, tester } from '../support/vault.ts';

@@ -9,7 +9,8 @@ import { parseMasterKey } from '../../src/crypto/master-key.ts';
 import { namedPages } from '../../src/keys/covered-rows.ts';
 import { type PageWorkers, workHere, workOnThreads } from '../../src/rotation/page-workers.ts';
 import { Database } from '../../src/store/database.ts';
-import { EncryptedTables, pageRows } from '../../src/store/encrypted-tables.ts';
+import { pageRows } from '../../src/store/encrypted-rows.ts';
+import { EncryptedTables } from '../../src/store/encrypted-tables.ts';
 import { runCli } from '../support/process.ts';
 import { keyA, keyB, keyC, keyIdC, temporaryDatabase, temporaryFolder } from '../support/vault.ts';
 
