@@ -3,11 +3,10 @@
 import type { Keyring, KeyringEntry } from '../crypto/keyring.ts';
 import type { MasterKey } from '../crypto/master-key.ts';
 import { ConfigurationError } from '../errors.ts';
-import { decodePage } from '../store/encrypted-rows.ts';
 import type { EncryptedTables } from '../store/encrypted-tables.ts';
 import type { MasterKeyName, MasterKeyStore } from '../store/master-keys.ts';
 import { type CoverageSettings, inspectCoverage } from './coverage.ts';
-import { coveredPages, openCoveredRow } from './covered-rows.ts';
+import { coveredRows, openCoveredRow } from './covered-rows.ts';
 
 const primarySource = 'PROVARA_MASTER_KEY';
 
@@ -41,15 +40,13 @@ async function findKeyInUse({ tables, coverage, keyring }: AdoptionContext): Pro
   const rowsByKey = new Map<MasterKey, number>();
   let isEmpty = true;
   const { covered } = await inspectCoverage(tables, coverage);
-  for await (const page of coveredPages(tables, covered)) {
+  for await (const { table, row } of coveredRows(tables, covered)) {
     isEmpty = false;
-    for (const row of decodePage(page)) {
-      const opened = openCoveredRow(keyring, page.table, row);
-      if (opened === null) continue;
-      opened.plaintext.fill(0);
-      if (opened.key === primary?.key) return opened.key;
-      rowsByKey.set(opened.key, (rowsByKey.get(opened.key) ?? 0) + 1);
-    }
+    const opened = openCoveredRow(keyring, table, row);
+    if (opened === null) continue;
+    opened.plaintext.fill(0);
+    if (opened.key === primary?.key) return opened.key;
+    rowsByKey.set(opened.key, (rowsByKey.get(opened.key) ?? 0) + 1);
   }
   if (isEmpty) return firstKeyOfEmptyTable(primary);
   const [most] = [...rowsByKey].sort(([, left], [, right]) => right - left);

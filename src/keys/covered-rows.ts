@@ -4,7 +4,7 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Keyring, OpenedRow } from '../crypto/keyring.ts';
 import type { MasterKey } from '../crypto/master-key.ts';
 import { openRow, type RowBinding, type RowCiphertext, rowFormatOf } from '../crypto/row.ts';
-import { apiKeysTable, type EncryptedPage, type EncryptedRow } from '../store/encrypted-rows.ts';
+import { apiKeysTable, decodePage, type EncryptedPage, type EncryptedRow } from '../store/encrypted-rows.ts';
 import type { EncryptedTables, TableCount } from '../store/encrypted-tables.ts';
 
 export type FailureReason = 'other_key' | 'unknown_key_or_corrupt' | 'malformed';
@@ -18,11 +18,12 @@ export interface RowFailure {
   readonly keyId?: string;
 }
 
+const rowsOfTurn = 50;
 /** How many failures are listed one by one; all are counted. */
 export const maxListedFailures = 1_000;
 
 /** Yields every page of every table, in turn. */
-export async function* coveredPages(
+async function* coveredPages(
   tables: EncryptedTables,
   covered: readonly Pick<TableCount, 'table'>[],
 ): AsyncGenerator<EncryptedPage> {
@@ -30,6 +31,21 @@ export async function* coveredPages(
     for await (const page of tables.pages(table)) {
       yield page;
       await nextTurn();
+    }
+  }
+}
+
+/** Row by row, and with requests let in between: a page takes as long as a hundred of them. */
+export async function* coveredRows(
+  tables: EncryptedTables,
+  covered: readonly Pick<TableCount, 'table'>[],
+): AsyncGenerator<{ table: string; row: EncryptedRow }> {
+  let rows = 0;
+  for await (const page of coveredPages(tables, covered)) {
+    for (const row of decodePage(page)) {
+      rows += 1;
+      if (rows % rowsOfTurn === 0) await nextTurn();
+      yield { table: page.table, row };
     }
   }
 }

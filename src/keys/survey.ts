@@ -1,14 +1,11 @@
 /** Opens every covered row with the keyring: the one truthful answer to which key holds how many rows. */
 
-import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Keyring } from '../crypto/keyring.ts';
 import { rowFormatOf } from '../crypto/row.ts';
-import { apiKeysTable, decodePage, type EncryptedRow } from '../store/encrypted-rows.ts';
+import { apiKeysTable, type EncryptedRow } from '../store/encrypted-rows.ts';
 import type { EncryptedTables } from '../store/encrypted-tables.ts';
 import { type CoverageSettings, inspectCoverage } from './coverage.ts';
-import { ciphertextOf, coveredPages, maxListedFailures, openCoveredRow, type RowFailure, reasonOf } from './covered-rows.ts';
-
-const rowsOfTurn = 50;
+import { ciphertextOf, coveredRows, maxListedFailures, openCoveredRow, type RowFailure, reasonOf } from './covered-rows.ts';
 
 export interface Survey {
   readonly rowsScanned: number;
@@ -28,21 +25,16 @@ export async function survey(tables: EncryptedTables, settings: CoverageSettings
   const rowsByKeyId = new Map<string, number>();
   const failures: RowFailure[] = [];
   const { covered } = await inspectCoverage(tables, settings);
-  for await (const page of coveredPages(tables, covered)) {
-    const { table } = page;
-    for (const row of decodePage(page)) {
-      rowsScanned += 1;
-      // Requests come between: a page takes as long as a hundred of them.
-      if (rowsScanned % rowsOfTurn === 0) await nextTurn();
-      rowsOfFormat1 += isFormat1(table, row) ? 1 : 0;
-      const opened = openCoveredRow(keyring, table, row);
-      if (opened === null) {
-        rowsFailed += 1;
-        if (failures.length < maxListedFailures) failures.push({ table, id: row.id, reason: reasonOf(row) });
-      } else {
-        opened.plaintext.fill(0);
-        rowsByKeyId.set(opened.key.id, (rowsByKeyId.get(opened.key.id) ?? 0) + 1);
-      }
+  for await (const { table, row } of coveredRows(tables, covered)) {
+    rowsScanned += 1;
+    rowsOfFormat1 += isFormat1(table, row) ? 1 : 0;
+    const opened = openCoveredRow(keyring, table, row);
+    if (opened === null) {
+      rowsFailed += 1;
+      if (failures.length < maxListedFailures) failures.push({ table, id: row.id, reason: reasonOf(row) });
+    } else {
+      opened.plaintext.fill(0);
+      rowsByKeyId.set(opened.key.id, (rowsByKeyId.get(opened.key.id) ?? 0) + 1);
     }
   }
   return { rowsScanned, rowsByKeyId, rowsFailed, rowsOfFormat1, failures };
