@@ -1,28 +1,49 @@
 // Puts load on a route from this process, over loopback, with a request of its own order for each connection.
 import { randomInt } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
 import autocannon from 'autocannon';
+import { Pool } from 'undici';
 import { gatewayToken } from './support.mjs';
 
 const headers = { authorization: `Bearer ${gatewayToken}`, 'content-type': 'application/json' };
 const requestsOfConnection = 500;
 
-/**
- * Calls a route from so many connections, each sending bodies at random; as fast as it goes, or at a rate for all of them
- * together. Throws where an answer is no 2xx.
- */
-export async function load(url, bodyOf, { connections = 64, seconds = 3, rate = 0 } = {}) {
+/** Calls a route from so many connections, each sending bodies at random, as fast as it goes. Throws where an answer is no 2xx. */
+export async function load(url, bodyOf, { connections = 64, seconds = 3 } = {}) {
   const requests = () =>
     Array.from({ length: requestsOfConnection }, () => ({ method: 'POST', headers, body: JSON.stringify(bodyOf(randomInt)) }));
-  const milliseconds = [];
-  const result = await new Promise((resolve, reject) => {
-    const options = { url, connections, duration: seconds, ...(rate > 0 && { overallRate: rate }) };
-    const setupClient = (client) => client.setRequests(requests());
-    const instance = autocannon({ ...options, setupClient }, (error, outcome) => (error ? reject(error) : resolve(outcome)));
-    // Its own histogram counts whole milliseconds.
-    instance.on('response', (_client, _status, _bytes, responseTimeMs) => milliseconds.push(responseTimeMs));
-  });
+  const setupClient = (client) => client.setRequests(requests());
+  const result = await autocannon({ url, connections, duration: seconds, setupClient });
   const failed = result.non2xx + result.errors + result.timeouts;
   if (failed > 0) throw new Error(`${url}: ${failed} calls failed (${JSON.stringify(result.statusCodeStats)})`);
+  return { perSecond: result.requests.total / result.duration };
+}
+
+/**
+ * Calls a route so many times a second, evenly spaced, whether or not the calls before have been answered, and answers the 99th
+ * percentile of the time from when each was due to its answer. (autocannon, given a rate, sends each second's calls as fast as it
+ * can and then rests.) Throws where an answer is no 2xx.
+ */
+export async function steadyLoad(url, bodyOf, { rate, seconds = 5, connections = 64 }) {
+  const { origin, pathname: path } = new URL(url);
+  const pool = new Pool(origin, { connections });
+  const milliseconds = [];
+  const call = async (dueAtMs) => {
+    const { statusCode, body } = await pool.request({ path, method: 'POST', headers, body: JSON.stringify(bodyOf(randomInt)) });
+    await body.dump();
+    if (statusCode >= 300) throw new Error(`${url}: ${statusCode}`);
+    // Of the first second nothing counts: the connections are only being opened.
+    if (dueAtMs > startedAtMs + 1_000) milliseconds.push(performance.now() - dueAtMs);
+  };
+  const calls = [];
+  const startedAtMs = performance.now();
+  while (calls.length < rate * seconds) {
+    const due = Math.min(((performance.now() - startedAtMs) / 1_000) * rate, rate * seconds);
+    while (calls.length < due) calls.push(call(startedAtMs + (calls.length / rate) * 1_000));
+    await sleep(1);
+  }
+  await Promise.all(calls);
+  await pool.close();
   const sorted = Float64Array.from(milliseconds).sort();
-  return { perSecond: result.requests.total / result.duration, p99Ms: sorted[Math.floor(sorted.length * 0.99)] };
+  return sorted[Math.floor(sorted.length * 0.99)];
 }

@@ -2,7 +2,7 @@
 import { createCipheriv, createDecipheriv, createSecretKey, randomBytes } from 'node:crypto';
 import { copyFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { load } from './load.mjs';
+import { load, steadyLoad } from './load.mjs';
 import {
   adminToken,
   alternate,
@@ -158,7 +158,7 @@ export async function decryptWhileRotating() {
   let [from, to] = [ids[0], ids[1]];
   const whileRotating = async () => {
     const { rotation } = await admin('POST', '/admin/rotate/execute?wait=0', { old_key_id: from, new_key_id: to });
-    const { p99Ms } = await load(route, randomKey, steady);
+    const p99Ms = await steadyLoad(route, randomKey, steady);
     const { rotation: now } = await admin('GET', `/admin/rotate/${rotation.id}`);
     if (now.state === 'completed') throw new Error('The rotation ended before the load did.');
     [from, to] = [to, from];
@@ -172,7 +172,7 @@ export async function decryptWhileRotating() {
     return p99Ms;
   };
   const p99 = await alternate(5, {
-    before: async () => (await load(route, randomKey, steady)).p99Ms,
+    before: () => steadyLoad(route, randomKey, steady),
     during: whileRotating,
   });
   return [

@@ -54,8 +54,10 @@ export function addReceiving(app: FastifyInstance, limits = defaultLimits): void
   });
   const look = (): void => {
     for (const request of arriving) {
-      if (request.raw.complete || request.raw.destroyed) arriving.delete(request);
-      else if (isLate(request)) giveUp(request);
+      const isOver = request.raw.complete || request.raw.destroyed;
+      const isGivenUp = !isOver && isLate(request);
+      if (isGivenUp) giveUp(request);
+      if (isOver || isGivenUp) arriving.delete(request);
     }
   };
   const timer = setInterval(look, Math.min(limits.bodyMs, limits.stallMs) / looksPerLimit).unref();

@@ -127,6 +127,7 @@ interface Asked {
 class PageThread {
   readonly #worker: Worker;
   readonly #asked: Asked[] = [];
+  #failure: unknown = null;
 
   constructor(entry: URL, workerData: PageThreadSettings) {
     this.#worker = new Worker(entry, { workerData, resourceLimits: { maxYoungGenerationSizeMb: youngGenerationMb } });
@@ -136,11 +137,13 @@ class PageThread {
       else asked?.reject(answer.error);
     });
     this.#worker.on('error', (error) => this.#fail(error));
+    this.#worker.on('messageerror', (error) => this.#fail(error));
     this.#worker.on('exit', () => this.#fail(new Error('A thread of the rotation ended before its work.')));
   }
 
   ask(question: PageQuestion): Promise<PageReport | SealedPage> {
     return new Promise((resolve, reject) => {
+      if (this.#failure !== null) return reject(this.#failure);
       this.#asked.push({ resolve, reject });
       this.#worker.postMessage(question);
     });
@@ -151,6 +154,7 @@ class PageThread {
   }
 
   #fail(error: unknown): void {
+    this.#failure ??= error;
     for (const { reject } of this.#asked.splice(0)) reject(error);
   }
 }

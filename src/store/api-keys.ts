@@ -1,11 +1,11 @@
 /** The statements on `api_keys`. A store is conditional on the active key id, so that a writer with an outdated key writes nothing. */
 
-import { AnswerTooLargeError, StorageUnavailableError } from '../errors.ts';
+import { AnswerTooLargeError } from '../errors.ts';
 import { type AuditLine, auditStatement } from './audit.ts';
 import { type DecodedText, decodeTexts, encodeTexts } from './cells.ts';
 import type { Row } from './connection.ts';
-import { type Database, guard, integer, type Statement, text, textOrNull, type Written } from './database.ts';
-import { MissingSchemaError } from './failures.ts';
+import { type Database, GuardFailedError, guard, integer, type Statement, text, textOrNull, type Written } from './database.ts';
+import { isConstraint, MissingSchemaError } from './failures.ts';
 import { GatheredCalls } from './gathered-calls.ts';
 import { restoreColumns } from './migrations.ts';
 
@@ -105,8 +105,8 @@ export class ApiKeyStore {
       call: (writes) => this.#writeAll(writes),
       maxQuestions: maxWrites,
       maxUnderWay: 2,
-      // Where the database did not answer, all may have been written.
-      isDivisible: (error) => !(error instanceof StorageUnavailableError),
+      // Of these alone it is certain that nothing has been written.
+      isDivisible: (error) => error instanceof GuardFailedError || isConstraint(error),
     });
   }
 

@@ -278,9 +278,12 @@ export class Database {
 
   /** Holds the writers' lock while it copies, and is done by the one process that writes most: best effort, repeated at the next write. */
   async #foldLog(path: string): Promise<void> {
-    const bytes = statSync(path, { throwIfNoEntry: false })?.size ?? 0;
-    if (bytes > maxLogBytes)
-      await this.#connection.execute({ sql: 'PRAGMA wal_checkpoint(TRUNCATE)' }).catch(() => this.#connection.reconnect());
+    try {
+      const bytes = statSync(path, { throwIfNoEntry: false })?.size ?? 0;
+      if (bytes > maxLogBytes) await this.#connection.execute({ sql: 'PRAGMA wal_checkpoint(TRUNCATE)' });
+    } catch {
+      await this.#connection.reconnect();
+    }
   }
 }
 

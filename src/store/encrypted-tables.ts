@@ -3,9 +3,9 @@
  * ciphertext only where it still is what was read.
  */
 
-import { ConfigurationError } from '../errors.ts';
+import { AnswerTooLargeError, ConfigurationError } from '../errors.ts';
 import { encodeRowsOfTexts } from './cells.ts';
-import type { Argument } from './connection.ts';
+import type { Argument, Row } from './connection.ts';
 import { type Database, guard, integer, type Statement, text } from './database.ts';
 import { apiKeysTable, type EncryptedPage, type ExpectedRow, pageRows } from './encrypted-rows.ts';
 
@@ -42,15 +42,30 @@ export class EncryptedTables {
   /** All rows in the order of their row ids. What is inserted behind the reader's place meanwhile is not seen. */
   async *pages(table: string): AsyncGenerator<EncryptedPage> {
     const sql = await this.#pageStatement(table);
-    for (let from = firstRowId, limit = pageRows; ; ) {
+    let most = pageRows;
+    for (let from = firstRowId, limit = most; ; ) {
+      const found = await this.#page(sql, from, limit);
+      if (found === null) limit = most = Math.ceil(limit / 2);
+      else {
+        const rows = integer(found, 'rows');
+        if (rows === 0) return;
+        yield { table, rows, cells: toBytes(found['cells']) };
+        from = BigInt(text(found, 'last_row_id')) + 1n;
+        if (from >= -firstRowId) return;
+        // Of large rows no more are asked for than fit: the database would read them for nothing.
+        limit = Math.min(most, rows * 2);
+      }
+    }
+  }
+
+  /** Null where so many rows are more than a server sends, by what stands in them beside the ciphertext. */
+  async #page(sql: string, from: bigint, limit: number): Promise<Row | null> {
+    try {
       const [found] = await this.#database.read(sql, [from, limit, pageCharacters]);
-      const rows = found === undefined ? 0 : integer(found, 'rows');
-      if (found === undefined || rows === 0) return;
-      yield { table, rows, cells: toBytes(found['cells']) };
-      from = BigInt(text(found, 'last_row_id')) + 1n;
-      if (from >= -firstRowId) return;
-      // Of large rows no more are asked for than fit: the database would read them for nothing.
-      limit = Math.min(pageRows, rows * 2);
+      return found ?? null;
+    } catch (error) {
+      if (error instanceof AnswerTooLargeError && limit > 1) return null;
+      throw error;
     }
   }
 

@@ -75,7 +75,9 @@ export function translate(error: unknown): unknown {
   if (isConstraint(error) || isSchemaRace(error) || codeOf(error) === 'SQLITE_ERROR') return error;
   if (!(error instanceof LibsqlError) && !isFromNetwork(error)) return error;
   const reason = `The database could not be used: ${describe(error)}.`;
-  return codeOf(error) === 'RESPONSE_TOO_LARGE' ? new AnswerTooLargeError(reason) : new StorageUnavailableError(reason);
+  return ['RESPONSE_TOO_LARGE', 'SQLITE_TOOBIG'].includes(codeOf(error))
+    ? new AnswerTooLargeError(reason)
+    : new StorageUnavailableError(reason);
 }
 
 /** The code and what it means: never the client's own message, which may quote a URL or a value. */

@@ -30,6 +30,8 @@ const baseCodes: Readonly<Record<number, string>> = {
 
 interface Compiled {
   readonly statement: NativeDatabase.Statement;
+  /** How many it is always given: what a call leaves out would be what the call before gave. */
+  readonly args: number;
   /** The names of what it answers; null where it answers nothing. */
   readonly columns: readonly string[] | null;
 }
@@ -38,13 +40,21 @@ export class FileConnection implements Connection {
   readonly #path: string;
   readonly #lockWaitMs: number;
   readonly #compiled = new LRUCache<string, Compiled>({ max: maxKept });
-  #database: NativeDatabase.Database;
+  #database: NativeDatabase.Database | null;
+  #isClosed = false;
 
   /** Creates the file where there is none. `lockWaitMs`: how long SQLite waits for another writer, and blocks. Throws where it cannot be opened. */
   constructor(path: string, lockWaitMs: number) {
     this.#path = path;
     this.#lockWaitMs = lockWaitMs;
     this.#database = this.#open();
+  }
+
+  /** Opened by the first use after {@link reconnect}, and again by the next where that fails. */
+  get #opened(): NativeDatabase.Database {
+    if (this.#isClosed) throw new LibsqlError('The connection is closed.', 'SQLITE_MISUSE');
+    this.#database ??= this.#open();
+    return this.#database;
   }
 
   async execute(statement: SqlStatement): Promise<Result> {
@@ -58,38 +68,44 @@ export class FileConnection implements Connection {
       this.#run({ sql: 'COMMIT' });
       return results;
     } catch (error) {
-      if (this.#database.inTransaction) this.#rollBack();
+      if (this.#database?.inTransaction) this.#rollBack();
       throw error;
     }
   }
 
   /** Begins anew: a statement that met another writer's lock may hold on to what it saw until it is collected (libsql-client-ts#352). */
   reconnect(): void {
-    this.close();
-    this.#database = this.#open();
+    this.#compiled.clear();
+    this.#database?.close();
+    this.#database = null;
   }
 
   close(): void {
-    this.#compiled.clear();
-    if (this.#database.open) this.#database.close();
+    this.reconnect();
+    this.#isClosed = true;
   }
 
   #open(): NativeDatabase.Database {
-    const database = new NativeDatabase(this.#path, { timeout: this.#lockWaitMs });
+    let database: NativeDatabase.Database | undefined;
     try {
+      database = new NativeDatabase(this.#path, { timeout: this.#lockWaitMs });
       database.defaultSafeIntegers(true);
       // Folding the log at a commit may race another process's (the WAL-reset bug, libsql#2271): it is done apart.
       database.exec('PRAGMA wal_autocheckpoint = 0');
       return database;
     } catch (error) {
-      database.close();
-      throw toLibsqlError(error);
+      database?.close();
+      // Of a file that does not open the package says no code.
+      throw error instanceof NativeDatabase.SqliteError
+        ? toLibsqlError(error)
+        : new LibsqlError('The file does not open.', 'SQLITE_CANTOPEN');
     }
   }
 
   #runAt(index: number, statement: SqlStatement): Result {
     // SQLite rolls back by itself where the disk is full or fails.
-    if (!this.#database.inTransaction) throw new LibsqlBatchError('The transaction has ended.', index, 'TRANSACTION_CLOSED');
+    if (this.#database?.inTransaction !== true)
+      throw new LibsqlBatchError('The transaction has ended.', index, 'TRANSACTION_CLOSED');
     try {
       return this.#run(statement);
     } catch (error) {
@@ -100,7 +116,8 @@ export class FileConnection implements Connection {
 
   #run({ sql, args = [] }: SqlStatement): Result {
     try {
-      const { statement, columns } = this.#compile(sql);
+      const { statement, columns, args: count } = this.#compile(sql, args.length);
+      if (args.length !== count) throw new TypeError(`The statement takes ${count} argument(s), not ${args.length}.`);
       if (columns === null) return { rows: [], rowsAffected: statement.run(args).changes };
       return { rows: (statement.all(args) as Argument[][]).map((values) => toRow(columns, values)), rowsAffected: 0 };
     } catch (error) {
@@ -108,12 +125,12 @@ export class FileConnection implements Connection {
     }
   }
 
-  #compile(sql: string): Compiled {
+  #compile(sql: string, args: number): Compiled {
     const kept = this.#compiled.get(sql);
     if (kept !== undefined) return kept;
-    const statement = this.#database.prepare(sql);
+    const statement = this.#opened.prepare(sql);
     const columns = statement.reader ? statement.raw().columns() : null;
-    const compiled = { statement, columns: columns?.map(({ name }) => name) ?? null };
+    const compiled = { statement, args, columns: columns?.map(({ name }) => name) ?? null };
     this.#compiled.set(sql, compiled);
     return compiled;
   }

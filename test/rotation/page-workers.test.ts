@@ -2,6 +2,7 @@
 
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { pathToFileURL } from 'node:url';
 import { describe, expect, it } from 'vitest';
 import { Keyring } from '../../src/crypto/keyring.ts';
@@ -21,10 +22,7 @@ const failing = [3, pageRows * 2 + 5, rows - 1];
 
 async function largeTable() {
   const { url, gateway } = await temporaryDatabase();
-  await gateway.insert(keyA, { id: 'row-0' });
-  await gateway.run(`WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ${rows - 1})
-    INSERT INTO api_keys (id, name, provider, encrypted_value, iv, auth_tag, created_at, updated_at)
-    SELECT 'row-' || i, 'K' || i, provider, encrypted_value, iv, auth_tag, created_at, updated_at FROM n, api_keys WHERE id = 'row-0'`);
+  await gateway.fill(keyA, rows);
   return { url, gateway };
 }
 
@@ -51,6 +49,13 @@ async function collect<Item>(items: AsyncIterable<Item>): Promise<Item[]> {
   return collected;
 }
 
+async function* slowly<Item>(items: AsyncIterable<Item>): AsyncGenerator<Item> {
+  for await (const item of items) {
+    yield item;
+    await sleep(200);
+  }
+}
+
 describe('threads', () => {
   it('report of every page what one thread reports, in the pages’ order', async () => {
     const { url } = await withFailures();
@@ -75,11 +80,16 @@ describe('threads', () => {
     const { url } = await largeTable();
     const database = new Database({ url });
     const dying = join(temporaryFolder(), 'dying.mjs');
-    const sayings = { 'at once': 'process.exit(0)', 'by an error': 'throw new Error("sample")' };
+    const sayings = {
+      'at once': 'process.exit(0)',
+      'by an error': 'throw new Error("sample")',
+      'between two pages': `import { parentPort } from 'node:worker_threads';
+        parentPort.on('message', () => { parentPort.postMessage({ result: {} }); setTimeout(() => process.exit(1), 10); });`,
+    };
     for (const [how, code] of Object.entries(sayings)) {
       writeFileSync(dying, code);
       const threads: PageWorkers = workOnThreads(pathToFileURL(dying), 2)(plan, keyring);
-      const pages = namedPages(new EncryptedTables(database), ['api_keys']);
+      const pages = slowly(namedPages(new EncryptedTables(database), ['api_keys']));
       await expect(collect(threads.inspectAll(pages)), how).rejects.toThrow();
       await threads.close();
     }
@@ -96,7 +106,7 @@ describe('key:rotate on a table of several pages', () => {
     });
     expect([code, stdout.split('\n')[0]]).toEqual([0, `[rotate] rotated ${rows} of ${rows} row(s).`]);
     for (const index of [0, pageRows, rows - 1]) {
-      expect(await gateway.open(keyB, `row-${index}`)).toBe('sample-value-of-row-0');
+      expect(await gateway.open(keyB, `row-${index}`)).toBe(`sample-value-of-row-${index}`);
     }
   });
 
@@ -108,6 +118,6 @@ describe('key:rotate on a table of several pages', () => {
     const named = [...stderr.matchAll(/api_keys\.id=row-(\d+)/g)].map(([, index]) => Number(index));
     expect(named).toEqual(failing);
     expect(stderr).toContain(`other_key ${keyIdC}`);
-    expect(await gateway.open(keyA, 'row-1')).toBe('sample-value-of-row-0');
+    expect(await gateway.open(keyA, 'row-1')).toBe('sample-value-of-row-1');
   });
 });

@@ -1,6 +1,9 @@
 /** What a libSQL server takes in one argument and sends in one answer is bounded: neither keeps a rotation or a reader from the end. */
 
 import { describe, expect, it } from 'vitest';
+import { Database } from '../../../src/store/database.ts';
+import { decodePage } from '../../../src/store/encrypted-rows.ts';
+import { EncryptedTables } from '../../../src/store/encrypted-tables.ts';
 import { keyA, keyB, startVault, temporaryDatabase } from '../../support/vault.ts';
 
 describe('rows that are more than an argument takes, by what they are bound to and in themselves', () => {
@@ -20,6 +23,22 @@ describe('rows that are more than an argument takes, by what they are bound to a
     const { body } = await admin('POST', '/admin/rotate/execute?wait=60');
     expect(body.rotation).toMatchObject({ state: 'completed', rows_rotated: rows + 1, rows_verified: rows + 1 });
     expect(await database.open(keyB, 'large')).toBe('x'.repeat(1_300_000));
+  });
+});
+
+describe('rows that are more than the server sends at once, by what stands beside their ciphertext', () => {
+  it('are read in smaller pages, each of them once', async () => {
+    const { url, gateway } = await temporaryDatabase();
+    await gateway.insert(keyA, { id: 'row-0' });
+    const name = `printf('%.*c', 6000, 'n')`;
+    await gateway.run(`WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1499)
+      INSERT INTO api_keys (id, name, provider, encrypted_value, iv, auth_tag, created_at, updated_at)
+      SELECT 'row-' || i, ${name} || i, provider, encrypted_value, iv, auth_tag, created_at, updated_at FROM n, api_keys WHERE id = 'row-0'`);
+    const database = new Database({ url });
+    const ids: string[] = [];
+    for await (const page of new EncryptedTables(database).pages('api_keys')) ids.push(...decodePage(page).map(({ id }) => id));
+    expect(ids).toEqual(Array.from({ length: 1_500 }, (_, index) => `row-${index}`));
+    database.close();
   });
 });
 

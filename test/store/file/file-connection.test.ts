@@ -1,0 +1,74 @@
+/** A connection to a file keeps its statements, and nothing of one call, of a failure or of an older schema is in the next. */
+
+import { renameSync } from 'node:fs';
+import { dirname } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { describe, expect, it } from 'vitest';
+import { Database } from '../../../src/store/database.ts';
+import { FileConnection } from '../../../src/store/file-connection.ts';
+import { temporaryDatabase } from '../../support/vault.ts';
+
+async function open() {
+  const { url, gateway } = await temporaryDatabase({ withTable: false });
+  await gateway.run('CREATE TABLE t (a integer PRIMARY KEY, b text NOT NULL)');
+  const connection = new FileConnection(url.slice('file:'.length), 20);
+  const rows = async () => (await connection.execute({ sql: 'SELECT b FROM t ORDER BY a' })).rows.map(({ b }) => b);
+  return { url, gateway, connection, rows };
+}
+
+describe('a statement that is kept', () => {
+  it('takes as many arguments each time, so that none is another call’s', async () => {
+    const { connection } = await open();
+    const sql = 'SELECT ?1 AS one, ?2 AS two';
+    expect((await connection.execute({ sql, args: ['a', 'b'] })).rows).toEqual([{ one: 'a', two: 'b' }]);
+    await expect(connection.execute({ sql, args: ['c'] })).rejects.toThrow('takes 2 argument(s), not 1');
+    expect((await connection.execute({ sql, args: ['c', null] })).rows).toEqual([{ one: 'c', two: null }]);
+  });
+
+  it('works again after it has failed, and its batch has left nothing behind', async () => {
+    const { connection, rows } = await open();
+    const insert = (b: string | null) => ({ sql: 'INSERT INTO t (b) VALUES (?)', args: [b] });
+    await connection.batch([insert('one')]);
+    for (let attempt = 0; attempt < 3; attempt += 1) {
+      await expect(connection.batch([insert('lost'), insert(null)])).rejects.toMatchObject({
+        code: 'SQLITE_CONSTRAINT',
+        statementIndex: 1,
+      });
+    }
+    await connection.batch([insert('two')]);
+    expect(await rows()).toEqual(['one', 'two']);
+  });
+
+  it('sees what another program has committed, and a table that it has made anew', async () => {
+    const { gateway, rows } = await open();
+    expect(await rows()).toEqual([]);
+    await gateway.run("INSERT INTO t (b) VALUES ('theirs')");
+    expect(await rows()).toEqual(['theirs']);
+    await gateway.run('DROP TABLE t');
+    await expect(rows()).rejects.toThrow('no such table');
+    await gateway.run('CREATE TABLE t (b text, a integer)');
+    await gateway.run("INSERT INTO t (b) VALUES ('anew')");
+    expect(await rows()).toEqual(['anew']);
+  });
+});
+
+describe('a file that is away for a moment, just when another writer holds its lock', () => {
+  it('fails what is asked of it then, and nothing after', async () => {
+    const { url, gateway } = await open();
+    const database = new Database({ url });
+    const write = () => database.writeOne("INSERT INTO t (b) VALUES ('ours')");
+    expect(await write()).toBe(1);
+    const lock = await gateway.client.transaction('write');
+    await lock.execute("INSERT INTO t (b) VALUES ('theirs')");
+    const folder = dirname(url.slice('file:'.length));
+    const failing = expect(write()).rejects.toThrow('The database could not be used');
+    renameSync(folder, `${folder}-away`);
+    await sleep(100);
+    await failing;
+    renameSync(`${folder}-away`, folder);
+    await lock.rollback();
+    expect(await write()).toBe(1);
+    expect(await database.read('SELECT count(*) AS rows FROM t')).toEqual([{ rows: 2n }]);
+    database.close();
+  });
+});
