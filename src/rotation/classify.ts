@@ -1,6 +1,5 @@
 /** Says of each row, by opening it, what a rotation has to do with it; and seals it anew. */
 
-import { timingSafeEqual } from 'node:crypto';
 import type { Keyring, OpenedRow } from '../crypto/keyring.ts';
 import type { MasterKey } from '../crypto/master-key.ts';
 import { openRow, rowFormatOf, sealRow } from '../crypto/row.ts';
@@ -33,7 +32,7 @@ export class RowClassifier {
 
   /** A row to rotate comes with its plaintext, which the caller wipes. */
   classify(table: string, row: EncryptedRow): RowClass {
-    if (this.#skipped.has(skipKey(table, row.id))) return { kind: 'skipped' };
+    if (this.#skipped.size > 0 && this.#skipped.has(skipKey(table, row.id))) return { kind: 'skipped' };
     const opened = this.#open(table, row);
     if (opened === null) return { kind: 'failed', failure: this.#failure(table, row) };
     const isUnderNewKey = opened.key === this.#plan.to;
@@ -50,7 +49,7 @@ export class RowClassifier {
     const binding = upgradeFormat || rowFormatOf(read) === 2 ? bindingOf(table, row) : null;
     const sealed = sealRow(to, binding, plaintext);
     const reopened = openRow(to, binding, sealed);
-    const isSame = reopened !== null && reopened.length === plaintext.length && timingSafeEqual(reopened, plaintext);
+    const isSame = reopened?.equals(plaintext) === true;
     reopened?.fill(0);
     plaintext.fill(0);
     if (!isSame) throw new Error('A row that was sealed does not open again; nothing of it was written.');
