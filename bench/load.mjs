@@ -27,23 +27,23 @@ export async function load(url, bodyOf, { connections = 64, seconds = 3 } = {}) 
 export async function steadyLoad(url, bodyOf, { rate, seconds = 5, connections = 64 }) {
   const { origin, pathname: path } = new URL(url);
   const pool = new Pool(origin, { connections });
-  const milliseconds = [];
-  const call = async (dueAtMs) => {
+  const milliseconds = new Float64Array(rate * seconds);
+  const startedAtMs = performance.now();
+  const dueAtMs = (call) => startedAtMs + (call / rate) * 1_000;
+  let [sent, answered] = [0, 0];
+  const call = async (number) => {
     const { statusCode, body } = await pool.request({ path, method: 'POST', headers, body: JSON.stringify(bodyOf(randomInt)) });
     await body.dump();
     if (statusCode >= 300) throw new Error(`${url}: ${statusCode}`);
-    // Of the first second nothing counts: the connections are only being opened.
-    if (dueAtMs > startedAtMs + 1_000) milliseconds.push(performance.now() - dueAtMs);
+    milliseconds[number] = performance.now() - dueAtMs(number);
+    answered += 1;
   };
-  const calls = [];
-  const startedAtMs = performance.now();
-  while (calls.length < rate * seconds) {
-    const due = Math.min(((performance.now() - startedAtMs) / 1_000) * rate, rate * seconds);
-    while (calls.length < due) calls.push(call(startedAtMs + (calls.length / rate) * 1_000));
+  while (answered < milliseconds.length) {
+    for (; sent < milliseconds.length && dueAtMs(sent) <= performance.now(); sent += 1) void call(sent);
     await sleep(1);
   }
-  await Promise.all(calls);
   await pool.close();
-  const sorted = Float64Array.from(milliseconds).sort();
+  // Of the first second nothing counts: the connections are only being opened.
+  const sorted = milliseconds.subarray(rate).sort();
   return sorted[Math.floor(sorted.length * 0.99)];
 }
