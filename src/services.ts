@@ -9,7 +9,7 @@ import { AuditKeys } from './audit/keys.ts';
 import { AuditLog } from './audit/log.ts';
 import { AuditSink } from './audit/sink.ts';
 import type { AuditSettings, CoreConfig } from './config.ts';
-import type { MasterKey } from './crypto/master-key.ts';
+import type { GivenKey } from './crypto/keyring.ts';
 import { ActiveKey } from './keys/active-key.ts';
 import { adoptActiveKey } from './keys/adoption.ts';
 import { AgeWatch } from './keys/age-watch.ts';
@@ -67,7 +67,7 @@ export interface Services {
 
 /** What a rotation's thread is given of the configuration: the keyring as the keys that it is built of. */
 export interface ThreadSettings extends Omit<CoreConfig, 'keyring'> {
-  readonly keys: readonly { readonly source: string; readonly key: MasterKey }[];
+  readonly keys: readonly GivenKey[];
 }
 
 /**
@@ -245,7 +245,6 @@ function buildSnapshots(
 }
 
 function buildThreads({ keyring, ...config }: CoreConfig, logger: Logger, onSwitched: () => void): Rotator {
-  const keys = keyring.entries.flatMap(({ sources, key }) => sources.map((source) => ({ source, key })));
-  const settings: ThreadSettings = { ...config, keys };
+  const settings: ThreadSettings = { ...config, keys: keyring.given };
   return new RotationThreads({ entry: new URL('./rotation-thread.js', import.meta.url), settings, logger, onSwitched });
 }

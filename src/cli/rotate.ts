@@ -33,8 +33,7 @@ export interface RotateFlags {
 export async function rotate(flags: RotateFlags, environment: Environment): Promise<number> {
   const [oldKey, newKey] = readKeys(flags, environment);
   const config = readConfig(environment);
-  const known = config.keyring.entries.flatMap(({ sources, key }) => sources.map((source) => ({ source, key })));
-  const keyring = new Keyring([{ source: oldKeyName, key: oldKey }, { source: '--new', key: newKey }, ...known]);
+  const keyring = new Keyring([{ source: oldKeyName, key: oldKey }, { source: '--new', key: newKey }, ...config.keyring.given]);
   const request = {
     oldKeyId: oldKey.id,
     newKeyId: newKey.id,

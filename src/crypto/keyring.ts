@@ -9,6 +9,12 @@ export interface KeyringEntry {
   readonly key: MasterKey;
 }
 
+/** A master key under one of the settings that hold it: what a keyring is built of. */
+export interface GivenKey {
+  readonly source: string;
+  readonly key: MasterKey;
+}
+
 export interface OpenedRow {
   readonly key: MasterKey;
   readonly plaintext: Buffer;
@@ -19,7 +25,7 @@ export class Keyring {
   readonly entries: readonly KeyringEntry[];
   readonly #keys: ReadonlyMap<string, MasterKey>;
 
-  constructor(keys: readonly { readonly source: string; readonly key: MasterKey }[]) {
+  constructor(keys: readonly GivenKey[]) {
     const byId = new Map<string, KeyringEntry>();
     for (const { source, key } of keys) {
       const known = byId.get(key.id);
@@ -27,6 +33,11 @@ export class Keyring {
     }
     this.entries = [...byId.values()];
     this.#keys = new Map(this.entries.map(({ key }) => [key.id, key]));
+  }
+
+  /** What an equal keyring is built of, here or on another thread. */
+  get given(): GivenKey[] {
+    return this.entries.flatMap(({ sources, key }) => sources.map((source) => ({ source, key })));
   }
 
   get(keyId: string): MasterKey | undefined {

@@ -8,14 +8,15 @@ import { type AuditEvent, vaultActor } from '../audit/event.ts';
 import { assertNothingUncovered, inspectCoverage } from '../keys/coverage.ts';
 import { isMigrated } from '../store/migrations.ts';
 import type { RotationProgress, RotationRecord } from '../store/rotations.ts';
-import { assertPassed, type GateReport, gate } from './gate.ts';
+import { assertPassed } from './gate.ts';
+import { type Inspection, inspect } from './inspection.ts';
 import { LeaseHolder } from './lease-holder.ts';
 import { planRotation, type RotationPlan, type RotationRequest } from './plan.ts';
 import { Progress } from './progress.ts';
 import { assertReplicasHoldKeys } from './replica-check.ts';
 import { inProgressError, type RotationContext, RotationRun } from './run.ts';
 
-export interface DryRun extends GateReport {
+export interface DryRun extends Inspection {
   readonly fromKeyId: string;
   readonly toKeyId: string;
 }
@@ -60,7 +61,7 @@ export class RotationEngine implements Rotator {
     const plan = await this.#plan(request, await isMigrated(database));
     assertNothingUncovered(await inspectCoverage(tables, coverage));
     const workers = this.#context.startWorkers(plan, keyring);
-    const report = await gate(tables, coverage.encryptedTables, workers, progress).finally(() => workers.close());
+    const report = await inspect(tables, coverage.encryptedTables, workers, progress).finally(() => workers.close());
     assertPassed(report);
     return { ...report, fromKeyId: plan.fromKeyId, toKeyId: plan.to.id };
   }

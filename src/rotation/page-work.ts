@@ -5,10 +5,8 @@ import { maxListedFailures, type RowFailure } from '../keys/covered-rows.ts';
 import { decodePage, type EncryptedPage, type ExpectedRow, type Replacement, replaceArguments } from '../store/encrypted-rows.ts';
 import { type RowClass, RowClassifier, type RowsPlan } from './classify.ts';
 
-/** What opening each row of a page has shown. */
-export interface PageReport {
-  readonly table: string;
-  readonly rows: number;
+/** What opening rows has shown. */
+export interface RowCounts {
   readonly rowsOld: number;
   readonly rowsNew: number;
   /** Those of the new key that are to be written all the same, in format 2. */
@@ -19,6 +17,11 @@ export interface PageReport {
   readonly failures: readonly RowFailure[];
   /** In hex. */
   readonly ciphertextCharacters: number;
+}
+
+export interface PageReport extends RowCounts {
+  readonly table: string;
+  readonly rows: number;
 }
 
 /** A page's rows under the new key. */
@@ -73,13 +76,7 @@ export class PageWork {
   }
 }
 
-interface Counts {
-  rowsOld: number;
-  rowsNew: number;
-  rowsToUpgrade: number;
-  rowsSkipped: number;
-  rowsFailed: number;
-}
+type Counts = { -readonly [Count in Exclude<keyof RowCounts, 'failures' | 'ciphertextCharacters'>]: number };
 
 function count(counts: Counts, rowClass: RowClass): void {
   if (rowClass.kind === 'skipped') counts.rowsSkipped += 1;

@@ -1,8 +1,7 @@
 /** Who does the work on a rotation's pages: this thread, one page after the other, or several, with the results in the pages' order. */
 
 import { Worker } from 'node:worker_threads';
-import type { Keyring } from '../crypto/keyring.ts';
-import type { MasterKey } from '../crypto/master-key.ts';
+import type { GivenKey, Keyring } from '../crypto/keyring.ts';
 import { type EncryptedPage, pageRows } from '../store/encrypted-rows.ts';
 import type { RowsPlan } from './classify.ts';
 import { type PageReport, PageWork, type SealedPage } from './page-work.ts';
@@ -33,7 +32,7 @@ export const workHere: StartPageWorkers = (plan, keyring) => {
 /** What a thread is started with; keys are copied to it as KeyObjects. */
 export interface PageThreadSettings {
   readonly plan: RowsPlan;
-  readonly keys: readonly { readonly source: string; readonly key: MasterKey }[];
+  readonly keys: readonly GivenKey[];
 }
 
 /** What a thread is asked, and answers in the same order. */
@@ -52,9 +51,13 @@ const youngGenerationMb = 32;
 /** So many threads of the compiled file `entry`, started once there is more than one page. */
 export function workOnThreads(entry: URL, threads: number): StartPageWorkers {
   return (plan, keyring) => {
-    const keys = keyring.entries.flatMap(({ sources, key }) => sources.map((source) => ({ source, key })));
     const { from, to, upgradeFormat, skippedRows } = plan;
-    return new PageThreads(entry, threads, { plan: { from, to, upgradeFormat, skippedRows }, keys }, new PageWork(plan, keyring));
+    return new PageThreads(
+      entry,
+      threads,
+      { plan: { from, to, upgradeFormat, skippedRows }, keys: keyring.given },
+      new PageWork(plan, keyring),
+    );
   };
 }
 

@@ -16,7 +16,8 @@ import { restoreColumns } from '../store/migrations.ts';
 import { type ReplicaStore, replicaKeysGuard } from '../store/replicas.ts';
 import type { RotationRecord, RotationSnapshot, RotationStore, RotationUpdate } from '../store/rotations.ts';
 import { findRotation } from './control.ts';
-import { assertPassed, type GateReport, gate } from './gate.ts';
+import { assertPassed } from './gate.ts';
+import { type Inspection, inspect } from './inspection.ts';
 import type { LeaseHolder } from './lease-holder.ts';
 import type { PageWorkers, StartPageWorkers } from './page-workers.ts';
 import type { RotationPlan } from './plan.ts';
@@ -141,12 +142,12 @@ export class RotationRun {
     await this.#writeInChunks();
   }
 
-  async #gate(): Promise<GateReport> {
+  async #gate(): Promise<Inspection> {
     const { database, rotations, tables, coverage } = this.#context;
     this.#progress.begin(0);
     await restoreColumns(database);
     assertNothingUncovered(await inspectCoverage(tables, coverage));
-    const report = await gate(tables, coverage.encryptedTables, this.#workers, this.#progress);
+    const report = await inspect(tables, coverage.encryptedTables, this.#workers, this.#progress);
     const { rowsScanned, rowsSkipped, rowsNew, rowsToUpgrade } = report;
     const counts = { rowsScanned, rowsSkipped, rowsRotated: 0, rowsAlreadyRotated: rowsNew - rowsToUpgrade };
     await rotations.advance(this.#holder.lease, { state: 'gating', ...counts });

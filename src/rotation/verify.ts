@@ -1,7 +1,8 @@
 /** Reads every row back and opens it with the new key: only what has been read again counts as rotated. */
 
-import { maxListedFailures, namedPages, type RowFailure } from '../keys/covered-rows.ts';
+import type { RowFailure } from '../keys/covered-rows.ts';
 import type { EncryptedTables } from '../store/encrypted-tables.ts';
+import { inspect } from './inspection.ts';
 import type { PageWorkers } from './page-workers.ts';
 import type { Progress } from './progress.ts';
 
@@ -21,16 +22,14 @@ export async function verify(
   workers: PageWorkers,
   progress: Progress,
 ): Promise<Verification> {
-  let [rowsScanned, rowsVerified, rowsSkipped, rowsLeft, rowsFailed] = [0, 0, 0, 0, 0];
-  const failures: RowFailure[] = [];
-  for await (const page of workers.inspectAll(namedPages(tables, tableNames))) {
-    rowsScanned += page.rows;
-    rowsVerified += page.rowsNew - page.rowsToUpgrade;
-    rowsSkipped += page.rowsSkipped;
-    rowsLeft += page.rowsOld + page.rowsToUpgrade;
-    rowsFailed += page.rowsFailed;
-    failures.push(...page.failures.slice(0, maxListedFailures - failures.length));
-    progress.advance(page.rows);
-  }
-  return { rowsScanned, rowsVerified, rowsSkipped, rowsLeft, rowsFailed, failures };
+  const inspection = await inspect(tables, tableNames, workers, progress);
+  const { rowsScanned, rowsOld, rowsNew, rowsToUpgrade, rowsSkipped, rowsFailed, failures } = inspection;
+  return {
+    rowsScanned,
+    rowsVerified: rowsNew - rowsToUpgrade,
+    rowsSkipped,
+    rowsLeft: rowsOld + rowsToUpgrade,
+    rowsFailed,
+    failures,
+  };
 }
