@@ -27,8 +27,12 @@ export interface RowBinding {
 
 /** The format that the IV's length tells, or null where the columns cannot be a ciphertext at all. */
 export function rowFormatOf(row: RowCiphertext): RowFormat | null {
-  const sealed = decodeColumns(row);
-  return sealed === null ? null : formatOf(sealed);
+  return decodeColumns(row) === null ? null : formatOf(row);
+}
+
+/** The format of a row whose columns are known to be a ciphertext. */
+export function formatOf({ iv }: RowCiphertext): RowFormat {
+  return iv.length === 2 * ivLengths[1] ? 1 : 2;
 }
 
 /** Seals in format 1 (as the gateway writes) where `binding` is null, otherwise in format 2. */
@@ -46,12 +50,8 @@ export function sealRow(key: MasterKey, binding: RowBinding | null, plaintext: B
 export function openRow(key: MasterKey, binding: RowBinding | null, row: RowCiphertext): Buffer | null {
   const sealed = decodeColumns(row);
   if (sealed === null) return null;
-  if (formatOf(sealed) === 1) return open(key.secret, sealed, null);
+  if (formatOf(row) === 1) return open(key.secret, sealed, null);
   return binding === null ? null : open(key.secret, sealed, bindingData(binding, key.id));
-}
-
-function formatOf({ iv }: Sealed): RowFormat {
-  return iv.length === ivLengths[1] ? 1 : 2;
 }
 
 /** Null where the columns are not hex, or the IV or the tag has another length than those of the formats. */

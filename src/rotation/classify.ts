@@ -2,7 +2,7 @@
 
 import type { Keyring, OpenedRow } from '../crypto/keyring.ts';
 import type { MasterKey } from '../crypto/master-key.ts';
-import { openRow, rowFormatOf, sealRow } from '../crypto/row.ts';
+import { formatOf, openRow, sealRow } from '../crypto/row.ts';
 import { bindingOf, ciphertextOf, openCoveredRow, openCoveredRowWith, type RowFailure, reasonOf } from '../keys/covered-rows.ts';
 import type { EncryptedRow, Replacement } from '../store/encrypted-rows.ts';
 import type { RotationPlan } from './plan.ts';
@@ -46,7 +46,7 @@ export class RowClassifier {
     const { to, upgradeFormat } = this.#plan;
     const read = ciphertextOf(row);
     if (read === null) throw new Error('A malformed row cannot have been opened.');
-    const binding = upgradeFormat || rowFormatOf(read) === 2 ? bindingOf(table, row) : null;
+    const binding = upgradeFormat || formatOf(read) === 2 ? bindingOf(table, row) : null;
     const sealed = sealRow(to, binding, plaintext);
     const reopened = openRow(to, binding, sealed);
     const isSame = reopened?.equals(plaintext) === true;
@@ -72,7 +72,7 @@ export class RowClassifier {
   #isUpgraded(table: string, row: EncryptedRow): boolean {
     if (!this.#plan.upgradeFormat || bindingOf(table, row) === null) return false;
     const ciphertext = ciphertextOf(row);
-    return ciphertext !== null && rowFormatOf(ciphertext) === 1;
+    return ciphertext !== null && formatOf(ciphertext) === 1;
   }
 
   #failure(table: string, row: EncryptedRow): RowFailure {

@@ -68,7 +68,8 @@ export function encodeRowsOfTexts(columns: readonly string[]): string {
 }
 
 function arrayOf(columns: readonly string[], integers: readonly string[]): string {
-  const texts = columns.map((column) => `iif(typeof(${column}) = 'blob', 0, CAST(${column} AS text))`);
+  // Only bytes are not below no bytes; null is neither.
+  const texts = columns.map((column) => `CASE WHEN ${column} >= x'' THEN 0 ELSE CAST(${column} AS text) END`);
   const numbers = integers.map((expression) => `CAST(${expression} AS integer)`);
   return `json_array(${[...texts, ...numbers].join(', ')})`;
 }

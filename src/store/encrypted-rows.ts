@@ -55,33 +55,35 @@ export type ExpectedRow = readonly [rowId: string, authTag: string | null];
 
 /** Of one argument, which a libSQL server takes up to 5,000,000 bytes of. */
 const maxArgumentBytes = 3_000_000;
+/** In hex. Of a longer ciphertext old and new would not fit into one argument: its IV and its tag say that it is what was read. */
+export const maxComparedCharacters = maxArgumentBytes / 2;
 
 /** The replacements as `replaceStatement` takes them: as few pieces as their size allows. */
 export function replaceArguments(replacements: readonly Replacement[]): string[] {
-  return inArguments(replacements.map(toJson));
+  return inObjects(replacements.map(toMember));
 }
 
-/** Where old and new would not fit into one argument, the IV and the tag say that it is what was read. */
-function toJson({ rowId, read, sealed }: Replacement): string {
-  const isLarge = read.encryptedValue.length + sealed.encryptedValue.length > maxArgumentBytes;
-  const old = isLarge ? null : read.encryptedValue;
-  const ciphertexts = [rowId, old, read.iv, read.authTag, sealed.encryptedValue, sealed.iv, sealed.authTag];
-  return JSON.stringify(ciphertexts.concat(read.tenantId, read.name, read.provider));
+/** By its row id, what was read as one text, and what replaces it. Of these only the binding may hold what JSON has to escape. */
+function toMember({ rowId, read, sealed }: Replacement): string {
+  const ciphertext = read.encryptedValue.length > maxComparedCharacters ? '' : read.encryptedValue;
+  const binding = `${JSON.stringify(read.tenantId)},${JSON.stringify(read.name)},${JSON.stringify(read.provider)}`;
+  const replacement = `"${sealed.encryptedValue}","${sealed.iv}","${sealed.authTag}"`;
+  return `"${rowId}":["${read.iv} ${read.authTag} ${ciphertext}",${replacement},${binding}]`;
 }
 
-/** Joins JSON values into as few arrays as their size allows. */
-function inArguments(values: readonly string[]): string[] {
+/** Joins JSON members into as few objects as their size allows. */
+function inObjects(members: readonly string[]): string[] {
   const groups: string[][] = [];
   let bytes = Number.POSITIVE_INFINITY;
-  for (const value of values) {
-    bytes += Buffer.byteLength(value) + 1;
+  for (const member of members) {
+    bytes += Buffer.byteLength(member) + 1;
     if (bytes > maxArgumentBytes) {
       groups.push([]);
-      bytes = Buffer.byteLength(value) + 1;
+      bytes = Buffer.byteLength(member) + 1;
     }
-    groups.at(-1)?.push(value);
+    groups.at(-1)?.push(member);
   }
-  return groups.map((group) => `[${group.join(',')}]`);
+  return groups.map((group) => `{${group.join(',')}}`);
 }
 
 export function decodePage({ cells }: EncryptedPage): EncryptedRow[] {

@@ -7,7 +7,7 @@ import { AnswerTooLargeError, ConfigurationError } from '../errors.ts';
 import { encodeRowsOfTexts } from './cells.ts';
 import type { Argument, Row } from './connection.ts';
 import { type Database, guard, integer, type Statement, text } from './database.ts';
-import { apiKeysTable, type EncryptedPage, type ExpectedRow, pageRows } from './encrypted-rows.ts';
+import { apiKeysTable, type EncryptedPage, type ExpectedRow, maxComparedCharacters, pageRows } from './encrypted-rows.ts';
 
 const ciphertextColumns = ['encrypted_value', 'iv', 'auth_tag'] as const;
 const bindingColumns = ['tenant_id', 'name', 'provider'] as const;
@@ -111,14 +111,15 @@ export class EncryptedTables {
     if (missing.length > 0) throw new ConfigurationError(`The table ${table} has no column ${missing.join(', ')}.`);
     if (await this.#isWithoutRowId(table))
       throw new ConfigurationError(`The table ${table} is WITHOUT ROWID, and cannot be covered.`);
+    const candidates = `SELECT rowid AS row_id, coalesce(length(encrypted_value), 0) AS characters
+      FROM ${quote(table)} WHERE rowid >= ?1 ORDER BY rowid LIMIT ?2`;
     const cells = encodeRowsOfTexts(['rowid', columns.has('id') ? 'id' : 'NULL', ...ciphertextColumns, ...owned]);
+    // What the rows are long is added up row by row only where they are too long together: it takes as long as reading them.
     return `SELECT count(*) AS rows, CAST(max(rowid) AS text) AS last_row_id, ${cells} AS cells FROM ${quote(table)}
-      WHERE rowid BETWEEN ?1 AND (
+      WHERE rowid BETWEEN ?1 AND (SELECT iif(sum(characters) <= ?3, max(row_id), (
         SELECT max(row_id) FROM (
-          SELECT row_id, characters, sum(characters) OVER (ORDER BY row_id) AS characters_so_far
-          FROM (SELECT rowid AS row_id, coalesce(length(encrypted_value), 0) AS characters
-                FROM ${quote(table)} WHERE rowid >= ?1 ORDER BY rowid LIMIT ?2))
-        WHERE characters_so_far <= ?3 OR characters_so_far = characters)`;
+          SELECT row_id, characters, sum(characters) OVER (ORDER BY row_id) AS characters_so_far FROM (${candidates}))
+        WHERE characters_so_far <= ?3 OR characters_so_far = characters)) FROM (${candidates}))`;
   }
 }
 
@@ -128,14 +129,15 @@ export class EncryptedTables {
  */
 export function replaceStatement(table: string, keyId: string, replacements: string): Statement {
   const isOwned = table === apiKeysTable;
-  const recordKeyId = isOwned ? ', key_id = ?, key_id_tag = r.value->>6' : '';
+  const recordKeyId = isOwned ? ', key_id = ?, key_id_tag = r.value->>3' : '';
   const sameBinding = isOwned
-    ? `AND (r.value->>8 IS NULL OR (${bindingColumns.map((column, index) => `${column} IS r.value->>${7 + index}`).join(' AND ')}))`
+    ? `AND (r.value->>5 IS NULL OR (${bindingColumns.map((column, index) => `${column} IS r.value->>${4 + index}`).join(' AND ')}))`
     : '';
-  const sql = `UPDATE ${quote(table)} SET encrypted_value = r.value->>4, iv = r.value->>5, auth_tag = r.value->>6${recordKeyId}
-    FROM json_each(?) AS r WHERE ${quote(table)}.rowid = CAST(r.value->>0 AS integer)
-      AND (r.value->>1 IS NULL OR ${quote(table)}.encrypted_value = r.value->>1)
-      AND ${quote(table)}.iv = r.value->>2 AND ${quote(table)}.auth_tag = r.value->>3 ${sameBinding}`;
+  // What was read is one text: each value that is taken out of JSON costs as much as a comparison of all.
+  const sql = `UPDATE ${quote(table)} SET encrypted_value = r.value->>1, iv = r.value->>2, auth_tag = r.value->>3${recordKeyId}
+    FROM json_each(?) AS r WHERE ${quote(table)}.rowid = CAST(r.key AS integer)
+      AND iv || ' ' || auth_tag || ' ' || iif(length(encrypted_value) > ${maxComparedCharacters}, '', encrypted_value)
+        = r.value->>0 ${sameBinding}`;
   return { sql, args: isOwned ? [keyId, replacements] : [replacements] };
 }
 
