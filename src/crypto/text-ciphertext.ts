@@ -7,9 +7,9 @@ import type { MasterKey } from './master-key.ts';
 
 const label = 'provara-vault/pv1';
 const ivLength = 12;
-const textForm = /^pv1\.([0-9a-f]{16})\.([A-Za-z0-9_-]+)$/;
-/** What base64url may end with, by how many characters its last group has: others have bits that are part of no byte. */
-const lastCharacters: readonly (string | null)[] = [null, '', 'AQgw', 'AEIMQUYcgkosw048'];
+const prefix = /^pv1\.[0-9a-f]{16}\./;
+const keyIdStart = 'pv1.'.length;
+const payloadStart = 'pv1.0123456789abcdef.'.length;
 const withoutContext = associatedData(label, [null]);
 
 export interface TextCiphertext {
@@ -20,12 +20,11 @@ export interface TextCiphertext {
 
 /** Parses strictly: null for anything that {@link sealText} could not have written, other base64url spellings included. */
 export function parseText(text: string): TextCiphertext | null {
-  const [, keyId, encoded] = textForm.exec(text) ?? [];
-  if (keyId === undefined || encoded === undefined) return null;
-  const last = lastCharacters[encoded.length % 4] ?? null;
-  if (last?.includes(encoded.slice(-1)) === false) return null;
+  if (!prefix.test(text)) return null;
+  const encoded = text.slice(payloadStart);
   const payload = Buffer.from(encoded, 'base64url');
-  return payload.length < ivLength + tagLength ? null : { keyId, payload };
+  if (payload.length < ivLength + tagLength || payload.toString('base64url') !== encoded) return null;
+  return { keyId: text.slice(keyIdStart, payloadStart - 1), payload };
 }
 
 /** Seals under a fresh IV. `context` must be given again to open; null and the empty string differ. */

@@ -136,7 +136,7 @@ describe('a missing table', () => {
 });
 
 describe('random bodies', () => {
-  it('crash nothing and get no 5xx, on every route', { timeout: 300_000 }, async () => {
+  it('crash nothing and get no 5xx, on every route', { timeout: 600_000 }, async () => {
     // Injected requests have no connection that ends: what their bodies may take is not to run out within the test.
     const receiveLimits = { bodyMs: 600_000, largeBodyMs: 600_000, stallMs: 600_000 };
     const { origin, routes, gateway, app } = await start({ VAULT_LIMIT_EVENT_LOOP_DELAY: '0' }, { receiveLimits });
