@@ -1,8 +1,8 @@
 /** Collects when things were last used and writes it now and then: coarse, best effort, and never in the way of a request. */
 
 const flushIntervalMs = 1_000;
-/** So many are written at a time: more would keep requests waiting. The others stay for the next time. */
-const maxWritten = 100;
+/** So many are written at a time, 90,000 an hour: more would keep requests waiting. The others stay for the next time. */
+const maxWritten = 25;
 /** A use is written again only after this many seconds. */
 const coarsenessSeconds = 3_600;
 const maxPending = 10_000;
@@ -27,8 +27,8 @@ export class UseRecorder {
     return true;
   }
 
-  async flush(): Promise<void> {
-    const written = new Map([...this.#pending].slice(0, maxWritten));
+  async flush(most = maxWritten): Promise<void> {
+    const written = new Map([...this.#pending].slice(0, most));
     if (written.size === 0) return;
     for (const id of written.keys()) this.#pending.delete(id);
     await this.#write(written).catch(() => undefined);
@@ -36,6 +36,6 @@ export class UseRecorder {
 
   async close(): Promise<void> {
     clearInterval(this.#timer);
-    while (this.#pending.size > 0) await this.flush();
+    await this.flush(maxPending);
   }
 }
