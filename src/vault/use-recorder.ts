@@ -1,8 +1,8 @@
 /** Collects when things were last used and writes it now and then: coarse, best effort, and never in the way of a request. */
 
-const flushIntervalMs = 1_000;
+const flushIntervalMs = 5_000;
 /** So many are written at a time, 90,000 an hour: more would keep requests waiting. The others stay for the next time. */
-const maxWritten = 25;
+const maxWritten = 125;
 /** A use is written again only after this many seconds. */
 const coarsenessSeconds = 3_600;
 const maxPending = 10_000;
