@@ -11,17 +11,20 @@ export interface Inspection extends RowCounts {
   readonly tables: readonly TableCount[];
 }
 
+/** `assertGoesOn` is asked before each page is added, and ends it by what it throws. */
 export async function inspect(
   tables: EncryptedTables,
   tableNames: readonly string[],
   workers: PageWorkers,
   progress: Progress,
+  assertGoesOn: () => void = () => undefined,
 ): Promise<Inspection> {
   const total = { rowsOld: 0, rowsNew: 0, rowsToUpgrade: 0, rowsSkipped: 0, rowsFailed: 0, ciphertextCharacters: 0 };
   let rowsScanned = 0;
   const failures: RowFailure[] = [];
   const rowsByTable = new Map(tableNames.map((table) => [table, 0]));
   for await (const page of workers.inspectAll(namedPages(tables, tableNames))) {
+    assertGoesOn();
     for (const count of Object.keys(total) as (keyof typeof total)[]) total[count] += page[count];
     rowsScanned += page.rows;
     failures.push(...page.failures.slice(0, maxListedFailures - failures.length));

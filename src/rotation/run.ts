@@ -66,6 +66,7 @@ export class RotationRun {
   readonly #progress: Progress;
   readonly #workers: PageWorkers;
   readonly #writeBack: WriteBackContext;
+  readonly #assertHeld = (): void => this.#holder.assertHeld();
   /** Whether any of its writes, the switch included, may have been committed. */
   #mayHaveWritten: boolean;
   /** Of the state before, where one was written. */
@@ -147,7 +148,7 @@ export class RotationRun {
     this.#progress.begin(0);
     await restoreColumns(database);
     assertNothingUncovered(await inspectCoverage(tables, coverage));
-    const report = await inspect(tables, coverage.encryptedTables, this.#workers, this.#progress);
+    const report = await inspect(tables, coverage.encryptedTables, this.#workers, this.#progress, this.#assertHeld);
     const { rowsScanned, rowsSkipped, rowsNew, rowsToUpgrade } = report;
     const counts = { rowsScanned, rowsSkipped, rowsRotated: 0, rowsAlreadyRotated: rowsNew - rowsToUpgrade };
     await rotations.advance(this.#holder.lease, { state: 'gating', ...counts });
@@ -162,7 +163,7 @@ export class RotationRun {
     const { writeSnapshot, rotations } = this.#context;
     if (writeSnapshot === null || this.#snapshot !== null || this.#mayHaveWritten) return;
     const snapshot = await writeSnapshot(this.#plan.actor, this.#plan.fromKeyId);
-    this.#holder.assertHeld();
+    this.#assertHeld();
     await rotations.advance(this.#holder.lease, { state: 'gating', snapshot });
     this.#snapshot = snapshot;
   }
@@ -171,7 +172,7 @@ export class RotationRun {
   async #tryOneCommit(): Promise<boolean> {
     const commit = await prepareOneCommit(this.#writeBack);
     if (commit === null) return false;
-    this.#holder.assertHeld();
+    this.#assertHeld();
     try {
       await this.#switch({ state: 'verifying', rowsRotated: commit.rowsRotated, isSwitched: true }, commit.statements);
       return true;
@@ -187,7 +188,7 @@ export class RotationRun {
     await this.#switch({ state: 'writing', isSwitched: true }, []);
     let rowsRotated = (await rotations.find(lease.rotationId))?.rowsRotated ?? 0;
     await writeChunks(this.#writeBack, async (chunk) => {
-      this.#holder.assertHeld();
+      this.#assertHeld();
       const [changed = 0] = await rotations.advance(lease, { state: 'writing', rowsRotated }, [chunk]);
       rowsRotated += changed;
     });
@@ -235,10 +236,10 @@ export class RotationRun {
     const { rotations, tables, coverage } = this.#context;
     const { lease } = this.#holder;
     for (let pass = 1; ; pass += 1) {
-      this.#holder.assertHeld();
+      this.#assertHeld();
       await rotations.advance(lease, { state: 'verifying' });
       this.#progress.begin((await rotations.find(lease.rotationId))?.rowsScanned ?? 0);
-      const verification = await verify(tables, coverage.encryptedTables, this.#workers, this.#progress);
+      const verification = await verify(tables, coverage.encryptedTables, this.#workers, this.#progress, this.#assertHeld);
       const { rowsScanned, rowsVerified, rowsSkipped, rowsLeft, rowsFailed, failures } = verification;
       if (rowsLeft === 0 && rowsFailed === 0) return { state: 'completed', rowsScanned, rowsVerified, rowsSkipped };
       if (rowsFailed > 0 || pass === maxVerifyPasses) {

@@ -21,8 +21,9 @@ export async function verify(
   tableNames: readonly string[],
   workers: PageWorkers,
   progress: Progress,
+  assertGoesOn: () => void,
 ): Promise<Verification> {
-  const inspection = await inspect(tables, tableNames, workers, progress);
+  const inspection = await inspect(tables, tableNames, workers, progress, assertGoesOn);
   const { rowsScanned, rowsOld, rowsNew, rowsToUpgrade, rowsSkipped, rowsFailed, failures } = inspection;
   return {
     rowsScanned,

@@ -1,8 +1,11 @@
 /** A rotation can be called off before it switches, by anybody; and one whose process has gone is finished by the next start. */
 
 import { describe, expect, it } from 'vitest';
+import { readCliConfig } from '../../src/config.ts';
 import { AuditChain } from '../../src/crypto/audit-chain.ts';
 import { parseMasterKey } from '../../src/crypto/master-key.ts';
+import { createSilentLogger } from '../../src/logging.ts';
+import { buildServices } from '../../src/services.ts';
 import { Database } from '../../src/store/database.ts';
 import { RotationStore } from '../../src/store/rotations.ts';
 import type { GatewayDatabase } from '../support/gateway.ts';
@@ -68,6 +71,25 @@ describe('a cancelled rotation', () => {
     expect([refused.status, refused.body.error.type]).toEqual([409, 'rotation_in_progress']);
     expect(refused.body.error.message).toContain(`rotate from ${keyIdB} back to ${keyIdA}`);
     expect((await admin('POST', '/admin/rotate/no-such-rotation/cancel')).status).toBe(404);
+    expect(await database.open(keyB, 'a')).toBe('sample-value-of-a');
+  });
+});
+
+describe('a vault that stops while the gate is open', () => {
+  it('looks at no further page, has written nothing, and the next start finishes the rotation', async () => {
+    const { url, gateway: database } = await temporaryDatabase();
+    for (const id of ['a', 'b']) await database.insert(keyA, { id });
+    const settings = { DATABASE_URL: url, PROVARA_MASTER_KEY: keyA, ...staged };
+    const services = buildServices(readCliConfig(settings), createSilentLogger());
+    await services.prepare();
+    const { id, done } = await services.rotator.start({});
+    await services.close();
+    await expect(done).rejects.toThrow('The vault is stopping');
+    const connection = new Database({ url });
+    expect(await new RotationStore(connection).find(id)).toMatchObject({ state: 'interrupted', rowsScanned: 0 });
+    connection.close();
+    expect(await database.open(keyA, 'a')).toBe('sample-value-of-a');
+    await untilCompleted(await startVault(url, staged), id);
     expect(await database.open(keyB, 'a')).toBe('sample-value-of-a');
   });
 });
