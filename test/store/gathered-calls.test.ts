@@ -1,5 +1,6 @@
 /** Calls that are gathered into one: each caller gets its own answer, what is at fault fails alone, and a late call holds up those after it only a while. */
 
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
 import { GatheredCalls } from '../../src/store/gathered-calls.ts';
 import { keyA, startVault, temporaryDatabase } from '../support/vault.ts';
@@ -19,13 +20,16 @@ function heldQueries() {
   return { queries, reads };
 }
 
-const nextTurn = (): Promise<void> => new Promise((resolve) => setTimeout(resolve, 5));
+/** Each query begins in a turn of its own: more turns than any of these tests has queries. */
+async function someTurns(): Promise<void> {
+  for (let turn = 0; turn < 10; turn += 1) await nextTurn();
+}
 
 describe('what is asked in one turn', () => {
   it('is one query, and each question has its own answer', async () => {
     const { queries, reads } = heldQueries();
     const answers = Promise.all([1, 2, 3].map((question) => reads.ask(question)));
-    await nextTurn();
+    await someTurns();
     expect(queries.map(({ questions }) => questions)).toEqual([[1, 2, 3]]);
     queries[0]?.end();
     expect(await answers).toEqual(['answer 1', 'answer 2', 'answer 3']);
@@ -66,11 +70,11 @@ describe('while queries are under way', () => {
     const answers = [];
     for (let question = 1; question <= 10; question += 1) {
       answers.push(reads.ask(question));
-      await nextTurn();
+      await someTurns();
     }
     expect(queries.map(({ questions }) => questions)).toEqual([[1], [2], [3], [4]]);
     queries[1]?.end();
-    await nextTurn();
+    await someTurns();
     expect(queries.slice(4).map(({ questions }) => questions)).toEqual([[5, 6, 7, 8, 9, 10]]);
     for (const { end } of queries) end();
     expect(await Promise.all(answers)).toEqual(Array.from({ length: 10 }, (_, index) => `answer ${index + 1}`));
@@ -79,7 +83,7 @@ describe('while queries are under way', () => {
   it('more questions than one query takes are several', async () => {
     const { queries, reads } = heldQueries();
     const answers = Promise.all(Array.from({ length: 75 }, (_, question) => reads.ask(question)));
-    await nextTurn();
+    await someTurns();
     expect(queries.map(({ questions }) => questions.length)).toEqual([32, 32, 11]);
     for (const { end } of queries) end();
     expect((await answers)[74]).toBe('answer 74');
