@@ -19,8 +19,10 @@ if (existsSync(compiler)) {
 async function bundle() {
   const { build } = await import('rolldown');
   const programs = ['server', 'cli', 'rotation-thread', 'page-thread'];
+  /** What programs of the tests import, which are started by the hundred. */
+  const parts = ['services', 'config', 'logging', 'store/database'];
   await build({
-    input: Object.fromEntries(programs.map((name) => [name, path(`src/${name}.ts`)])),
+    input: Object.fromEntries([...programs, ...parts].map((name) => [name, path(`src/${name}.ts`)])),
     // What loads files of its own by their place: native code, the threads of the log, and a page.
     external: ['libsql', 'pino', 'pino-pretty', '@fastify/swagger-ui'],
     platform: 'node',
