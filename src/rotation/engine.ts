@@ -10,7 +10,7 @@ import { isMigrated } from '../store/migrations.ts';
 import type { RotationProgress, RotationRecord } from '../store/rotations.ts';
 import { assertPassed } from './gate.ts';
 import { type Inspection, inspect } from './inspection.ts';
-import { LeaseHolder } from './lease-holder.ts';
+import { assertNotStopping, LeaseHolder } from './lease-holder.ts';
 import { planRotation, type RotationPlan, type RotationRequest } from './plan.ts';
 import { Progress } from './progress.ts';
 import { assertReplicasHoldKeys } from './replica-check.ts';
@@ -61,7 +61,10 @@ export class RotationEngine implements Rotator {
     const plan = await this.#plan(request, await isMigrated(database));
     assertNothingUncovered(await inspectCoverage(tables, coverage));
     const workers = this.#context.startWorkers(plan, keyring);
-    const report = await inspect(tables, coverage.encryptedTables, workers, progress).finally(() => workers.close());
+    const assertGoesOn = (): void => assertNotStopping(this.#stop.signal);
+    const report = await inspect(tables, coverage.encryptedTables, workers, progress, assertGoesOn).finally(() =>
+      workers.close(),
+    );
     assertPassed(report);
     return { ...report, fromKeyId: plan.fromKeyId, toKeyId: plan.to.id };
   }

@@ -17,7 +17,7 @@ export async function inspect(
   tableNames: readonly string[],
   workers: PageWorkers,
   progress: Progress,
-  assertGoesOn: () => void = () => undefined,
+  assertGoesOn: () => void,
 ): Promise<Inspection> {
   const total = { rowsOld: 0, rowsNew: 0, rowsToUpgrade: 0, rowsSkipped: 0, rowsFailed: 0, ciphertextCharacters: 0 };
   let rowsScanned = 0;

@@ -6,6 +6,11 @@ import type { Progress } from './progress.ts';
 
 const renewalIntervalMs = (leaseSeconds * 1000) / 3;
 
+/** Throws StorageUnavailableError once the process is to end. */
+export function assertNotStopping(stop: AbortSignal): void {
+  if (stop.aborted) throw new StorageUnavailableError('The vault is stopping: run the rotation again to finish it.');
+}
+
 export class LeaseHolder {
   readonly lease: Lease;
   readonly #rotations: RotationStore;
@@ -24,7 +29,7 @@ export class LeaseHolder {
 
   /** Throws StorageUnavailableError where the rotation must not go on in this process. */
   assertHeld(): void {
-    if (this.#stop.aborted) throw new StorageUnavailableError('The vault is stopping: run the rotation again to finish it.');
+    assertNotStopping(this.#stop);
     if (this.#isLost) throw new StorageUnavailableError('Another process has taken the rotation over.');
   }
 

@@ -83,8 +83,10 @@ describe('a vault that stops while the gate is open', () => {
     const services = buildServices(readCliConfig(settings), createSilentLogger());
     await services.prepare();
     const { id, done } = await services.rotator.start({});
-    await services.close();
+    await services.rotator.close();
     await expect(done).rejects.toThrow('The vault is stopping');
+    await expect(services.rotator.dryRun({})).rejects.toThrow('The vault is stopping');
+    await services.close();
     const connection = new Database({ url });
     expect(await new RotationStore(connection).find(id)).toMatchObject({ state: 'interrupted', rowsScanned: 0 });
     connection.close();
