@@ -8,7 +8,7 @@ const renewalIntervalMs = (leaseSeconds * 1000) / 3;
 
 /** Throws StorageUnavailableError once the process is to end. */
 export function assertNotStopping(stop: AbortSignal): void {
-  if (stop.aborted) throw new StorageUnavailableError('The vault is stopping: run the rotation again to finish it.');
+  if (stop.aborted) throw new StorageUnavailableError('The vault is stopping: run the same again once it is up.');
 }
 
 export class LeaseHolder {

@@ -1,0 +1,16 @@
+/** Uses are written few at a time, so that no request waits long for them, and none that waits is lost at the end. */
+
+import { expect, it } from 'vitest';
+import { UseRecorder } from '../../src/vault/use-recorder.ts';
+
+it('at most 125 are written at a time, and the others with the next or when the vault stops', async () => {
+  const written: string[][] = [];
+  const uses = new UseRecorder(async (usedAt) => void written.push([...usedAt.keys()]));
+  const ids = Array.from({ length: 1_000 }, (_, index) => `row-${index}`);
+  for (const id of ids) expect(uses.note(id, null)).toBe(true);
+  await uses.flush();
+  await uses.flush();
+  await uses.close();
+  expect(written.map((some) => some.length)).toEqual([125, 125, 750]);
+  expect(written.flat()).toEqual(ids);
+});
