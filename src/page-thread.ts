@@ -13,13 +13,11 @@ const to = own(plan.to.id);
 if (to === null) throw new Error('The keyring of the thread lacks the new key.');
 const work = new PageWork({ ...plan, from: own(plan.from?.id), to }, keyring);
 
-parentPort?.on('message', ({ kind, page }: PageQuestion) => {
-  parentPort?.postMessage(answer(() => (kind === 'inspect' ? work.inspect(page) : work.seal(page))));
-});
+parentPort?.on('message', (question: PageQuestion) => parentPort?.postMessage(answer(question)));
 
-function answer(result: () => Extract<PageAnswer, { result: unknown }>['result']): PageAnswer {
+function answer({ page, isToSeal }: PageQuestion): PageAnswer {
   try {
-    return { result: result() };
+    return { report: work.work(page, isToSeal) };
   } catch (error) {
     return { error };
   }

@@ -4,8 +4,8 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Keyring, OpenedRow } from '../crypto/keyring.ts';
 import type { MasterKey } from '../crypto/master-key.ts';
 import { openRow, type RowBinding, type RowCiphertext, rowFormatOf } from '../crypto/row.ts';
-import { apiKeysTable, decodePage, type EncryptedPage, type EncryptedRow } from '../store/encrypted-rows.ts';
-import type { EncryptedTables, TableCount } from '../store/encrypted-tables.ts';
+import { apiKeysTable, decodePage, type EncryptedPage, type EncryptedRow, type RowIdRange } from '../store/encrypted-rows.ts';
+import type { EncryptedTables } from '../store/encrypted-tables.ts';
 
 export type FailureReason = 'other_key' | 'unknown_key_or_corrupt' | 'malformed';
 
@@ -22,13 +22,16 @@ const rowsOfTurn = 50;
 /** How many failures are listed one by one; all are counted. */
 export const maxListedFailures = 1_000;
 
+/** A table, or so much of it. */
+export interface CoveredPart {
+  readonly table: string;
+  readonly range?: RowIdRange;
+}
+
 /** Yields every page of every table, in turn. */
-async function* coveredPages(
-  tables: EncryptedTables,
-  covered: readonly Pick<TableCount, 'table'>[],
-): AsyncGenerator<EncryptedPage> {
-  for (const { table } of covered) {
-    for await (const page of tables.pages(table)) {
+export async function* coveredPages(tables: EncryptedTables, covered: readonly CoveredPart[]): AsyncGenerator<EncryptedPage> {
+  for (const { table, range } of covered) {
+    for await (const page of tables.pages(table, range)) {
       yield page;
       await nextTurn();
     }
@@ -38,7 +41,7 @@ async function* coveredPages(
 /** Row by row, and with requests let in between: a page takes as long as a hundred of them. */
 export async function* coveredRows(
   tables: EncryptedTables,
-  covered: readonly Pick<TableCount, 'table'>[],
+  covered: readonly CoveredPart[],
 ): AsyncGenerator<{ table: string; row: EncryptedRow }> {
   let rows = 0;
   for await (const page of coveredPages(tables, covered)) {
@@ -48,14 +51,6 @@ export async function* coveredRows(
       yield { table: page.table, row };
     }
   }
-}
-
-/** As {@link coveredPages}, of the tables of these names. */
-export function namedPages(tables: EncryptedTables, tableNames: readonly string[]): AsyncGenerator<EncryptedPage> {
-  return coveredPages(
-    tables,
-    tableNames.map((table) => ({ table })),
-  );
 }
 
 /** The three columns of a row, or null where one of them is not text. */

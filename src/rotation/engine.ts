@@ -62,9 +62,8 @@ export class RotationEngine implements Rotator {
     assertNothingUncovered(await inspectCoverage(tables, coverage));
     const workers = this.#context.startWorkers(plan, keyring);
     const assertGoesOn = (): void => assertNotStopping(this.#stop.signal);
-    const report = await inspect(tables, coverage.encryptedTables, workers, progress, assertGoesOn).finally(() =>
-      workers.close(),
-    );
+    const work = { tables, tableNames: coverage.encryptedTables, workers, progress, assertGoesOn };
+    const report = await inspect(work).finally(() => workers.close());
     assertPassed(report);
     return { ...report, fromKeyId: plan.fromKeyId, toKeyId: plan.to.id };
   }

@@ -1,7 +1,20 @@
 /** The decrypt gate: every row of every covered table has been opened before anything is written, and it lets pass only if all open. */
 
 import { DecryptGateFailedError } from '../errors.ts';
+import type { EncryptedPage } from '../store/encrypted-rows.ts';
 import type { Inspection } from './inspection.ts';
+
+/** Of pages as they were read. What they are sealed to takes about as much, and is kept until it is written. */
+const maxSealedBytes = 16 * 1024 * 1024;
+
+/** Which pages the gate seals as well, so that they need not be read and opened once more: as many as fit into bounded memory. */
+export function sealsFirstPages(): (page: EncryptedPage) => boolean {
+  let bytes = 0;
+  return ({ cells }) => {
+    bytes += cells.length;
+    return bytes <= maxSealedBytes;
+  };
+}
 
 /** Throws DecryptGateFailedError, which names the failing rows. */
 export function assertPassed({ rowsScanned, rowsFailed, failures }: Inspection): void {

@@ -2,7 +2,15 @@
 
 import type { Keyring } from '../crypto/keyring.ts';
 import { maxListedFailures, type RowFailure } from '../keys/covered-rows.ts';
-import { decodePage, type EncryptedPage, type ExpectedRow, type Replacement, replaceArguments } from '../store/encrypted-rows.ts';
+import {
+  decodePage,
+  type EncryptedPage,
+  type EncryptedRow,
+  type ExpectedRows,
+  type Replacement,
+  type RowIdRange,
+  replaceArguments,
+} from '../store/encrypted-rows.ts';
 import { type RowClass, RowClassifier, type RowsPlan } from './classify.ts';
 
 /** What opening rows has shown. */
@@ -22,18 +30,21 @@ export interface RowCounts {
 export interface PageReport extends RowCounts {
   readonly table: string;
   readonly rows: number;
+  /** Null where that was not asked for. */
+  readonly sealed: SealedPage | null;
 }
 
 /** A page's rows under the new key. */
 export interface SealedPage {
   readonly table: string;
-  readonly rows: number;
+  /** That it was read from. */
+  readonly range: RowIdRange;
   readonly rowsRotated: number;
   readonly rowsFailed: number;
   /** For `replaceStatement`. */
   readonly replacements: readonly string[];
   /** What the table holds of this page once they are written. */
-  readonly expected: readonly ExpectedRow[];
+  readonly expected: ExpectedRows;
 }
 
 export class PageWork {
@@ -43,36 +54,51 @@ export class PageWork {
     this.#classifier = new RowClassifier(plan, keyring);
   }
 
-  inspect(page: EncryptedPage): PageReport {
-    const report = { rowsOld: 0, rowsNew: 0, rowsToUpgrade: 0, rowsSkipped: 0, rowsFailed: 0, ciphertextCharacters: 0 };
+  /** Opens the rows of a page, and seals those that are to be rotated where `isToSeal`. */
+  work(page: EncryptedPage, isToSeal: boolean): PageReport {
+    const { table, rows } = page;
+    const counts = { rowsOld: 0, rowsNew: 0, rowsToUpgrade: 0, rowsSkipped: 0, rowsFailed: 0, ciphertextCharacters: 0 };
     const failures: RowFailure[] = [];
+    const sealing = isToSeal ? new PageSealing(this.#classifier, page) : null;
     for (const row of decodePage(page)) {
-      report.ciphertextCharacters += row.encryptedValue?.length ?? 0;
-      const rowClass = this.#classifier.classify(page.table, row);
-      count(report, rowClass);
-      if (rowClass.kind === 'to_rotate') rowClass.plaintext.fill(0);
+      counts.ciphertextCharacters += row.encryptedValue?.length ?? 0;
+      const rowClass = this.#classifier.classify(table, row);
+      count(counts, rowClass);
       if (rowClass.kind === 'failed' && failures.length < maxListedFailures) failures.push(rowClass.failure);
+      sealing?.add(row, rowClass);
+      if (rowClass.kind === 'to_rotate') rowClass.plaintext.fill(0);
     }
-    return { table: page.table, rows: page.rows, ...report, failures };
+    return { table, rows, ...counts, failures, sealed: sealing?.finish(counts.rowsFailed) ?? null };
+  }
+}
+
+class PageSealing {
+  readonly #classifier: RowClassifier;
+  readonly #page: EncryptedPage;
+  readonly #replacements: Replacement[] = [];
+  readonly #tags: string[] = [];
+
+  constructor(classifier: RowClassifier, page: EncryptedPage) {
+    this.#classifier = classifier;
+    this.#page = page;
   }
 
-  seal({ table, rows, cells }: EncryptedPage): SealedPage {
-    const replacements: Replacement[] = [];
-    const expected: ExpectedRow[] = [];
-    let rowsFailed = 0;
-    for (const row of decodePage({ table, rows, cells })) {
-      const rowClass = this.#classifier.classify(table, row);
-      if (rowClass.kind === 'to_rotate') {
-        const replacement = this.#classifier.seal(table, row, rowClass.plaintext);
-        replacements.push(replacement);
-        expected.push([row.rowId, replacement.sealed.authTag]);
-      } else {
-        if (rowClass.kind === 'failed') rowsFailed += 1;
-        expected.push([row.rowId, rowClass.kind === 'rotated' ? row.authTag : null]);
-      }
+  add(row: EncryptedRow, rowClass: RowClass): void {
+    let authTag = rowClass.kind === 'rotated' ? row.authTag : null;
+    if (rowClass.kind === 'to_rotate') {
+      const replacement = this.#classifier.seal(this.#page.table, row, rowClass.plaintext);
+      this.#replacements.push(replacement);
+      ({ authTag } = replacement.sealed);
     }
-    const rowsRotated = replacements.length;
-    return { table, rows, rowsRotated, rowsFailed, replacements: replaceArguments(replacements), expected };
+    // Digits and hex need no escaping.
+    this.#tags.push(`["${row.rowId}",${authTag === null ? 'null' : `"${authTag}"`}]`);
+  }
+
+  finish(rowsFailed: number): SealedPage {
+    const { table, range, rows } = this.#page;
+    const expected = { rows, tags: `[${this.#tags.join(',')}]` };
+    const replacements = replaceArguments(this.#replacements);
+    return { table, range, rowsRotated: this.#replacements.length, rowsFailed, replacements, expected };
   }
 }
 

@@ -4,11 +4,11 @@ import { Worker } from 'node:worker_threads';
 import type { GivenKey, Keyring } from '../crypto/keyring.ts';
 import { type EncryptedPage, pageRows } from '../store/encrypted-rows.ts';
 import type { RowsPlan } from './classify.ts';
-import { type PageReport, PageWork, type SealedPage } from './page-work.ts';
+import { type PageReport, PageWork } from './page-work.ts';
 
 export interface PageWorkers {
-  inspectAll(pages: AsyncIterable<EncryptedPage>): AsyncIterable<PageReport>;
-  sealAll(pages: AsyncIterable<EncryptedPage>): AsyncIterable<SealedPage>;
+  /** Opens the rows of the pages, and seals those of the pages that `isToSeal` says yes to. */
+  work(pages: AsyncIterable<EncryptedPage>, isToSeal: (page: EncryptedPage) => boolean): AsyncIterable<PageReport>;
   /** To be called at the end, whatever that is. */
   close(): Promise<void>;
 }
@@ -17,13 +17,10 @@ export type StartPageWorkers = (plan: RowsPlan, keyring: Keyring) => PageWorkers
 
 /** Everything on the thread that calls. */
 export const workHere: StartPageWorkers = (plan, keyring) => {
-  const work = new PageWork(plan, keyring);
+  const pageWork = new PageWork(plan, keyring);
   return {
-    async *inspectAll(pages) {
-      for await (const page of pages) yield work.inspect(page);
-    },
-    async *sealAll(pages) {
-      for await (const page of pages) yield work.seal(page);
+    async *work(pages, isToSeal) {
+      for await (const page of pages) yield pageWork.work(page, isToSeal(page));
     },
     close: async () => undefined,
   };
@@ -37,11 +34,11 @@ export interface PageThreadSettings {
 
 /** What a thread is asked, and answers in the same order. */
 export interface PageQuestion {
-  readonly kind: 'inspect' | 'seal';
   readonly page: EncryptedPage;
+  readonly isToSeal: boolean;
 }
 
-export type PageAnswer = { readonly result: PageReport | SealedPage } | { readonly error: unknown };
+export type PageAnswer = { readonly report: PageReport } | { readonly error: unknown };
 
 /** Pages that each thread has before it, so that it need not wait for the next. */
 const pagesPerThread = 2;
@@ -76,54 +73,37 @@ class PageThreads implements PageWorkers {
     this.#work = work;
   }
 
-  inspectAll(pages: AsyncIterable<EncryptedPage>): AsyncIterable<PageReport> {
-    return this.#inOrder(pages, async (page) =>
-      this.#isWorthAThread(page) ? ((await this.#ask({ kind: 'inspect', page })) as PageReport) : this.#work.inspect(page),
-    );
-  }
-
-  sealAll(pages: AsyncIterable<EncryptedPage>): AsyncIterable<SealedPage> {
-    return this.#inOrder(pages, async (page) =>
-      this.#isWorthAThread(page) ? ((await this.#ask({ kind: 'seal', page })) as SealedPage) : this.#work.seal(page),
-    );
+  async *work(pages: AsyncIterable<EncryptedPage>, isToSeal: (page: EncryptedPage) => boolean): AsyncGenerator<PageReport> {
+    const underWay: Promise<PageReport>[] = [];
+    for await (const page of pages) {
+      const report = this.#workOn({ page, isToSeal: isToSeal(page) });
+      // Whoever awaits it in its turn still meets its error.
+      report.catch(() => undefined);
+      underWay.push(report);
+      if (underWay.length <= this.#count * pagesPerThread) continue;
+      const [first] = underWay.splice(0, 1);
+      if (first !== undefined) yield await first;
+    }
+    for (const report of underWay) yield await report;
   }
 
   async close(): Promise<void> {
     await Promise.all(this.#threads.map((thread) => thread.close()));
   }
 
-  /** A small table has no full page, and a thread takes longer to start than that takes to rotate. */
-  #isWorthAThread({ rows }: EncryptedPage): boolean {
-    return rows === pageRows;
-  }
-
-  #ask(question: PageQuestion): Promise<PageReport | SealedPage> {
+  async #workOn(question: PageQuestion): Promise<PageReport> {
+    const { page, isToSeal } = question;
+    // A small table has no full page, and a thread takes longer to start than that takes to rotate.
+    if (page.rows < pageRows) return this.#work.work(page, isToSeal);
     const place = this.#asked % this.#count;
     this.#asked += 1;
     this.#threads[place] ??= new PageThread(this.#entry, this.#settings);
     return this.#threads[place].ask(question);
   }
-
-  async *#inOrder<Result>(
-    pages: AsyncIterable<EncryptedPage>,
-    work: (page: EncryptedPage) => Promise<Result>,
-  ): AsyncGenerator<Result> {
-    const underWay: Promise<Result>[] = [];
-    for await (const page of pages) {
-      const result = work(page);
-      // Whoever awaits it in its turn still meets its error.
-      result.catch(() => undefined);
-      underWay.push(result);
-      if (underWay.length <= this.#count * pagesPerThread) continue;
-      const [first] = underWay.splice(0, 1);
-      if (first !== undefined) yield await first;
-    }
-    for (const result of underWay) yield await result;
-  }
 }
 
 interface Asked {
-  readonly resolve: (result: PageReport | SealedPage) => void;
+  readonly resolve: (report: PageReport) => void;
   readonly reject: (error: unknown) => void;
 }
 
@@ -136,7 +116,7 @@ class PageThread {
     this.#worker = new Worker(entry, { workerData, resourceLimits: { maxYoungGenerationSizeMb: youngGenerationMb } });
     this.#worker.on('message', (answer: PageAnswer) => {
       const asked = this.#asked.shift();
-      if ('result' in answer) asked?.resolve(answer.result);
+      if ('report' in answer) asked?.resolve(answer.report);
       else asked?.reject(answer.error);
     });
     this.#worker.on('error', (error) => this.#fail(error));
@@ -144,7 +124,7 @@ class PageThread {
     this.#worker.on('exit', () => this.#fail(new Error('A thread of the rotation ended before its work.')));
   }
 
-  ask(question: PageQuestion): Promise<PageReport | SealedPage> {
+  ask(question: PageQuestion): Promise<PageReport> {
     return new Promise((resolve, reject) => {
       if (this.#failure !== null) return reject(this.#failure);
       this.#asked.push({ resolve, reject });

@@ -16,15 +16,16 @@ import { restoreColumns } from '../store/migrations.ts';
 import { type ReplicaStore, replicaKeysGuard } from '../store/replicas.ts';
 import type { RotationRecord, RotationSnapshot, RotationStore, RotationUpdate } from '../store/rotations.ts';
 import { findRotation } from './control.ts';
-import { assertPassed } from './gate.ts';
-import { type Inspection, inspect } from './inspection.ts';
+import { assertPassed, sealsFirstPages } from './gate.ts';
+import { type Inspection, inspect, type TableWork } from './inspection.ts';
 import type { LeaseHolder } from './lease-holder.ts';
-import type { PageWorkers, StartPageWorkers } from './page-workers.ts';
+import type { SealedPage } from './page-work.ts';
+import type { StartPageWorkers } from './page-workers.ts';
 import type { RotationPlan } from './plan.ts';
 import type { Progress } from './progress.ts';
 import { assertReplicasHoldKeys, replicasHoldKeysStatements } from './replica-check.ts';
 import { verify } from './verify.ts';
-import { prepareOneCommit, type WriteBackContext, writeChunks } from './write-back.ts';
+import { prepareOneCommit, writeChunks } from './write-back.ts';
 
 /** How often a commit that somebody else's write made fail is prepared anew before the rotation goes on in chunks. */
 const maxCommitAttempts = 5;
@@ -64,9 +65,7 @@ export class RotationRun {
   readonly #plan: RotationPlan;
   readonly #holder: LeaseHolder;
   readonly #progress: Progress;
-  readonly #workers: PageWorkers;
-  readonly #writeBack: WriteBackContext;
-  readonly #assertHeld = (): void => this.#holder.assertHeld();
+  readonly #work: TableWork;
   /** Whether any of its writes, the switch included, may have been committed. */
   #mayHaveWritten: boolean;
   /** Of the state before, where one was written. */
@@ -77,9 +76,10 @@ export class RotationRun {
     this.#plan = plan;
     this.#holder = holder;
     this.#progress = progress;
-    this.#workers = context.startWorkers(plan, context.keyring);
     const { tables, coverage } = context;
-    this.#writeBack = { tables, tableNames: coverage.encryptedTables, plan, workers: this.#workers, progress };
+    const workers = context.startWorkers(plan, context.keyring);
+    const assertGoesOn = (): void => holder.assertHeld();
+    this.#work = { tables, tableNames: coverage.encryptedTables, workers, progress, assertGoesOn };
     this.#mayHaveWritten = plan.unfinished?.isSwitched ?? false;
   }
 
@@ -107,7 +107,7 @@ export class RotationRun {
     } finally {
       clearInterval(timer);
       this.#holder.stop();
-      await this.#workers.close();
+      await this.#work.workers.close();
     }
     return findRotation(rotations, rotationId);
   }
@@ -135,12 +135,14 @@ export class RotationRun {
 
   /** Returns once every row was under the new key, or skipped, at the moment it was read. */
   async #writeAll(): Promise<void> {
+    let sealed: readonly SealedPage[] = [];
     for (let attempt = 1; attempt <= maxCommitAttempts; attempt += 1) {
       const report = await this.#gate();
+      ({ sealed } = report);
       if (report.rowsScanned > this.#context.atomicRows || report.ciphertextCharacters > maxCommitCharacters) break;
-      if (await this.#tryOneCommit()) return;
+      if (await this.#tryOneCommit(sealed)) return;
     }
-    await this.#writeInChunks();
+    await this.#writeInChunks(sealed);
   }
 
   async #gate(): Promise<Inspection> {
@@ -148,7 +150,7 @@ export class RotationRun {
     this.#progress.begin(0);
     await restoreColumns(database);
     assertNothingUncovered(await inspectCoverage(tables, coverage));
-    const report = await inspect(tables, coverage.encryptedTables, this.#workers, this.#progress, this.#assertHeld);
+    const report = await inspect(this.#work, sealsFirstPages());
     const { rowsScanned, rowsSkipped, rowsNew, rowsToUpgrade } = report;
     const counts = { rowsScanned, rowsSkipped, rowsRotated: 0, rowsAlreadyRotated: rowsNew - rowsToUpgrade };
     await rotations.advance(this.#holder.lease, { state: 'gating', ...counts });
@@ -163,16 +165,16 @@ export class RotationRun {
     const { writeSnapshot, rotations } = this.#context;
     if (writeSnapshot === null || this.#snapshot !== null || this.#mayHaveWritten) return;
     const snapshot = await writeSnapshot(this.#plan.actor, this.#plan.fromKeyId);
-    this.#assertHeld();
+    this.#holder.assertHeld();
     await rotations.advance(this.#holder.lease, { state: 'gating', snapshot });
     this.#snapshot = snapshot;
   }
 
   /** False where a write that came between has made it fail: nothing was written then. */
-  async #tryOneCommit(): Promise<boolean> {
-    const commit = await prepareOneCommit(this.#writeBack);
+  async #tryOneCommit(sealed: readonly SealedPage[]): Promise<boolean> {
+    const commit = await prepareOneCommit(this.#work, this.#plan.to.id, sealed);
     if (commit === null) return false;
-    this.#assertHeld();
+    this.#holder.assertHeld();
     try {
       await this.#switch({ state: 'verifying', rowsRotated: commit.rowsRotated, isSwitched: true }, commit.statements);
       return true;
@@ -182,15 +184,15 @@ export class RotationRun {
     }
   }
 
-  async #writeInChunks(): Promise<void> {
+  async #writeInChunks(sealed: readonly SealedPage[]): Promise<void> {
     const { rotations } = this.#context;
     const { lease } = this.#holder;
     await this.#switch({ state: 'writing', isSwitched: true }, []);
     let rowsRotated = (await rotations.find(lease.rotationId))?.rowsRotated ?? 0;
-    await writeChunks(this.#writeBack, async (chunk) => {
-      this.#assertHeld();
+    await writeChunks(this.#work, this.#plan.to.id, sealed, async (chunk) => {
       const [changed = 0] = await rotations.advance(lease, { state: 'writing', rowsRotated }, [chunk]);
       rowsRotated += changed;
+      return changed;
     });
     await rotations.advance(lease, { state: 'writing', rowsRotated });
   }
@@ -233,13 +235,13 @@ export class RotationRun {
 
   /** Rows that were written under the old key meanwhile, by a program that does not know better, are rotated as well. */
   async #verifyAll(): Promise<RotationUpdate> {
-    const { rotations, tables, coverage } = this.#context;
+    const { rotations } = this.#context;
     const { lease } = this.#holder;
     for (let pass = 1; ; pass += 1) {
-      this.#assertHeld();
+      this.#holder.assertHeld();
       await rotations.advance(lease, { state: 'verifying' });
       this.#progress.begin((await rotations.find(lease.rotationId))?.rowsScanned ?? 0);
-      const verification = await verify(tables, coverage.encryptedTables, this.#workers, this.#progress, this.#assertHeld);
+      const verification = await verify(this.#work);
       const { rowsScanned, rowsVerified, rowsSkipped, rowsLeft, rowsFailed, failures } = verification;
       if (rowsLeft === 0 && rowsFailed === 0) return { state: 'completed', rowsScanned, rowsVerified, rowsSkipped };
       if (rowsFailed > 0 || pass === maxVerifyPasses) {
@@ -247,7 +249,7 @@ export class RotationRun {
         const error = `${rowsFailed} row(s) open with neither key: ${rows}; ${rowsLeft} row(s) are under the old key again.`;
         return { state: 'verify_failed', rowsScanned, rowsVerified, rowsSkipped, error };
       }
-      await this.#writeInChunks();
+      await this.#writeInChunks([]);
     }
   }
 

@@ -1,10 +1,7 @@
 /** Reads every row back and opens it with the new key: only what has been read again counts as rotated. */
 
 import type { RowFailure } from '../keys/covered-rows.ts';
-import type { EncryptedTables } from '../store/encrypted-tables.ts';
-import { inspect } from './inspection.ts';
-import type { PageWorkers } from './page-workers.ts';
-import type { Progress } from './progress.ts';
+import { inspect, type TableWork } from './inspection.ts';
 
 export interface Verification {
   readonly rowsScanned: number;
@@ -16,14 +13,8 @@ export interface Verification {
   readonly failures: readonly RowFailure[];
 }
 
-export async function verify(
-  tables: EncryptedTables,
-  tableNames: readonly string[],
-  workers: PageWorkers,
-  progress: Progress,
-  assertGoesOn: () => void,
-): Promise<Verification> {
-  const inspection = await inspect(tables, tableNames, workers, progress, assertGoesOn);
+export async function verify(work: TableWork): Promise<Verification> {
+  const inspection = await inspect(work);
   const { rowsScanned, rowsOld, rowsNew, rowsToUpgrade, rowsSkipped, rowsFailed, failures } = inspection;
   return {
     rowsScanned,

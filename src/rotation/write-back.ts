@@ -1,20 +1,13 @@
 /** Writes the rotated rows back, by compare-and-swap: in one commit with the switch of the active key, or in chunks after it. */
 
-import { namedPages } from '../keys/covered-rows.ts';
+import { type CoveredPart, coveredPages } from '../keys/covered-rows.ts';
 import type { Statement } from '../store/database.ts';
-import type { ExpectedRow } from '../store/encrypted-rows.ts';
-import { type EncryptedTables, replaceStatement, tableStateStatements } from '../store/encrypted-tables.ts';
-import type { PageWorkers } from './page-workers.ts';
-import type { RotationPlan } from './plan.ts';
-import type { Progress } from './progress.ts';
+import { firstRowId, lastRowId, replaceStatement, tableStateStatements } from '../store/encrypted-tables.ts';
+import type { TableWork } from './inspection.ts';
+import type { SealedPage } from './page-work.ts';
 
-export interface WriteBackContext {
-  readonly tables: EncryptedTables;
-  readonly tableNames: readonly string[];
-  readonly plan: RotationPlan;
-  readonly workers: PageWorkers;
-  readonly progress: Progress;
-}
+/** A page is written in about half of the time in which a thread seals one. */
+const keptPerTurn = 2;
 
 /** What one commit writes, and how many rows it rotates. */
 export interface OneCommit {
@@ -23,34 +16,79 @@ export interface OneCommit {
 }
 
 /**
- * Reads all rows once more and gives the statements that rotate them. The last of each table asserts that it then holds
- * what was read and sealed here and nothing else, so that a write which came between makes the whole batch fail.
- * Null where a row that has come since the gate opens with neither key.
+ * The statements that rotate all rows: those that `atGate` holds as they were sealed there, others as they are read now. The
+ * last of each table assert that it then holds what was sealed and nothing else, so that a write which came between makes the
+ * whole batch fail. Null where a row that has come since the gate opens with neither key.
  */
-export async function prepareOneCommit({ tables, tableNames, plan, workers }: WriteBackContext): Promise<OneCommit | null> {
-  const statements: Statement[] = [];
-  const expected = new Map<string, ExpectedRow[]>(tableNames.map((table) => [table, []]));
-  let rowsRotated = 0;
-  for await (const page of workers.sealAll(namedPages(tables, tableNames))) {
+export async function prepareOneCommit(
+  work: TableWork,
+  toKeyId: string,
+  atGate: readonly SealedPage[],
+): Promise<OneCommit | null> {
+  const pages: SealedPage[] = [];
+  for await (const page of sealedPages(work, atGate)) {
     if (page.rowsFailed > 0) return null;
-    expected.get(page.table)?.push(...page.expected);
-    rowsRotated += page.rowsRotated;
-    statements.push(...page.replacements.map((json) => replaceStatement(page.table, plan.to.id, json)));
+    pages.push(page);
   }
-  for (const [table, rows] of expected) statements.push(...tableStateStatements(table, rows));
-  return { statements, rowsRotated };
+  const replacing = pages.flatMap(({ table, replacements }) =>
+    replacements.map((json) => replaceStatement(table, toKeyId, json)),
+  );
+  const asserting = work.tableNames.flatMap((name) =>
+    tableStateStatements(
+      name,
+      pages.filter(({ table }) => table === name).map(({ expected }) => expected),
+    ),
+  );
+  return { statements: [...replacing, ...asserting], rowsRotated: pages.reduce((sum, { rowsRotated }) => sum + rowsRotated, 0) };
 }
 
 /**
- * Goes through all rows and hands over, chunk by chunk, the statement that rotates them. A row that somebody replaced
- * meanwhile is left to the next pass.
+ * Goes through all rows and hands over, chunk by chunk, the statement that rotates them; `write` answers how many it has
+ * changed. Where somebody has replaced a row since it was sealed, under whichever key, its page is read again.
  */
 export async function writeChunks(
-  { tables, tableNames, plan, workers, progress }: WriteBackContext,
-  write: (chunk: Statement) => Promise<void>,
+  work: TableWork,
+  toKeyId: string,
+  atGate: readonly SealedPage[],
+  write: (chunk: Statement) => Promise<number>,
 ): Promise<void> {
-  for await (const page of workers.sealAll(namedPages(tables, tableNames))) {
-    for (const json of page.replacements) await write(replaceStatement(page.table, plan.to.id, json));
-    progress.advance(page.rows);
+  const writePage = async ({ table, replacements }: SealedPage): Promise<number> => {
+    let changed = 0;
+    for (const json of replacements) {
+      work.assertGoesOn();
+      changed += await write(replaceStatement(table, toKeyId, json));
+    }
+    return changed;
+  };
+  for await (const page of sealedPages(work, atGate)) {
+    const { table, range, rowsRotated, expected } = page;
+    if ((await writePage(page)) < rowsRotated)
+      for await (const again of sealNow(work, [{ table, range }])) await writePage(again);
+    work.progress.advance(expected.rows);
   }
+}
+
+/**
+ * What the gate has sealed, and what lies behind that in each table: what has come since, and what the gate had no room for. By
+ * turns, so that threads seal the ones while the others are written.
+ */
+async function* sealedPages(work: TableWork, atGate: readonly SealedPage[]): AsyncGenerator<SealedPage> {
+  const kept = [...atGate];
+  for await (const page of sealNow(
+    work,
+    work.tableNames.map((table) => behind(atGate, table)),
+  )) {
+    yield page;
+    yield* kept.splice(0, keptPerTurn);
+  }
+  yield* kept;
+}
+
+function behind(atGate: readonly SealedPage[], table: string): CoveredPart {
+  const last = atGate.findLast((page) => page.table === table)?.range.to ?? firstRowId - 1n;
+  return { table, range: { from: last + 1n, to: lastRowId } };
+}
+
+async function* sealNow({ tables, workers }: TableWork, parts: readonly CoveredPart[]): AsyncGenerator<SealedPage> {
+  for await (const { sealed } of workers.work(coveredPages(tables, parts), () => true)) if (sealed !== null) yield sealed;
 }

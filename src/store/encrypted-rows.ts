@@ -8,9 +8,17 @@ export const apiKeysTable = 'api_keys';
 /** As many rows are read at once, where they are not large. */
 export const pageRows = 1_000;
 
+/** Row ids, both ends included. */
+export interface RowIdRange {
+  readonly from: bigint;
+  readonly to: bigint;
+}
+
 /** Rows as they were read, for {@link decodePage}: it may take place on another thread. */
 export interface EncryptedPage {
   readonly table: string;
+  /** What they are all rows of; to the last of them. */
+  readonly range: RowIdRange;
   readonly rows: number;
   readonly cells: Uint8Array;
 }
@@ -50,8 +58,12 @@ interface CiphertextColumns {
   readonly authTag: string;
 }
 
-/** A row that the table must hold, and its tag; null: whatever its tag. */
-export type ExpectedRow = readonly [rowId: string, authTag: string | null];
+/** Rows that a table must hold, each with its tag; null: whatever its tag. */
+export interface ExpectedRows {
+  readonly rows: number;
+  /** JSON: an array of `[rowId, authTag]`. */
+  readonly tags: string;
+}
 
 /** Of one argument, which a libSQL server takes up to 5,000,000 bytes of. */
 const maxArgumentBytes = 3_000_000;

@@ -7,14 +7,20 @@ import { AnswerTooLargeError, ConfigurationError } from '../errors.ts';
 import { encodeRowsOfTexts } from './cells.ts';
 import type { Argument, Row } from './connection.ts';
 import { type Database, guard, integer, type Statement, text } from './database.ts';
-import { apiKeysTable, type EncryptedPage, type ExpectedRow, maxComparedCharacters, pageRows } from './encrypted-rows.ts';
+import {
+  apiKeysTable,
+  type EncryptedPage,
+  type ExpectedRows,
+  maxComparedCharacters,
+  pageRows,
+  type RowIdRange,
+} from './encrypted-rows.ts';
 
 const ciphertextColumns = ['encrypted_value', 'iv', 'auth_tag'] as const;
 const bindingColumns = ['tenant_id', 'name', 'provider'] as const;
-/** Of which a libSQL server takes the list in one argument. */
-const rowsOfAssertion = 10_000;
-/** The least that SQLite has. */
+/** The least that SQLite has, and the greatest. */
 export const firstRowId = -(2n ** 63n);
+export const lastRowId = 2n ** 63n - 1n;
 /** Hex characters of ciphertext that a page holds, but for a single row of more: it is one value, of which a server sends 5,000,000 bytes. */
 const pageCharacters = 2_000_000;
 
@@ -39,19 +45,19 @@ export class EncryptedTables {
     return Promise.all(names.map(async (table) => ({ table, rows: await this.#count(table) })));
   }
 
-  /** All rows in the order of their row ids. What is inserted behind the reader's place meanwhile is not seen. */
-  async *pages(table: string): AsyncGenerator<EncryptedPage> {
+  /** All rows, or those of a range, in the order of their row ids. What is inserted behind the reader's place meanwhile is not seen. */
+  async *pages(table: string, range: RowIdRange = { from: firstRowId, to: lastRowId }): AsyncGenerator<EncryptedPage> {
     const sql = await this.#pageStatement(table);
     let most = pageRows;
-    for (let from = firstRowId, limit = most; ; ) {
-      const found = await this.#page(sql, from, limit);
+    for (let { from } = range, limit = most; from <= range.to; ) {
+      const found = await this.#page(sql, { from, to: range.to }, limit);
       if (found === null) limit = most = Math.ceil(limit / 2);
       else {
         const rows = integer(found, 'rows');
         if (rows === 0) return;
-        yield { table, rows, cells: toBytes(found['cells']) };
-        from = BigInt(text(found, 'last_row_id')) + 1n;
-        if (from >= -firstRowId) return;
+        const to = BigInt(text(found, 'last_row_id'));
+        yield { table, range: { from, to }, rows, cells: toBytes(found['cells']) };
+        from = to + 1n;
         // Of large rows no more are asked for than fit: the database would read them for nothing.
         limit = Math.min(most, rows * 2);
       }
@@ -59,9 +65,9 @@ export class EncryptedTables {
   }
 
   /** Null where so many rows are more than a server sends, by what stands in them beside the ciphertext. */
-  async #page(sql: string, from: bigint, limit: number): Promise<Row | null> {
+  async #page(sql: string, { from, to }: RowIdRange, limit: number): Promise<Row | null> {
     try {
-      const [found] = await this.#database.read(sql, [from, limit, pageCharacters]);
+      const [found] = await this.#database.read(sql, [from, to, limit, pageCharacters]);
       return found ?? null;
     } catch (error) {
       if (error instanceof AnswerTooLargeError && limit > 1) return null;
@@ -112,14 +118,14 @@ export class EncryptedTables {
     if (await this.#isWithoutRowId(table))
       throw new ConfigurationError(`The table ${table} is WITHOUT ROWID, and cannot be covered.`);
     const candidates = `SELECT rowid AS row_id, coalesce(length(encrypted_value), 0) AS characters
-      FROM ${quote(table)} WHERE rowid >= ?1 ORDER BY rowid LIMIT ?2`;
+      FROM ${quote(table)} WHERE rowid BETWEEN ?1 AND ?2 ORDER BY rowid LIMIT ?3`;
     const cells = encodeRowsOfTexts(['rowid', columns.has('id') ? 'id' : 'NULL', ...ciphertextColumns, ...owned]);
     // What the rows are long is added up row by row only where they are too long together: it takes as long as reading them.
     return `SELECT count(*) AS rows, CAST(max(rowid) AS text) AS last_row_id, ${cells} AS cells FROM ${quote(table)}
-      WHERE rowid BETWEEN ?1 AND (SELECT iif(sum(characters) <= ?3, max(row_id), (
+      WHERE rowid BETWEEN ?1 AND (SELECT iif(sum(characters) <= ?4, max(row_id), (
         SELECT max(row_id) FROM (
           SELECT row_id, characters, sum(characters) OVER (ORDER BY row_id) AS characters_so_far FROM (${candidates}))
-        WHERE characters_so_far <= ?3 OR characters_so_far = characters)) FROM (${candidates}))`;
+        WHERE characters_so_far <= ?4 OR characters_so_far = characters)) FROM (${candidates}))`;
   }
 }
 
@@ -129,31 +135,30 @@ export class EncryptedTables {
  */
 export function replaceStatement(table: string, keyId: string, replacements: string): Statement {
   const isOwned = table === apiKeysTable;
-  const recordKeyId = isOwned ? ', key_id = ?, key_id_tag = r.value->>3' : '';
+  const recordKeyId = isOwned ? ', key_id = ?2, key_id_tag = r.value->>3' : '';
   const sameBinding = isOwned
     ? `AND (r.value->>5 IS NULL OR (${bindingColumns.map((column, index) => `${column} IS r.value->>${4 + index}`).join(' AND ')}))`
     : '';
-  // What was read is one text: each value that is taken out of JSON costs as much as a comparison of all.
-  const sql = `UPDATE ${quote(table)} SET encrypted_value = r.value->>1, iv = r.value->>2, auth_tag = r.value->>3${recordKeyId}
-    FROM json_each(?) AS r WHERE ${quote(table)}.rowid = CAST(r.key AS integer)
+  // What was read is one text, since each value that is taken out of JSON costs as much as a comparison of all; and they are
+  // taken out of texts that are made once, where json_each would make the text anew for every one of them.
+  const sql = `WITH r AS MATERIALIZED (SELECT key, value FROM json_each(?1))
+    UPDATE ${quote(table)} SET encrypted_value = r.value->>1, iv = r.value->>2, auth_tag = r.value->>3${recordKeyId}
+    FROM r WHERE ${quote(table)}.rowid = CAST(r.key AS integer)
       AND iv || ' ' || auth_tag || ' ' || iif(length(encrypted_value) > ${maxComparedCharacters}, '', encrypted_value)
         = r.value->>0 ${sameBinding}`;
-  return { sql, args: isOwned ? [keyId, replacements] : [replacements] };
+  return { sql, args: isOwned ? [replacements, keyId] : [replacements] };
 }
 
 /** The guard that fails once a table is not exactly what the batch's author believes. */
 export const tableStateGuard = 'table_state';
 
-/** Fail the batch unless the table holds exactly these rows. */
-export function tableStateStatements(table: string, rows: readonly ExpectedRow[]): Statement[] {
-  const statements: Statement[] = [];
-  for (let from = 0; from < rows.length; from += rowsOfAssertion) {
-    const part = rows.slice(from, from + rowsOfAssertion);
-    const condition = `(SELECT count(*) FROM json_each(?) AS expected CROSS JOIN ${quote(table)} AS t
-      ON t.rowid = CAST(expected.value->>0 AS integer) AND coalesce(t.auth_tag = expected.value->>1, 1)) = ?`;
-    statements.push(guard(tableStateGuard, condition, [JSON.stringify(part), part.length]));
-  }
-  return [...statements, guard(tableStateGuard, `(SELECT count(*) FROM ${quote(table)}) = ?`, [rows.length])];
+/** Fail the batch unless the table holds exactly the rows of these pages. */
+export function tableStateStatements(table: string, pages: readonly ExpectedRows[]): Statement[] {
+  const isThere = `(SELECT count(*) FROM json_each(?) AS expected CROSS JOIN ${quote(table)} AS t
+    ON t.rowid = CAST(expected.value->>0 AS integer) AND coalesce(t.auth_tag = expected.value->>1, 1)) = ?`;
+  const statements = pages.map(({ tags, rows }) => guard(tableStateGuard, isThere, [tags, rows]));
+  const total = pages.reduce((sum, { rows }) => sum + rows, 0);
+  return [...statements, guard(tableStateGuard, `(SELECT count(*) FROM ${quote(table)}) = ?`, [total])];
 }
 
 export function quote(identifier: string): string {
