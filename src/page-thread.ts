@@ -1,9 +1,10 @@
 /** The entry of a thread that opens and seals the rows of a rotation's pages: it knows keys, and no database. */
 
-import { parentPort, workerData } from 'node:worker_threads';
+import { workerData } from 'node:worker_threads';
+import { answerQuestions } from './asked-thread.ts';
 import { Keyring } from './crypto/keyring.ts';
-import { PageWork } from './rotation/page-work.ts';
-import type { PageAnswer, PageQuestion, PageThreadSettings } from './rotation/page-workers.ts';
+import { type PageReport, PageWork } from './rotation/page-work.ts';
+import type { PageQuestion, PageThreadSettings } from './rotation/page-workers.ts';
 
 const { plan, keys } = workerData as PageThreadSettings;
 const keyring = new Keyring(keys);
@@ -13,12 +14,4 @@ const to = own(plan.to.id);
 if (to === null) throw new Error('The keyring of the thread lacks the new key.');
 const work = new PageWork({ ...plan, from: own(plan.from?.id), to }, keyring);
 
-parentPort?.on('message', (question: PageQuestion) => parentPort?.postMessage(answer(question)));
-
-function answer({ page, isToSeal }: PageQuestion): PageAnswer {
-  try {
-    return { report: work.work(page, isToSeal) };
-  } catch (error) {
-    return { error };
-  }
-}
+answerQuestions(({ page, isToSeal }: PageQuestion): PageReport => work.work(page, isToSeal));

@@ -9,7 +9,7 @@ import { AuditKeys } from './audit/keys.ts';
 import { AuditLog } from './audit/log.ts';
 import { AuditSink } from './audit/sink.ts';
 import type { AuditSettings, CoreConfig } from './config.ts';
-import type { GivenKey } from './crypto/keyring.ts';
+import type { GivenKey, Keyring } from './crypto/keyring.ts';
 import { ActiveKey } from './keys/active-key.ts';
 import { adoptActiveKey } from './keys/adoption.ts';
 import { AgeWatch } from './keys/age-watch.ts';
@@ -36,6 +36,7 @@ import { SnapshotRows } from './store/snapshot-rows.ts';
 import { ApiKeys } from './vault/api-keys.ts';
 import { unobserved, type VaultObserver } from './vault/observer.ts';
 import { StatelessCipher } from './vault/stateless.ts';
+import { type TextWorkers, workOnTextsHere, workOnTextsOnThread } from './vault/text-workers.ts';
 import { UseRecorder } from './vault/use-recorder.ts';
 
 export interface Services {
@@ -112,6 +113,7 @@ export function buildServices(
   };
   const rotator =
     place === 'threads' ? buildThreads(config, logger, onSwitched) : buildEngine(config, logger, database, onSwitched, place);
+  const textWorkers = place === 'threads' ? buildTextThread(keyring, logger) : workOnTextsHere(keyring);
   const restores = new RestoreStore(database);
   const snapshots = buildSnapshots(config, logger, database, onSwitched, journal);
   const ageWatch = new AgeWatch({ masterKeys, rotationDueDays, logger });
@@ -130,7 +132,7 @@ export function buildServices(
       seals,
       observer,
     }),
-    stateless: new StatelessCipher({ keyring, activeKey, uses: statelessUses, log, seals, observer }),
+    stateless: new StatelessCipher({ workers: textWorkers, activeKey, uses: statelessUses, log, seals, observer }),
     rotator,
     rotations,
     snapshots,
@@ -168,6 +170,7 @@ export function buildServices(
       resumption.stop();
       await ageWatch.stop();
       await rotator.close();
+      await textWorkers.close();
       await anchors.stop();
       await sink?.close();
       await heartbeat.stop();
@@ -242,6 +245,12 @@ function buildSnapshots(
     onSwitched,
     logger,
   });
+}
+
+function buildTextThread(keyring: Keyring, logger: Logger): TextWorkers {
+  return workOnTextsOnThread(new URL('./text-thread.js', import.meta.url), keyring, (error) =>
+    logger.error({ err: error }, 'the thread that works on many texts has died: its work is done without it'),
+  );
 }
 
 function buildThreads({ keyring, ...config }: CoreConfig, logger: Logger, onSwitched: () => void): Rotator {

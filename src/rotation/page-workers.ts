@@ -1,6 +1,6 @@
 /** Who does the work on a rotation's pages: this thread, one page after the other, or several, with the results in the pages' order. */
 
-import { Worker } from 'node:worker_threads';
+import { AskedThread } from '../asked-thread.ts';
 import type { GivenKey, Keyring } from '../crypto/keyring.ts';
 import { type EncryptedPage, pageRows } from '../store/encrypted-rows.ts';
 import type { RowsPlan } from './classify.ts';
@@ -32,13 +32,11 @@ export interface PageThreadSettings {
   readonly keys: readonly GivenKey[];
 }
 
-/** What a thread is asked, and answers in the same order. */
+/** What a thread is asked, and answers with a {@link PageReport}. */
 export interface PageQuestion {
   readonly page: EncryptedPage;
   readonly isToSeal: boolean;
 }
-
-export type PageAnswer = { readonly report: PageReport } | { readonly error: unknown };
 
 /** Pages that each thread has before it, so that it need not wait for the next. */
 const pagesPerThread = 2;
@@ -63,7 +61,7 @@ class PageThreads implements PageWorkers {
   readonly #count: number;
   readonly #settings: PageThreadSettings;
   readonly #work: PageWork;
-  readonly #threads: PageThread[] = [];
+  readonly #threads: AskedThread<PageQuestion, PageReport>[] = [];
   #asked = 0;
 
   constructor(entry: URL, count: number, settings: PageThreadSettings, work: PageWork) {
@@ -97,47 +95,10 @@ class PageThreads implements PageWorkers {
     if (page.rows < pageRows) return this.#work.work(page, isToSeal);
     const place = this.#asked % this.#count;
     this.#asked += 1;
-    this.#threads[place] ??= new PageThread(this.#entry, this.#settings);
+    this.#threads[place] ??= new AskedThread(this.#entry, {
+      workerData: this.#settings,
+      resourceLimits: { maxYoungGenerationSizeMb: youngGenerationMb },
+    });
     return this.#threads[place].ask(question);
-  }
-}
-
-interface Asked {
-  readonly resolve: (report: PageReport) => void;
-  readonly reject: (error: unknown) => void;
-}
-
-class PageThread {
-  readonly #worker: Worker;
-  readonly #asked: Asked[] = [];
-  #failure: unknown = null;
-
-  constructor(entry: URL, workerData: PageThreadSettings) {
-    this.#worker = new Worker(entry, { workerData, resourceLimits: { maxYoungGenerationSizeMb: youngGenerationMb } });
-    this.#worker.on('message', (answer: PageAnswer) => {
-      const asked = this.#asked.shift();
-      if ('report' in answer) asked?.resolve(answer.report);
-      else asked?.reject(answer.error);
-    });
-    this.#worker.on('error', (error) => this.#fail(error));
-    this.#worker.on('messageerror', (error) => this.#fail(error));
-    this.#worker.on('exit', () => this.#fail(new Error('A thread of the rotation ended before its work.')));
-  }
-
-  ask(question: PageQuestion): Promise<PageReport> {
-    return new Promise((resolve, reject) => {
-      if (this.#failure !== null) return reject(this.#failure);
-      this.#asked.push({ resolve, reject });
-      this.#worker.postMessage(question);
-    });
-  }
-
-  async close(): Promise<void> {
-    await this.#worker.terminate();
-  }
-
-  #fail(error: unknown): void {
-    this.#failure ??= error;
-    for (const { reject } of this.#asked.splice(0)) reject(error);
   }
 }

@@ -2,14 +2,8 @@
 
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import * as schemas from '../../contract/schemas.ts';
-import {
-  type CiphertextInput,
-  type DecryptedText,
-  type EncryptedText,
-  type ItemError,
-  isItemError,
-  type StatelessCipher,
-} from '../../vault/stateless.ts';
+import { type ItemError, isItemError, type StatelessCipher } from '../../vault/stateless.ts';
+import type { CiphertextInput, WorkedText } from '../../vault/text-work.ts';
 import { actorOf } from '../auth.ts';
 import type { Brakes } from '../brakes.ts';
 import { type ErrorAnswer, toErrorAnswer } from '../errors.ts';
@@ -84,10 +78,10 @@ function toInput(item: schemas.CiphertextItem): CiphertextInput {
   return { row: { encryptedValue: item.encrypted_value, iv: item.iv, authTag: item.auth_tag } };
 }
 
-function presentEncrypted({ ciphertext, keyId }: EncryptedText) {
-  return { ciphertext, key_id: keyId };
+function presentEncrypted({ text, keyId }: WorkedText) {
+  return { ciphertext: text, key_id: keyId };
 }
 
-function presentDecrypted({ plaintext, keyId }: DecryptedText) {
-  return { plaintext, key_id: keyId };
+function presentDecrypted({ text, keyId }: WorkedText) {
+  return { plaintext: text, key_id: keyId };
 }
