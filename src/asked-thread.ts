@@ -33,12 +33,12 @@ export class AskedThread<Question, Answer> {
     return this.#failure !== null;
   }
 
-  /** Rejects with what answering it threw, or with what the thread has died of. */
-  ask(question: Question): Promise<Answer> {
+  /** Rejects with what answering it threw, or with what the thread has died of. What is `moved` is not copied, and gone here. */
+  ask(question: Question, moved: readonly ArrayBuffer[] = []): Promise<Answer> {
     return new Promise((resolve, reject) => {
       if (this.#failure !== null) return reject(this.#failure);
       this.#asked.push({ resolve, reject });
-      this.#worker.postMessage(question);
+      this.#worker.postMessage(question, moved);
     });
   }
 

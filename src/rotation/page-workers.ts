@@ -99,6 +99,11 @@ class PageThreads implements PageWorkers {
       workerData: this.#settings,
       resourceLimits: { maxYoungGenerationSizeMb: youngGenerationMb },
     });
-    return this.#threads[place].ask(question);
+    return this.#threads[place].ask(question, movable(page.cells));
   }
+}
+
+/** Copies would lie about until the collector comes, which sees nothing of their size. */
+function movable({ buffer, byteLength }: Uint8Array): ArrayBuffer[] {
+  return buffer instanceof ArrayBuffer && buffer.byteLength === byteLength ? [buffer] : [];
 }
