@@ -37,8 +37,9 @@ export class AskedThread<Question, Answer> {
   ask(question: Question, moved: readonly ArrayBuffer[] = []): Promise<Answer> {
     return new Promise((resolve, reject) => {
       if (this.#failure !== null) return reject(this.#failure);
-      this.#asked.push({ resolve, reject });
+      // Throws what cannot be copied; then nothing is waited for.
       this.#worker.postMessage(question, moved);
+      this.#asked.push({ resolve, reject });
     });
   }
 

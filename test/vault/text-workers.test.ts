@@ -4,10 +4,11 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { describe, expect, it } from 'vitest';
+import { AskedThread } from '../../src/asked-thread.ts';
 import { Keyring } from '../../src/crypto/keyring.ts';
 import { parseMasterKey } from '../../src/crypto/master-key.ts';
 import { sealText } from '../../src/crypto/text-ciphertext.ts';
-import type { CiphertextInput } from '../../src/vault/text-work.ts';
+import type { CiphertextInput, TextResults } from '../../src/vault/text-work.ts';
 import { type TextWorkers, workOnTextsHere, workOnTextsOnThread } from '../../src/vault/text-workers.ts';
 import { gatewaySeal } from '../support/gateway.ts';
 import { keyA, keyB, keyC, keyIdA, keyIdB, temporaryFolder } from '../support/vault.ts';
@@ -85,6 +86,16 @@ describe('a thread', () => {
     // It says nothing: what it was asked is done without it once it is closed.
     await workers.close();
     expect((await task).texts[1]?.text).toBe(textOf(1));
+  });
+
+  it('that is asked what cannot be copied refuses that alone', async () => {
+    const workerData = { keys: given };
+    const thread = new AskedThread<unknown, TextResults>(entry, { workerData });
+    const uncopyable = thread.ask({ act: 'decrypt', items: [() => undefined] });
+    const task = thread.ask({ act: 'decrypt', items: mixed });
+    await expect(uncopyable).rejects.toThrow('could not be cloned');
+    expect((await task).texts.length).toBe(mixed.length);
+    await thread.close();
   });
 
   it('that dies costs no answer, and the next task has another', async () => {
