@@ -4,7 +4,7 @@ import { DecryptGateFailedError } from '../errors.ts';
 import type { EncryptedPage } from '../store/encrypted-rows.ts';
 import type { Inspection } from './inspection.ts';
 
-/** Of pages as they were read. What they are sealed to takes about as much, and is kept until it is written. */
+/** Of pages as they were read. What they are sealed to holds old and new, about twice as much, and is kept until it is written. */
 const maxSealedBytes = 16 * 1024 * 1024;
 
 /** Which pages the gate seals as well, so that they need not be read and opened once more: as many as fit into bounded memory. */

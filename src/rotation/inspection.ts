@@ -11,7 +11,7 @@ export interface Inspection extends RowCounts {
   readonly rowsScanned: number;
   readonly tables: readonly TableCount[];
   /** What has been sealed on the way, in the order of the tables. */
-  readonly sealed: readonly SealedPage[];
+  readonly sealed: SealedPage[];
 }
 
 /** What is worked on, and who works. */

@@ -135,12 +135,13 @@ export class RotationRun {
 
   /** Returns once every row was under the new key, or skipped, at the moment it was read. */
   async #writeAll(): Promise<void> {
-    let sealed: readonly SealedPage[] = [];
+    let sealed: SealedPage[] = [];
     for (let attempt = 1; attempt <= maxCommitAttempts; attempt += 1) {
       const report = await this.#gate();
       ({ sealed } = report);
       if (report.rowsScanned > this.#context.atomicRows || report.ciphertextCharacters > maxCommitCharacters) break;
-      if (await this.#tryOneCommit(sealed)) return;
+      // What fails to be committed is out of date, and memory until the next gate has ended.
+      if (await this.#tryOneCommit(sealed.splice(0))) return;
     }
     await this.#writeInChunks(sealed);
   }
@@ -171,7 +172,7 @@ export class RotationRun {
   }
 
   /** False where a write that came between has made it fail: nothing was written then. */
-  async #tryOneCommit(sealed: readonly SealedPage[]): Promise<boolean> {
+  async #tryOneCommit(sealed: SealedPage[]): Promise<boolean> {
     const commit = await prepareOneCommit(this.#work, this.#plan.to.id, sealed);
     if (commit === null) return false;
     this.#holder.assertHeld();
@@ -184,14 +185,16 @@ export class RotationRun {
     }
   }
 
-  async #writeInChunks(sealed: readonly SealedPage[]): Promise<void> {
-    const { rotations } = this.#context;
+  async #writeInChunks(sealed: SealedPage[]): Promise<void> {
+    const { database, rotations, replicas } = this.#context;
     const { lease } = this.#holder;
     await this.#switch({ state: 'writing', isSwitched: true }, []);
+    const hasNeighbours = (await replicas.live()).length > 0;
     let rowsRotated = (await rotations.find(lease.rotationId))?.rowsRotated ?? 0;
     await writeChunks(this.#work, this.#plan.to.id, sealed, async (chunk) => {
       const [changed = 0] = await rotations.advance(lease, { state: 'writing', rowsRotated }, [chunk]);
       rowsRotated += changed;
+      if (hasNeighbours) await database.giveWay();
       return changed;
     });
     await rotations.advance(lease, { state: 'writing', rowsRotated });

@@ -20,11 +20,7 @@ export interface OneCommit {
  * last of each table assert that it then holds what was sealed and nothing else, so that a write which came between makes the
  * whole batch fail. Null where a row that has come since the gate opens with neither key.
  */
-export async function prepareOneCommit(
-  work: TableWork,
-  toKeyId: string,
-  atGate: readonly SealedPage[],
-): Promise<OneCommit | null> {
+export async function prepareOneCommit(work: TableWork, toKeyId: string, atGate: SealedPage[]): Promise<OneCommit | null> {
   const pages: SealedPage[] = [];
   for await (const page of sealedPages(work, atGate)) {
     if (page.rowsFailed > 0) return null;
@@ -49,7 +45,7 @@ export async function prepareOneCommit(
 export async function writeChunks(
   work: TableWork,
   toKeyId: string,
-  atGate: readonly SealedPage[],
+  atGate: SealedPage[],
   write: (chunk: Statement) => Promise<number>,
 ): Promise<void> {
   const writePage = async ({ table, replacements }: SealedPage): Promise<number> => {
@@ -61,6 +57,7 @@ export async function writeChunks(
     return changed;
   };
   for await (const page of sealedPages(work, atGate)) {
+    work.assertGoesOn();
     const { table, range, rowsRotated, expected } = page;
     if ((await writePage(page)) < rowsRotated)
       for await (const again of sealNow(work, [{ table, range }])) await writePage(again);
@@ -70,18 +67,15 @@ export async function writeChunks(
 
 /**
  * What the gate has sealed, and what lies behind that in each table: what has come since, and what the gate had no room for. By
- * turns, so that threads seal the ones while the others are written.
+ * turns, so that threads seal the ones while the others are written. What is handed on is taken out of `atGate`: it is memory.
  */
-async function* sealedPages(work: TableWork, atGate: readonly SealedPage[]): AsyncGenerator<SealedPage> {
-  const kept = [...atGate];
-  for await (const page of sealNow(
-    work,
-    work.tableNames.map((table) => behind(atGate, table)),
-  )) {
+async function* sealedPages(work: TableWork, atGate: SealedPage[]): AsyncGenerator<SealedPage> {
+  const others = work.tableNames.map((table) => behind(atGate, table));
+  for await (const page of sealNow(work, others)) {
     yield page;
-    yield* kept.splice(0, keptPerTurn);
+    yield* atGate.splice(0, keptPerTurn);
   }
-  yield* kept;
+  while (atGate.length > 0) yield* atGate.splice(0, keptPerTurn);
 }
 
 function behind(atGate: readonly SealedPage[], table: string): CoveredPart {

@@ -17,6 +17,8 @@ import { ServerConnection, withSignal } from './server-connection.ts';
 
 /** How long SQLite itself waits for a lock. It blocks the event loop meanwhile, so the longer wait is ours. */
 const lockWaitMs = 20;
+/** Longer than any pause that SQLite makes between two tries within {@link lockWaitMs}: whoever is waiting then gets the lock. */
+const lockGapMs = 15;
 /** For so long an operation that failed is tried again; the attempt that runs then is the last. */
 const retryTotalMs = 4_000;
 const maxRetryDelayMs = 200;
@@ -155,6 +157,14 @@ export class Database {
   async writeOne(sql: string, args: readonly Argument[] = []): Promise<number> {
     const [written] = await this.write([{ sql, args }]);
     return written?.changed ?? 0;
+  }
+
+  /**
+   * Lets those come in who wait to write, for whoever writes again and again: a file's lock is nobody's in turn, so that one who takes it
+   * back at once may have it for seconds. On a server writers stand in line.
+   */
+  async giveWay(): Promise<void> {
+    if (this.#logPath !== null) await sleep(lockGapMs);
   }
 
   /** How often since it was opened an attempt was made again, and an operation was given up for the database's sake. */

@@ -1,10 +1,14 @@
 /** Who works on texts: this thread, and for many of them at once another, so that no request waits for someone else's thousand. */
 
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import pLimit from 'p-limit';
 import { AskedThread } from '../asked-thread.ts';
 import type { GivenKey, Keyring } from '../crypto/keyring.ts';
-import { type TextResults, type TextTask, TextWork } from './text-work.ts';
+import { OverloadedError } from '../errors.ts';
+import { type CiphertextInput, type PlaintextInput, type TextResults, type TextTask, TextWork } from './text-work.ts';
 
 export interface TextWorkers {
+  /** Throws OverloadedError where so much waits already that more would only fill memory. */
   work(task: TextTask): Promise<TextResults>;
   close(): Promise<void>;
 }
@@ -17,6 +21,8 @@ export interface TextThreadSettings {
 /** Fewer are sooner done than handed over. */
 const minItems = 100;
 const youngGenerationMb = 32;
+/** Of texts that wait for the thread: four bodies of the greatest size, and hundreds of the usual. */
+const maxWaitingCharacters = 32 * 1024 * 1024;
 
 /** Everything on the thread that calls. */
 export function workOnTextsHere(keyring: Keyring): TextWorkers {
@@ -29,20 +35,70 @@ export function workOnTextsHere(keyring: Keyring): TextWorkers {
  * its work is done here, and the next task starts another.
  */
 export function workOnTextsOnThread(entry: URL, keyring: Keyring, onDeath: (error: unknown) => void): TextWorkers {
-  const here = workOnTextsHere(keyring);
-  const workerData: TextThreadSettings = { keys: keyring.given };
-  let thread: AskedThread<TextTask, TextResults> | null = null;
-  return {
-    work: async (task) => {
-      if (task.items.length < minItems) return here.work(task);
-      if (thread === null || thread.hasFailed) {
-        thread = new AskedThread(entry, { workerData, resourceLimits: { maxYoungGenerationSizeMb: youngGenerationMb } });
+  return new TextThread(entry, keyring, onDeath);
+}
+
+class TextThread implements TextWorkers {
+  readonly #entry: URL;
+  readonly #keys: readonly GivenKey[];
+  readonly #here: TextWorkers;
+  readonly #onDeath: (error: unknown) => void;
+  readonly #oneAtATime = pLimit(1);
+  #thread: AskedThread<TextTask, TextResults> | null = null;
+  #waitingCharacters = 0;
+
+  constructor(entry: URL, keyring: Keyring, onDeath: (error: unknown) => void) {
+    this.#entry = entry;
+    this.#keys = keyring.given;
+    this.#here = workOnTextsHere(keyring);
+    this.#onDeath = onDeath;
+  }
+
+  async work(task: TextTask): Promise<TextResults> {
+    if (task.items.length < minItems) return this.#here.work(task);
+    const characters = charactersOf(task);
+    if (this.#waitingCharacters > 0 && this.#waitingCharacters + characters > maxWaitingCharacters) throw new OverloadedError();
+    this.#waitingCharacters += characters;
+    try {
+      return await this.#ask(task);
+    } finally {
+      this.#waitingCharacters -= characters;
+    }
+  }
+
+  async close(): Promise<void> {
+    await this.#thread?.close();
+  }
+
+  async #ask(task: TextTask): Promise<TextResults> {
+    this.#thread ??= this.#start();
+    const thread = this.#thread;
+    try {
+      return await thread.ask(task);
+    } catch (error) {
+      if (!thread.hasFailed) throw error;
+      if (this.#thread === thread) {
+        this.#thread = null;
+        this.#onDeath(error);
       }
-      return thread.ask(task).catch((error: unknown) => {
-        onDeath(error);
-        return here.work(task);
+      return this.#oneAtATime(async () => {
+        await nextTurn();
+        return this.#here.work(task);
       });
-    },
-    close: async () => thread?.close(),
-  };
+    }
+  }
+
+  #start(): AskedThread<TextTask, TextResults> {
+    const workerData: TextThreadSettings = { keys: this.#keys };
+    return new AskedThread(this.#entry, { workerData, resourceLimits: { maxYoungGenerationSizeMb: youngGenerationMb } });
+  }
+}
+
+function charactersOf({ items }: TextTask): number {
+  return items.reduce((sum, item) => sum + lengthOf(item), 0);
+}
+
+function lengthOf(item: PlaintextInput | CiphertextInput): number {
+  if ('plaintext' in item) return item.plaintext.length;
+  return 'row' in item ? item.row.encryptedValue.length : item.ciphertext.length;
 }

@@ -2,7 +2,17 @@
 
 import { expect, it } from 'vitest';
 import { startServer } from '../support/process.ts';
-import { adminToken, caller, environmentFor, keyA, keyB, keyC, keyIdB, temporaryDatabase } from '../support/vault.ts';
+import {
+  adminToken,
+  caller,
+  environmentFor,
+  gatewayToken,
+  keyA,
+  keyB,
+  keyC,
+  keyIdB,
+  temporaryDatabase,
+} from '../support/vault.ts';
 
 const rows = 20_000;
 
@@ -20,6 +30,25 @@ it('is interrupted when the service is stopped, and finished by the next start',
   const path = `/admin/rotate/${begun.body.rotation.id}`;
   await expect.poll(async () => (await admin('GET', path)).body.rotation.state, { timeout: 30_000 }).toBe('completed');
   expect((await admin('POST', '/admin/verify')).body.rows_by_key_id).toEqual({ [keyIdB]: rows });
+});
+
+it('lets those who store come in between its commits', async () => {
+  const { url, gateway: database } = await temporaryDatabase();
+  const manyRows = 40_000;
+  await database.fill(keyA, manyRows);
+  const settings = environmentFor(url, { PROVARA_MASTER_KEY_NEW: keyB, VAULT_ROTATION_ATOMIC_ROWS: '0' });
+  const { origin } = await startServer(settings);
+  const [admin, gateway] = [caller(origin, adminToken), caller(origin, gatewayToken)];
+  await admin('POST', '/admin/rotate/execute?wait=0');
+  const rotation = async () => (await database.rows('vault_rotations'))[0];
+  const rotatedMeanwhile: number[] = [];
+  for (let before = await rotation(); before?.state !== 'completed'; before = await rotation()) {
+    const { status } = await gateway('POST', '/v1/api-keys', { name: 'during', provider: 'openai', value: 'sample-value' });
+    expect(status).toBeLessThan(300);
+    rotatedMeanwhile.push(Number((await rotation())?.rows_rotated) - Number(before?.rows_rotated));
+  }
+  expect(Math.max(...rotatedMeanwhile)).toBeGreaterThan(0);
+  expect(Math.max(...rotatedMeanwhile)).toBeLessThan(manyRows / 4);
 });
 
 it('answers with the gate’s failure and every row that it names', async () => {

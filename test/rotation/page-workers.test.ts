@@ -89,7 +89,7 @@ describe('threads', () => {
       'at once': 'process.exit(0)',
       'by an error': 'throw new Error("sample")',
       'between two pages': `import { parentPort } from 'node:worker_threads';
-        parentPort.on('message', () => { parentPort.postMessage({ report: {} }); setTimeout(() => process.exit(1), 10); });`,
+        parentPort.on('message', ({ number }) => { parentPort.postMessage({ number, answer: {} }); setTimeout(() => process.exit(1), 10); });`,
     };
     for (const [how, code] of Object.entries(sayings)) {
       writeFileSync(dying, code);

@@ -8,6 +8,7 @@ import { AskedThread } from '../../src/asked-thread.ts';
 import { Keyring } from '../../src/crypto/keyring.ts';
 import { parseMasterKey } from '../../src/crypto/master-key.ts';
 import { sealText } from '../../src/crypto/text-ciphertext.ts';
+import { OverloadedError } from '../../src/errors.ts';
 import type { CiphertextInput, TextResults } from '../../src/vault/text-work.ts';
 import { type TextWorkers, workOnTextsHere, workOnTextsOnThread } from '../../src/vault/text-workers.ts';
 import { gatewaySeal } from '../support/gateway.ts';
@@ -96,6 +97,39 @@ describe('a thread', () => {
     await expect(uncopyable).rejects.toThrow('could not be cloned');
     expect((await task).texts.length).toBe(mixed.length);
     await thread.close();
+  });
+
+  it('is believed by the number of the question, not by the order of its answers', async () => {
+    const { url } = counting(`import { parentPort } from 'node:worker_threads'; const asked = [];
+      parentPort.on('message', ({ number, question }) => { asked.unshift({ number, answer: question });
+        if (asked.length === 3) for (const each of asked) parentPort.postMessage(each); })`);
+    const thread = new AskedThread<string, string>(url, {});
+    const questions = ['first', 'second', 'third'];
+    expect(await Promise.all(questions.map((question) => thread.ask(question)))).toEqual(questions);
+    await thread.close();
+  });
+
+  it('has so much before it and no more: what would only fill memory is refused', async () => {
+    const { url } = counting('setInterval(() => undefined, 1_000)');
+    const workers = workOnTextsOnThread(url, keyring, () => undefined);
+    const items = Array.from({ length: 400 }, () => ({ plaintext: 'x'.repeat(50_000), context: null }));
+    const waiting = workers.work({ act: 'encrypt', keyId: keyIdA, items });
+    await expect(workers.work({ act: 'encrypt', keyId: keyIdA, items })).rejects.toBeInstanceOf(OverloadedError);
+    await workers.close();
+    expect((await waiting).texts.length).toBe(items.length);
+    const later = workers.work({ act: 'encrypt', keyId: keyIdA, items });
+    await workers.close();
+    expect((await later).texts.length).toBe(items.length);
+  });
+
+  it('that dies with much before it is told of once, and all of that is answered', async () => {
+    const { url } = counting('setTimeout(() => process.exit(1), 200)');
+    const deaths: unknown[] = [];
+    const workers = workOnTextsOnThread(url, keyring, (error) => deaths.push(error));
+    const results = await Promise.all([decrypted(workers, mixed), decrypted(workers, mixed), decrypted(workers, mixed)]);
+    expect(results.map(({ texts }) => texts[1]?.text)).toEqual([textOf(1), textOf(1), textOf(1)]);
+    expect(deaths.length).toBe(1);
+    await workers.close();
   });
 
   it('that dies costs no answer, and the next task has another', async () => {
