@@ -26,6 +26,14 @@ describe('a file', () => {
     await sink.close();
   });
 
+  it('has taken a line before the event loop turns: whoever waits for it waits for no other thread', async () => {
+    const { path, sink } = await openSink();
+    const written = sink.write('line').then(() => 'written');
+    expect(await Promise.race([written, nextTurn('turned')])).toBe('written');
+    expect(linesOf(path)).toEqual(['line']);
+    await sink.close();
+  });
+
   it('that is moved away while lines come loses none of them', async () => {
     const { path, sink } = await openSink();
     const written: Promise<void>[] = [];
