@@ -8,7 +8,7 @@ async function untilReady(script, environment) {
   const port = await freePort();
   let child;
   const seconds = await timed(async () => {
-    child = spawn(process.execPath, ['--max-semi-space-size=16', fileURLToPath(new URL(script, import.meta.url))], {
+    child = spawn(process.execPath, ['--max-semi-space-size=8', fileURLToPath(new URL(script, import.meta.url))], {
       env: { PATH: process.env.PATH, NODE_ENV: 'production', PORT: String(port), ...environment },
       stdio: 'ignore',
     });

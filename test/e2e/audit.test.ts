@@ -11,7 +11,7 @@ async function start(log: (folder: string) => string) {
   const settings = { VAULT_AUDIT_LOG: log(folder), PROVARA_MASTER_KEY_NEW: keyB, NODE_ENV: 'test' };
   const environment = {
     ...environmentFor(`file:${join(folder, 'vault.db')}`, settings),
-    NODE_OPTIONS: '--max-semi-space-size=16',
+    NODE_OPTIONS: '--max-semi-space-size=8',
   };
   const server = await startServer(environment, folder);
   const gateway = caller(server.origin, gatewayToken);
