@@ -1,6 +1,6 @@
 // A thousand texts in one call, against node:crypto opening the same in a loop.
 import { createDecipheriv, createSecretKey } from 'node:crypto';
-import { alternate, fileWith, gatewayToken, keyA, secretOf, startServers, timed } from './support.mjs';
+import { alternate, fileWith, headers, keyA, secretOf, startServers, timed } from './support.mjs';
 
 const items = 1_000;
 const callsOfRound = 20;
@@ -10,7 +10,6 @@ const rounds = 9;
 const associatedData = Buffer.concat([Buffer.from('provara-vault/pv1'), Buffer.of(0)]);
 
 async function post(origin, route, body) {
-  const headers = { authorization: `Bearer ${gatewayToken}`, 'content-type': 'application/json' };
   const answer = await fetch(`${origin}/v1/${route}`, { method: 'POST', headers, body });
   if (!answer.ok) throw new Error(`${route}: ${answer.status} ${await answer.text()}`);
   return answer.json();

@@ -1,7 +1,7 @@
 // What the client adds: to a key that it holds, and to a request that it makes.
 import { Pool } from 'undici';
 import { VaultClient } from '../dist/client/index.js';
-import { alternate, fileWith, gatewayToken, nameOf, startServers, tenantOf, timed } from './support.mjs';
+import { alternate, fileWith, gatewayToken, headers, nameOf, startServers, tenantOf, timed } from './support.mjs';
 
 const lookups = 500_000;
 const requests = 3_000;
@@ -33,7 +33,7 @@ function bareRequest(pool) {
     const answer = await pool.request({
       method: 'POST',
       path: '/v1/api-keys/decrypt',
-      headers: { authorization: `Bearer ${gatewayToken}`, 'content-type': 'application/json' },
+      headers,
       body: JSON.stringify({ tenant_id: tenantOf(index), name: nameOf(index) }),
     });
     return answer.body.json();

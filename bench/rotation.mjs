@@ -11,13 +11,12 @@ import {
   gatewaySeal,
   keyA,
   keyB,
-  nameOf,
+  randomKeyOf,
   run,
   secretOf,
   startServers,
   startSqld,
   temporaryFolder,
-  tenantOf,
   timed,
 } from './support.mjs';
 
@@ -147,23 +146,19 @@ export async function decryptWhileRotating() {
   const { url } = await fileWith(rows);
   const { vault } = await startServers(url);
   const route = `${vault}/v1/api-keys/decrypt`;
-  const randomKey = (randomInt) => {
-    const index = randomInt(rows);
-    return { tenant_id: tenantOf(index), name: nameOf(index) };
-  };
   const admin = async (method, path, body) => {
     const headers = { authorization: `Bearer ${adminToken}`, 'content-type': 'application/json' };
     const answer = await fetch(vault + path, { method, headers, ...(body && { body: JSON.stringify(body) }) });
     return answer.json();
   };
-  const { perSecond } = await load(route, randomKey, { seconds: 5 });
-  const steady = { rate: Math.floor(perSecond / 4) };
+  const { perSecond } = await load(route, () => randomKeyOf(rows), { seconds: 5 });
+  const quarter = Math.floor(perSecond / 4);
   const { keys } = await admin('GET', '/admin/master-keys');
   const ids = keys.map(({ key_id }) => key_id);
   let [from, to] = [ids[0], ids[1]];
   const whileRotating = async () => {
     const { rotation } = await admin('POST', '/admin/rotate/execute?wait=0', { old_key_id: from, new_key_id: to });
-    const p99Ms = await steadyLoad(route, randomKey, steady);
+    const p99Ms = await steadyLoad(route, rows, quarter);
     const { rotation: now } = await admin('GET', `/admin/rotate/${rotation.id}`);
     if (now.state === 'completed') throw new Error('The rotation ended before the load did.');
     [from, to] = [to, from];
@@ -177,7 +172,7 @@ export async function decryptWhileRotating() {
     return p99Ms;
   };
   const p99 = await alternate(5, {
-    before: () => steadyLoad(route, randomKey, steady),
+    before: () => steadyLoad(route, rows, quarter),
     during: whileRotating,
   });
   return [

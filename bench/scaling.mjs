@@ -1,16 +1,12 @@
 // What becomes of the hot path, and of stores, on one file, on one server, and with a second replica: no aims, but what to expect.
 import { load } from './load.mjs';
-import { alternate, createTable, fileWith, nameOf, secretOf, startServers, startSqld, tenantOf } from './support.mjs';
+import { alternate, createTable, fileWith, randomKeyOf, randomNewKeyOf, startServers, startSqld } from './support.mjs';
 
 const rows = 100_000;
 const rounds = 3;
 
-function randomKey(randomInt) {
-  const index = randomInt(rows);
-  return { tenant_id: tenantOf(index), name: nameOf(index) };
-}
-
-const newKey = (randomInt) => ({ ...randomKey(randomInt), provider: 'openai', value: secretOf(randomInt(rows)) });
+const randomKey = () => randomKeyOf(rows);
+const newKey = () => randomNewKeyOf(rows);
 
 async function together(...loads) {
   const measured = await Promise.all(loads);

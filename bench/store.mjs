@@ -1,7 +1,7 @@
 // Storing provider keys on a file, each durable before it is acknowledged.
 import { createClient } from '@libsql/client';
 import { load } from './load.mjs';
-import { alternate, fileWith, nameOf, secretOf, startServers, tenantOf } from './support.mjs';
+import { alternate, fileWith, randomNewKeyOf, startServers } from './support.mjs';
 
 const rows = 100_000;
 
@@ -18,10 +18,7 @@ export async function store() {
   client.close();
   const { vault, reference } = await startServers(url);
   const routes = { vault: `${vault}/v1/api-keys`, bare: `${reference}/point-write` };
-  const newKey = (randomInt) => {
-    const index = randomInt(rows);
-    return { tenant_id: tenantOf(index), name: nameOf(index), provider: 'openai', value: secretOf(randomInt(rows)) };
-  };
+  const newKey = () => randomNewKeyOf(rows);
   const callers = { connections: 32 };
   for (const route of Object.values(routes)) await load(route, newKey, { ...callers, seconds: 2 });
   const speed = await alternate(5, {

@@ -1,6 +1,6 @@
 // What every figure is measured with: rounds that alternate, their medians, processes of their own, and filled tables.
 import { spawn } from 'node:child_process';
-import { createCipheriv, randomBytes } from 'node:crypto';
+import { createCipheriv, randomBytes, randomInt } from 'node:crypto';
 import { once } from 'node:events';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { createServer } from 'node:net';
@@ -15,6 +15,7 @@ export const keyA = 'a1'.repeat(32);
 export const keyB = 'b2'.repeat(32);
 export const gatewayToken = 'sample-token-of-the-benchmark-gateway';
 export const adminToken = 'sample-token-of-the-benchmark-admin';
+export const headers = { authorization: `Bearer ${gatewayToken}`, 'content-type': 'application/json' };
 const tenants = 1_000;
 
 const cleanups = [];
@@ -61,7 +62,7 @@ const path = (name) => fileURLToPath(new URL(name, import.meta.url));
 /** Runs a script of this folder, or the command line, to its end. Answers what it printed, and how long it took. */
 export async function run(script, args = [], environment = {}, nodeOptions = []) {
   const startedAt = performance.now();
-  const child = spawn(process.execPath, [...nodeOptions, path(script), ...args], {
+  const child = spawn(process.execPath, [...nodeOptions, path(script), ...args.map(String)], {
     env: { PATH: process.env.PATH, NODE_ENV: 'production', ...environment },
     stdio: ['ignore', 'pipe', 'inherit'],
   });
@@ -117,7 +118,7 @@ export async function freePort() {
 export async function startServers(url, settings = {}) {
   const port = await freePort();
   const { reference, stop } = await serve('server.mjs', [], vaultEnvironment(url, { PORT: String(port), ...settings }), [
-    '--max-semi-space-size=16',
+    '--max-semi-space-size=8',
   ]);
   return { vault: `http://127.0.0.1:${port}`, reference, stop };
 }
@@ -150,6 +151,15 @@ export async function startSqld() {
 export const secretOf = (index) => `sk-sample-${String(index).padStart(41, '0')}`;
 export const nameOf = (index) => `key-${index}`;
 export const tenantOf = (index) => `tenant-${index % tenants}`;
+
+/** Names one of so many rows. */
+export function randomKeyOf(rows) {
+  const index = randomInt(rows);
+  return { tenant_id: tenantOf(index), name: nameOf(index) };
+}
+
+/** The same, with a value to store under it. */
+export const randomNewKeyOf = (rows) => ({ ...randomKeyOf(rows), provider: 'openai', value: secretOf(randomInt(rows)) });
 
 /** As today's gateway seals: row format 1. */
 export function gatewaySeal(masterKey, plaintext) {
