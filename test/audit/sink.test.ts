@@ -1,5 +1,6 @@
 /** The log of the audit says that a line is out only when it is, loses none when it is moved away or fails, and never joins two. */
 
+import { spawnSync } from 'node:child_process';
 import { appendFileSync, mkdirSync, readFileSync, renameSync, statSync, symlinkSync, unlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { setImmediate as nextTurn } from 'node:timers/promises';
@@ -91,5 +92,34 @@ describe('a device that is full', () => {
     expect(linesOf(path)).toEqual(['a', 'b', 'c', 'd']);
     expect(sink.isFailing).toBe(false);
     await sink.close();
+  });
+});
+
+describe('a file that may not grow', () => {
+  // What a shell allows the process that it becomes, in blocks of 512 bytes: a full disk without a disk of its own.
+  const limited = ['-c', 'ulimit -f 2; exec "$@"', 'sh', process.execPath, '--input-type=module', '-e'];
+  const program = `
+    import { renameSync } from 'node:fs';
+    const [path, built] = process.argv.slice(1);
+    const { AuditSink } = await import(built);
+    const sink = new AuditSink(path);
+    await sink.open();
+    for (const line of ['a', 'b']) {
+      const ending = await sink.write(line.repeat(700)).then(() => 'written', ({ code }) => code);
+      process.stdout.write(ending + ' ');
+    }
+    renameSync(path, path + '.1');
+    await sink.reopen();
+    await sink.recover();
+    await sink.close();
+    process.stdout.write('recovered');`;
+
+  it('is an error for the line that it does not hold, which goes whole into the next file', () => {
+    const path = join(temporaryFolder(), 'audit.log');
+    const built = new URL('../../dist/audit/sink.js', import.meta.url).href;
+    const { stdout, stderr } = spawnSync('sh', [...limited, program, path, built], { encoding: 'utf8' });
+    expect({ stdout, stderr }).toEqual({ stdout: 'written EFBIG recovered', stderr: '' });
+    expect(linesOf(`${path}.1`)).toEqual(['a'.repeat(700)]);
+    expect(linesOf(path)).toEqual(['b'.repeat(700)]);
   });
 });
