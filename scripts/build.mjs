@@ -24,7 +24,7 @@ async function bundle() {
   await build({
     input: Object.fromEntries([...programs, ...parts].map((name) => [name, path(`src/${name}.ts`)])),
     // What loads files of its own by their place: native code, the threads of the log, and a page.
-    external: ['libsql', 'pino', 'pino-pretty', '@fastify/swagger-ui'],
+    external: ['libsql', 'libsql/promise', 'pino', 'pino-pretty', '@fastify/swagger-ui'],
     platform: 'node',
     logLevel: 'warn',
     output: { dir: path('dist'), format: 'esm', sourcemap: true, chunkFileNames: '[name].bundle.js' },

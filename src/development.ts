@@ -112,7 +112,7 @@ async function inspectDatabase(url: string, authToken: string | undefined): Prom
     const activeKeyId = (await isMigrated(database)) ? await new MasterKeyStore(database).activeKeyId() : null;
     return { isLocal: true, isInUse: activeKeyId !== null || found.some(({ rows }) => rows > 0), activeKeyId };
   } finally {
-    database.close();
+    await database.close();
   }
 }
 

@@ -19,7 +19,7 @@ parentPort?.on('message', (message) => {
   if (message === stopMessage) void engine.close();
 });
 const outcome = await (isDryRun ? dryRun() : rotate()).catch(toOutcome);
-database.close();
+await database.close();
 send({ kind: 'ended', outcome });
 parentPort?.close();
 

@@ -175,7 +175,7 @@ export function buildServices(
       await sink?.close();
       await heartbeat.stop();
       await Promise.all([rowUses.close(), statelessUses.close(), seals.close()]);
-      database.close();
+      await database.close();
     },
   };
 }

@@ -218,7 +218,8 @@ export class ApiKeyStore {
   async noteUse(usedAt: ReadonlyMap<string, number>): Promise<void> {
     const sql = `UPDATE api_keys SET last_used_at = max(coalesce(last_used_at, 0), used.value->>1)
       FROM json_each(?) AS used WHERE api_keys.id = used.value->>0`;
-    await this.#writeOne(sql, [JSON.stringify([...usedAt])]);
+    const args = [JSON.stringify([...usedAt])];
+    await this.#mended(() => this.#database.writeUnsynced([{ sql, args }]));
   }
 
   async #findByNames(lookups: readonly NameLookup[]): Promise<(ApiKeyRow | null)[]> {
@@ -242,11 +243,6 @@ export class ApiKeyStore {
   async #writeAll(writes: readonly (readonly Statement[])[]): Promise<(readonly Written[])[]> {
     const written = [...(await this.#mended(() => this.#database.write(writes.flat())))];
     return writes.map(({ length }) => written.splice(0, length));
-  }
-
-  async #writeOne(sql: string, args: (string | number | null)[]): Promise<number> {
-    const [written] = await this.#write([{ sql, args }]);
-    return written?.changed ?? 0;
   }
 
   /** The gateway's own migrations may recreate the table while the vault serves: its columns are put back, unseen by the caller. */

@@ -18,8 +18,11 @@ export interface Result {
 
 export interface Connection {
   execute(statement: SqlStatement): Promise<Result>;
-  /** All of them or none. Throws LibsqlBatchError, which says at which of them it ended. */
-  batch(statements: readonly SqlStatement[]): Promise<readonly Result[]>;
+  /**
+   * All of them or none. Throws LibsqlBatchError, which says at which of them it ended. On a file the commit does not wait for
+   * the disk where it need not be synced: it may be lost with the machine, with the process it is not.
+   */
+  batch(statements: readonly SqlStatement[], isSynced?: boolean): Promise<readonly Result[]>;
   reconnect(): void | Promise<void>;
   close(): void;
 }

@@ -4,7 +4,6 @@
  */
 
 import { randomUUID } from 'node:crypto';
-import { statSync } from 'node:fs';
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { LibsqlBatchError } from '@libsql/client';
@@ -14,6 +13,7 @@ import type { Argument, Connection, Result, Row, SqlStatement } from './connecti
 import { AttemptTimeoutError, describe, isConstraint, kindOf, translate } from './failures.ts';
 import { FileConnection } from './file-connection.ts';
 import { ServerConnection, withSignal } from './server-connection.ts';
+import { WriteAheadLog } from './write-ahead-log.ts';
 
 /** How long SQLite itself waits for a lock. It blocks the event loop meanwhile, so the longer wait is ours. */
 const lockWaitMs = 20;
@@ -31,8 +31,6 @@ const maxRequests = 20;
 const maxWrites = 2;
 /** The native client frees its statements only between turns of the event loop (libsql-js#153). */
 const operationsPerTurn = 50;
-/** From this size the write-ahead log is folded into the file. */
-const maxLogBytes = 4 * 1024 * 1024;
 /** The guard that refuses a batch which reaches the server after its caller has been told that it failed. */
 const deadlineGuard = 'deadline';
 
@@ -105,8 +103,8 @@ interface Attempt {
 
 export class Database {
   readonly #connection: Connection;
-  /** Of the write-ahead log, or null for a server. */
-  readonly #logPath: string | null;
+  /** Null for a server. */
+  readonly #log: WriteAheadLog | null;
   readonly #limit = pLimit(maxRequests);
   readonly #writeLimit = pLimit(maxWrites);
   #operations = 0;
@@ -116,7 +114,7 @@ export class Database {
 
   /** Opens the database, creating the file where there is none. Throws ConfigurationError where it cannot be opened at all. */
   constructor({ url, authToken }: DatabaseLocation) {
-    this.#logPath = isFileUrl(url) ? `${databaseFilePath(url)}-wal` : null;
+    this.#log = isFileUrl(url) ? new WriteAheadLog(databaseFilePath(url), lockWaitMs) : null;
     try {
       this.#connection = isFileUrl(url)
         ? new FileConnection(databaseFilePath(url), lockWaitMs)
@@ -128,7 +126,7 @@ export class Database {
 
   /** Lets readers and a writer of a file work side by side; recorded in the file, so once is enough. */
   async useWriteAheadLog(): Promise<void> {
-    if (this.#logPath !== null) await this.read('PRAGMA journal_mode = WAL');
+    if (this.#log !== null) await this.read('PRAGMA journal_mode = WAL');
   }
 
   async read(sql: string, args: readonly Argument[] = []): Promise<readonly Row[]> {
@@ -141,16 +139,22 @@ export class Database {
    * take `workMs` longer than what its statements weigh, for those that work on much that is in the database already.
    */
   async write(statements: readonly Statement[], workMs = 0): Promise<Written[]> {
-    if (this.#logPath === null) return this.#writeMarked(statements, workMs);
-    const results = await this.#batch(statements);
-    await this.#foldLog(this.#logPath);
-    return results.map(toWritten);
+    if (this.#log === null) return this.#writeMarked(statements, workMs);
+    return (await this.#batch(statements)).map(toWritten);
   }
 
   /** As {@link write}, for statements that may be carried out twice without harm: on a server it leaves no mark. */
   async writeIdempotent(statements: readonly Statement[]): Promise<void> {
-    if (this.#logPath === null) await this.#batch(statements);
-    else await this.write(statements);
+    await this.#batch(statements);
+  }
+
+  /**
+   * As {@link write}, for notes that may be lost with the machine: the commit to a file does not wait for the disk, which may
+   * take long whenever the system writes back what others have written. It is durable once a later write is.
+   */
+  async writeUnsynced(statements: readonly Statement[]): Promise<void> {
+    if (this.#log === null) await this.write(statements);
+    else await this.#batch(statements, false);
   }
 
   /** Writes one statement and answers how many rows it changed. */
@@ -164,7 +168,7 @@ export class Database {
    * back at once may have it for seconds. On a server writers stand in line.
    */
   async giveWay(): Promise<void> {
-    if (this.#logPath !== null) await sleep(lockGapMs);
+    if (this.#log !== null) await sleep(lockGapMs);
   }
 
   /** How often since it was opened an attempt was made again, and an operation was given up for the database's sake. */
@@ -172,7 +176,9 @@ export class Database {
     return this.#troubles;
   }
 
-  close(): void {
+  /** Resolves once nothing of it uses the database any more. */
+  async close(): Promise<void> {
+    await this.#log?.close();
     this.#connection.close();
   }
 
@@ -229,9 +235,13 @@ export class Database {
     return counts.map((count) => ({ changed: Number(count), rows: [] }));
   }
 
-  async #batch(statements: readonly Statement[]): Promise<readonly Result[]> {
+  async #batch(statements: readonly Statement[], isSynced = true): Promise<readonly Result[]> {
+    const send = () => this.#connection.batch(statements, isSynced);
+    const operation = () => (this.#log === null ? send() : this.#log.betweenFolds(send));
     try {
-      return await this.#attempt(() => this.#connection.batch(statements), attemptMs + sendingMs(statements));
+      const results = await this.#attempt(operation, attemptMs + sendingMs(statements));
+      this.#log?.foldWhereLong();
+      return results;
     } catch (error) {
       const failedAt = error instanceof LibsqlBatchError && isConstraint(error) ? error.statementIndex : -1;
       throw guardFailure(statements[failedAt]) ?? error;
@@ -251,7 +261,7 @@ export class Database {
         return await this.#attemptOnce(operation, timeoutMs, limit);
       } catch (error) {
         const isFinal = kindOf(error) === 'final';
-        if (!isFinal && this.#logPath !== null) await this.#connection.reconnect();
+        if (!isFinal && this.#log !== null) await this.#connection.reconnect();
         if (isFinal || Date.now() + delayMs > deadline) throw this.#failed(translate(error));
         this.#troubles.retries += 1;
         await sleep(delayMs * (0.5 + Math.random()));
@@ -267,7 +277,7 @@ export class Database {
   /** On a server an attempt that takes too long is given up, whether it waits for its turn or for its answer. */
   async #attemptOnce<T>(operation: (attempt: Attempt) => Promise<T>, timeoutMs: number, limit: LimitFunction): Promise<T> {
     const endsAtMs = performance.now() + timeoutMs;
-    if (this.#logPath !== null) return operation({ endsAtMs });
+    if (this.#log !== null) return operation({ endsAtMs });
     const patience = new AbortController();
     const timer = setTimeout(() => patience.abort(new AttemptTimeoutError('No answer in time.')), timeoutMs);
     const { signal } = patience;
@@ -283,16 +293,6 @@ export class Database {
       return await Promise.race([given, up]);
     } finally {
       clearTimeout(timer);
-    }
-  }
-
-  /** Holds the writers' lock while it copies, and is done by the one process that writes most: best effort, repeated at the next write. */
-  async #foldLog(path: string): Promise<void> {
-    try {
-      const bytes = statSync(path, { throwIfNoEntry: false })?.size ?? 0;
-      if (bytes > maxLogBytes) await this.#connection.execute({ sql: 'PRAGMA wal_checkpoint(TRUNCATE)' });
-    } catch {
-      await this.#connection.reconnect();
     }
   }
 }

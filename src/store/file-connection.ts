@@ -61,7 +61,18 @@ export class FileConnection implements Connection {
     return this.#run(statement);
   }
 
-  async batch(statements: readonly SqlStatement[]): Promise<Result[]> {
+  async batch(statements: readonly SqlStatement[], isSynced = true): Promise<Result[]> {
+    if (isSynced) return this.#commit(statements);
+    // Never a kept statement: SQLite may carry out a pragma when it compiles it, and not again.
+    this.#execute('PRAGMA synchronous = NORMAL');
+    try {
+      return this.#commit(statements);
+    } finally {
+      this.#syncAgain();
+    }
+  }
+
+  #commit(statements: readonly SqlStatement[]): Result[] {
     this.#run({ sql: 'BEGIN IMMEDIATE' });
     try {
       const results = statements.map((statement, index) => this.#runAt(index, statement));
@@ -122,6 +133,23 @@ export class FileConnection implements Connection {
       return { rows: (statement.all(args) as Argument[][]).map((values) => toRow(columns, values)), rowsAffected: 0 };
     } catch (error) {
       throw toLibsqlError(error);
+    }
+  }
+
+  #execute(sql: string): void {
+    try {
+      this.#opened.exec(sql);
+    } catch (error) {
+      throw toLibsqlError(error);
+    }
+  }
+
+  /** Where that cannot be said, the connection goes: one that is opened anew waits for the disk. */
+  #syncAgain(): void {
+    try {
+      this.#database?.exec('PRAGMA synchronous = FULL');
+    } catch {
+      this.reconnect();
     }
   }
 

@@ -25,7 +25,7 @@ async function abandonedRotation(): Promise<{ url: string; database: GatewayData
     'gone',
     new AuditChain().append(parseMasterKey(keyA), {}),
   );
-  connection.close();
+  await connection.close();
   return { url, database, id: 'abandoned' };
 }
 
@@ -89,7 +89,7 @@ describe('a vault that stops while the gate is open', () => {
     await services.close();
     const connection = new Database({ url });
     expect(await new RotationStore(connection).find(id)).toMatchObject({ state: 'interrupted', rowsScanned: 0 });
-    connection.close();
+    await connection.close();
     expect(await database.open(keyA, 'a')).toBe('sample-value-of-a');
     await untilCompleted(await startVault(url, staged), id);
     expect(await database.open(keyB, 'a')).toBe('sample-value-of-a');

@@ -243,7 +243,7 @@ describe('a replacement', () => {
       expect(await replace(database, replacement)).toBe(0);
     }
     expect(await replace(database, { rowId: row?.rowId ?? '0', read: { ...read, ...binding }, sealed })).toBe(1);
-    database.close();
+    await database.close();
   });
 });
 
@@ -279,6 +279,6 @@ describe('the assertion of a table’s state', () => {
       await database.write([rename, ...tableStateStatements('api_keys', inPages(expected))]);
     }
     expect((await gateway.rows())[0]?.name).toBe('renamed');
-    database.close();
+    await database.close();
   });
 });

@@ -78,7 +78,7 @@ describe('threads', () => {
     expect(reports.flatMap(({ failures }) => failures.map(({ id }) => id))).toEqual(failing.map((index) => `row-${index}`));
     expect(sealing.map(withoutRandomness)).toEqual((await collect(here.work(pages(), isToSeal))).map(withoutRandomness));
     expect(sealing.map(({ sealed }) => sealed?.rowsRotated)).toEqual([998, 1000, 999, 1000, 1000, undefined]);
-    database.close();
+    await database.close();
   });
 
   it('that die fail the rotation, and keep nobody waiting', async () => {
@@ -98,7 +98,7 @@ describe('threads', () => {
       await expect(collect(threads.work(pages, () => true)), how).rejects.toThrow();
       await threads.close();
     }
-    database.close();
+    await database.close();
   });
 });
 

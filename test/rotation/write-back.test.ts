@@ -58,7 +58,7 @@ describe.each(choices)('of a table of which the gate has sealed %s', (_which, is
     expect((await write()).toSorted((left, right) => left - right)).toEqual([17, pageRows, pageRows]);
     expect(await rowsNew()).toBe(rows);
     expect(await gateway.open(keyB, `row-${rows - 1}`)).toBe(`sample-value-of-row-${rows - 1}`);
-    database.close();
+    await database.close();
   });
 
   it('every row is written in one commit, which a row that has come since is part of', async () => {
@@ -68,14 +68,14 @@ describe.each(choices)('of a table of which the gate has sealed %s', (_which, is
     expect(commit?.rowsRotated).toBe(rows + 1);
     await database.write(commit?.statements ?? []);
     expect(await rowsNew()).toBe(rows + 1);
-    database.close();
+    await database.close();
   });
 
   it('no commit is prepared once a row has come that opens with neither key', async () => {
     const { database, work, sealed, gateway } = await afterGate(isToSeal);
     await gateway.insert(keyC, { id: 'foreign' });
     expect(await prepareOneCommit(work, keyIdB, sealed)).toBeNull();
-    database.close();
+    await database.close();
   });
 });
 
@@ -91,7 +91,7 @@ describe('what the gate has sealed', () => {
     expect(await gateway.open(keyB, 'row-1500')).toBe('sample-edited-under-the-new-key');
     expect(await gateway.open(keyB, 'late')).toBe('sample-value-of-late');
     expect(await rowsNew()).toBe(rows);
-    database.close();
+    await database.close();
   });
 
   it('makes the one commit fail where something was written since', async () => {
@@ -101,7 +101,7 @@ describe('what the gate has sealed', () => {
     await expect(database.write(commit?.statements ?? [])).rejects.toThrow(GuardFailedError);
     expect(await gateway.open(keyA, 'row-1500')).toBe('sample-edited');
     expect(await gateway.open(keyA, 'row-1')).toBe('sample-value-of-row-1');
-    database.close();
+    await database.close();
   });
 
   it('takes bounded memory: from some size on pages are only opened', () => {

@@ -17,7 +17,7 @@ async function schemaOf(gateway: GatewayDatabase): Promise<unknown[]> {
 async function migrated(url: string): Promise<void> {
   const database = new Database({ url });
   await migrate(database);
-  database.close();
+  await database.close();
 }
 
 describe('a migration', () => {
@@ -63,7 +63,7 @@ describe('a migration', () => {
       await writeIdempotent(statements);
     };
     await migrate(interrupted).catch(() => undefined);
-    interrupted.close();
+    await interrupted.close();
     await migrated(url);
     expect(await schemaOf(gateway)).toEqual(await schemaOf(whole.gateway));
     expect(await gateway.open(keyA, 'a')).toBe('sample-value-of-a');
@@ -104,7 +104,7 @@ describe('the gateway’s own migration, which recreates the table while the vau
       Array.from({ length: 6 }, async () => {
         const database = new Database({ url });
         await restoreColumns(database);
-        database.close();
+        await database.close();
       }),
     );
   });

@@ -30,7 +30,7 @@ describe('a start is refused, with the reason, on', () => {
     const path = join(temporaryFolder(), 'vault.db');
     const database = new Database({ url: `file:${path}` });
     await migrate(database);
-    database.close();
+    await database.close();
     const header = Buffer.alloc(4096, 0xff);
     header.write('SQLite format 3\0', 0, 'latin1');
     writeFileSync(path, header);
@@ -117,6 +117,6 @@ describe('a disk that is full', () => {
     expect((await gateway.rows())[0]?.name).toBe('a');
     await database.read('PRAGMA max_page_count = 100000');
     expect((await database.write([fill]))[0]?.changed).toBe(1);
-    database.close();
+    await database.close();
   });
 });

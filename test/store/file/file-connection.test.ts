@@ -52,6 +52,38 @@ describe('a statement that is kept', () => {
   });
 });
 
+describe('a batch that does not wait for the disk', () => {
+  const level = { sql: 'SELECT synchronous FROM pragma_synchronous' };
+  const [normal, full] = [[{ synchronous: 1n }], [{ synchronous: 2n }]];
+  const rowsOf = async (connection: FileConnection, isSynced: boolean) =>
+    (await connection.batch([level], isSynced)).map(({ rows }) => rows);
+
+  it('is the only one, each time anew', async () => {
+    const { connection } = await open();
+    for (let times = 0; times < 3; times += 1) {
+      expect(await rowsOf(connection, true)).toEqual([full]);
+      expect(await rowsOf(connection, false)).toEqual([normal]);
+      expect((await connection.execute(level)).rows).toEqual(full);
+    }
+  });
+
+  it('leaves the next to wait again where it fails, in the middle or at its start', async () => {
+    const { connection, gateway, rows } = await open();
+    await expect(connection.batch([{ sql: 'INSERT INTO t (b) VALUES (NULL)' }], false)).rejects.toThrow('NOT NULL');
+    expect(await rowsOf(connection, true)).toEqual([full]);
+    await expect(connection.batch([{ sql: 'ROLLBACK' }, level], false)).rejects.toThrow('The transaction has ended');
+    expect(await rowsOf(connection, true)).toEqual([full]);
+    await expect(connection.batch([{ sql: 'COMMIT' }, { sql: 'BEGIN' }], false)).rejects.toThrow();
+    expect(await rowsOf(connection, true)).toEqual([full]);
+    const lock = await gateway.client.transaction('write');
+    await expect(connection.batch([level], false)).rejects.toMatchObject({ code: 'SQLITE_BUSY' });
+    connection.reconnect();
+    await lock.rollback();
+    expect(await rowsOf(connection, true)).toEqual([full]);
+    expect(await rows()).toEqual([]);
+  });
+});
+
 describe('a file that is away for a moment, just when another writer holds its lock', () => {
   it('fails what is asked of it then, and nothing after', async () => {
     const { url, gateway } = await open();
@@ -69,6 +101,6 @@ describe('a file that is away for a moment, just when another writer holds its l
     await lock.rollback();
     expect(await write()).toBe(1);
     expect(await database.read('SELECT count(*) AS rows FROM t')).toEqual([{ rows: 2n }]);
-    database.close();
+    await database.close();
   });
 });

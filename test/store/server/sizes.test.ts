@@ -38,7 +38,7 @@ describe('rows that are more than the server sends at once, by what stands besid
     const ids: string[] = [];
     for await (const page of new EncryptedTables(database).pages('api_keys')) ids.push(...decodePage(page).map(({ id }) => id));
     expect(ids).toEqual(Array.from({ length: 1_500 }, (_, index) => `row-${index}`));
-    database.close();
+    await database.close();
   });
 });
 

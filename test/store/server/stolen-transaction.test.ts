@@ -28,6 +28,6 @@ it('fails whole, with every step that failed looked at', { timeout: 120_000 }, a
   expect(outcome).toBeInstanceOf(StorageUnavailableError);
   expect(String(outcome)).toContain('TRANSACTION_TIMEOUT');
   expect(await first.read('SELECT 1 FROM slow')).toEqual([]);
-  first.close();
-  second.close();
+  await first.close();
+  await second.close();
 });

@@ -1,0 +1,67 @@
+/**
+ * Folds a file's write-ahead log into the file once it is long, on a thread of the native package, so that no request waits for
+ * the disk meanwhile. Best effort: what was not folded is folded after a later write.
+ */
+
+import { statSync } from 'node:fs';
+import FoldingDatabase from 'libsql/promise';
+
+/** From this size it is folded. */
+const maxBytes = 4 * 1024 * 1024;
+
+export class WriteAheadLog {
+  readonly #databasePath: string;
+  readonly #lockWaitMs: number;
+  #connection: FoldingDatabase | null = null;
+  #folding: Promise<void> | null = null;
+
+  /** `lockWaitMs`: how long a fold waits for another writer, or for readers that need the log. */
+  constructor(databasePath: string, lockWaitMs: number) {
+    this.#databasePath = databasePath;
+    this.#lockWaitMs = lockWaitMs;
+  }
+
+  /** Calls `work`, which begins to write before it returns, when no fold holds the writers' lock: SQLite would wait for it, and block. */
+  async betweenFolds<T>(work: () => Promise<T>): Promise<T> {
+    while (this.#folding !== null) await this.#folding;
+    return work();
+  }
+
+  /** Begins a fold where the log is long and none is under way. */
+  foldWhereLong(): void {
+    if (this.#folding !== null || this.#bytes() <= maxBytes) return;
+    this.#folding = this.#fold().finally(() => {
+      this.#folding = null;
+    });
+  }
+
+  /** Resolves when nothing of it uses the file any more: a process should not end in the middle of native code. */
+  async close(): Promise<void> {
+    await this.#folding;
+    this.#disconnect();
+  }
+
+  /** The log is there only while the database is open, and the file may be away altogether. */
+  #bytes(): number {
+    try {
+      return statSync(`${this.#databasePath}-wal`, { throwIfNoEntry: false })?.size ?? 0;
+    } catch {
+      return 0;
+    }
+  }
+
+  /** Emptied with the writers' lock held, which keeps out commits that might race the fold (the WAL-reset bug, libsql#2271). */
+  async #fold(): Promise<void> {
+    try {
+      this.#connection ??= new FoldingDatabase(this.#databasePath, { timeout: this.#lockWaitMs });
+      await this.#connection.exec('PRAGMA wal_checkpoint(TRUNCATE)');
+    } catch {
+      this.#disconnect();
+    }
+  }
+
+  #disconnect(): void {
+    this.#connection?.close();
+    this.#connection = null;
+  }
+}
