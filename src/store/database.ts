@@ -237,7 +237,7 @@ export class Database {
 
   async #batch(statements: readonly Statement[], isSynced = true): Promise<readonly Result[]> {
     const send = () => this.#connection.batch(statements, isSynced);
-    const operation = () => (this.#log === null ? send() : this.#log.betweenFolds(send));
+    const operation = ({ endsAtMs }: Attempt) => (this.#log === null ? send() : this.#log.betweenFolds(send, endsAtMs));
     try {
       const results = await this.#attempt(operation, attemptMs + sendingMs(statements));
       this.#log?.foldWhereLong();

@@ -4,10 +4,14 @@
  */
 
 import { statSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
 import FoldingDatabase from 'libsql/promise';
+import { AttemptTimeoutError } from './failures.ts';
 
 /** From this size it is folded. */
 const maxBytes = 4 * 1024 * 1024;
+/** How often a write that waits for a fold looks whether it has waited for too long: a disk may hang. */
+const lookMs = 100;
 
 export class WriteAheadLog {
   readonly #databasePath: string;
@@ -21,9 +25,15 @@ export class WriteAheadLog {
     this.#lockWaitMs = lockWaitMs;
   }
 
-  /** Calls `work`, which begins to write before it returns, when no fold holds the writers' lock: SQLite would wait for it, and block. */
-  async betweenFolds<T>(work: () => Promise<T>): Promise<T> {
-    while (this.#folding !== null) await this.#folding;
+  /**
+   * Calls `work`, which begins to write before it returns, when no fold holds the writers' lock: SQLite would wait for it, and block.
+   * Throws AttemptTimeoutError where one still does at `endsAtMs`, by `performance.now()`.
+   */
+  async betweenFolds<T>(work: () => Promise<T>, endsAtMs: number): Promise<T> {
+    while (this.#folding !== null) {
+      if (performance.now() > endsAtMs) throw new AttemptTimeoutError('The write-ahead log is still being folded.');
+      await Promise.race([this.#folding, sleep(lookMs, undefined, { ref: false })]);
+    }
     return work();
   }
 

@@ -37,7 +37,7 @@ describe('a fold that another reader holds up', () => {
     let logBytesAtWrite: number | null = null;
     const written = log.betweenFolds(async () => {
       logBytesAtWrite = logBytes();
-    });
+    }, Number.POSITIVE_INFINITY);
     await sleep(100);
     expect(logBytesAtWrite).toBe(null);
     reader.exec('COMMIT');
@@ -47,13 +47,28 @@ describe('a fold that another reader holds up', () => {
     reader.close();
   });
 
+  it('keeps a write waiting for no longer than it may, and then nothing of it is done', async () => {
+    const { path, reader } = await open();
+    const log = new WriteAheadLog(path, lockWaitMs);
+    log.foldWhereLong();
+    let isWritten = false;
+    const write = async () => {
+      isWritten = true;
+    };
+    await expect(log.betweenFolds(write, performance.now() + 20)).rejects.toThrow('still being folded');
+    reader.exec('COMMIT');
+    await log.close();
+    expect(isWritten).toBe(false);
+    reader.close();
+  });
+
   it('is the only one', async () => {
     const { path, reader, logBytes } = await open();
     const log = new WriteAheadLog(path, lockWaitMs);
     for (let times = 0; times < 100; times += 1) log.foldWhereLong();
     await sleep(20);
     reader.exec('COMMIT');
-    await log.betweenFolds(async () => undefined);
+    await log.betweenFolds(async () => undefined, Number.POSITIVE_INFINITY);
     expect(logBytes()).toBe(0);
     await log.close();
     reader.close();
