@@ -63,8 +63,7 @@ export class FileConnection implements Connection {
 
   async batch(statements: readonly SqlStatement[], isSynced = true): Promise<Result[]> {
     if (isSynced) return this.#commit(statements);
-    // Never a kept statement: SQLite may carry out a pragma when it compiles it, and not again.
-    this.#execute('PRAGMA synchronous = NORMAL');
+    this.#setSynchronous('NORMAL');
     try {
       return this.#commit(statements);
     } finally {
@@ -136,9 +135,10 @@ export class FileConnection implements Connection {
     }
   }
 
-  #execute(sql: string): void {
+  /** Never by a kept statement: SQLite may carry out a pragma when it compiles it, and not again. */
+  #setSynchronous(level: 'NORMAL' | 'FULL'): void {
     try {
-      this.#opened.exec(sql);
+      this.#opened.exec(`PRAGMA synchronous = ${level}`);
     } catch (error) {
       throw toLibsqlError(error);
     }
@@ -147,7 +147,7 @@ export class FileConnection implements Connection {
   /** Where that cannot be said, the connection goes: one that is opened anew waits for the disk. */
   #syncAgain(): void {
     try {
-      this.#database?.exec('PRAGMA synchronous = FULL');
+      this.#setSynchronous('FULL');
     } catch {
       this.reconnect();
     }

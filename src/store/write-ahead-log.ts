@@ -1,6 +1,6 @@
 /**
- * Folds a file's write-ahead log into the file once it is long, on a thread of the native package, so that no request waits for
- * the disk meanwhile. Best effort: what was not folded is folded after a later write.
+ * Folds a file's write-ahead log into the file once it is long, on a thread of the native package: reads go on meanwhile,
+ * and writes wait without blocking. Best effort: what was not folded is folded after a later write.
  */
 
 import { statSync } from 'node:fs';
