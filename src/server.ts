@@ -1,6 +1,7 @@
 /** The service: reads the configuration, prepares the database, listens, and stops with the requests in flight finished. */
 
 import type { AddressInfo } from 'node:net';
+import { setFlagsFromString } from 'node:v8';
 import closeWithGrace from 'close-with-grace';
 import type { FastifyInstance } from 'fastify';
 import type { Logger } from 'pino';
@@ -16,6 +17,10 @@ import { SettingsError } from './settings.ts';
 const stopTimeoutMs = 25_000;
 /** A rotation that has not ended by then is interrupted, so that its request is answered too. */
 const rotationStopMs = 15_000;
+
+// A full collection takes every core for milliseconds, and calls are late. Left to itself V8 makes one for each few megabytes
+// that a heap has grown by; this lets it double. A version that does not know the flag says so and goes on.
+setFlagsFromString('--heap-growing-percent=100');
 
 try {
   const development = isProduction(process.env) ? null : await completeEnvironment(process.env);

@@ -3,6 +3,7 @@
  * large bodies may allow an hour, after it has seen who sends it, for as long as bytes keep coming.
  */
 
+import type { Socket } from 'node:net';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { answerUnparsable } from './errors.ts';
 
@@ -38,26 +39,35 @@ interface Arrival {
 
 /** Node's own limit holds for all requests of a server alike, and is off but for their headers: see createHttpServer. */
 export function addReceiving(app: FastifyInstance, limits = defaultLimits): void {
-  const arriving = new Set<FastifyRequest>();
+  // By connection, on which one arrives at a time; undefined between two. A set of requests would make its table anew every few
+  // of them, and V8 keeps what hangs on an old one until it collects everything.
+  const arriving = new Map<Socket, FastifyRequest | undefined>();
   app.decorateRequest('arrival', null);
   app.addHook('onRequest', (request, _reply, done) => {
     const { 'content-length': length = '0', 'transfer-encoding': encoding } = request.headers;
     if (length !== '0' || encoding !== undefined) {
+      const { socket } = request.raw;
       request.arrival = { limits, startedAtMs: performance.now(), isLarge: false, bytesRead: 0, grownAtMs: 0 };
-      arriving.add(request);
+      if (!arriving.has(socket)) socket.once('close', () => arriving.delete(socket));
+      arriving.set(socket, request);
     }
     done();
   });
+  const forget = (request: FastifyRequest): void => {
+    const { socket } = request.raw;
+    if (arriving.get(socket) === request) arriving.set(socket, undefined);
+  };
   app.addHook('preValidation', (request, _reply, done) => {
-    if (request.raw.complete) arriving.delete(request);
+    if (request.raw.complete) forget(request);
     done();
   });
   const look = (): void => {
-    for (const request of arriving) {
+    for (const request of arriving.values()) {
+      if (request === undefined) continue;
       const isOver = request.raw.complete || request.raw.destroyed;
       const isGivenUp = !isOver && isLate(request);
       if (isGivenUp) giveUp(request);
-      if (isOver || isGivenUp) arriving.delete(request);
+      if (isOver || isGivenUp) forget(request);
     }
   };
   const timer = setInterval(look, Math.min(limits.bodyMs, limits.stallMs) / looksPerLimit).unref();

@@ -20,7 +20,13 @@ interface Sending {
   readonly answer: Promise<string>;
 }
 
-function send(origin: string, path: string, token: string, type: string, length: number): Sending {
+function headOf(path: string, token: string, type: string, length: number): string {
+  const headers = ['Host: sample', `Authorization: Bearer ${token}`, `Content-Type: ${type}`, `Content-Length: ${length}`];
+  return `POST ${path} HTTP/1.1\r\n${headers.join('\r\n')}\r\n`;
+}
+
+/** `before` is what the connection carries ahead of it. */
+function send(origin: string, path: string, token: string, type: string, length: number, before = ''): Sending {
   const socket = connect(Number(new URL(origin).port), '127.0.0.1');
   let received = '';
   socket.on('data', (chunk) => {
@@ -30,8 +36,7 @@ function send(origin: string, path: string, token: string, type: string, length:
     socket.once('close', () => resolve(received));
     socket.on('error', () => undefined);
   });
-  const headers = ['Host: sample', `Authorization: Bearer ${token}`, `Content-Type: ${type}`, `Content-Length: ${length}`];
-  socket.write(`POST ${path} HTTP/1.1\r\n${headers.join('\r\n')}\r\nConnection: close\r\n\r\n`);
+  socket.write(`${before}${headOf(path, token, type, length)}Connection: close\r\n\r\n`);
   return { socket, answer };
 }
 
@@ -42,6 +47,14 @@ describe('a body that does not arrive', () => {
     const trickle = setInterval(() => socket.write(' '), 50);
     expect(await answer).toMatch(/^HTTP\/1\.1 400 /);
     clearInterval(trickle);
+  });
+
+  it('ends the connection, also where it comes right behind one that is answered', async () => {
+    const { origin } = await start();
+    const body = '{"plaintext":"sample"}';
+    const before = `${headOf('/v1/encrypt', gatewayToken, 'application/json', body.length)}\r\n${body}`;
+    const { answer } = send(origin, '/v1/encrypt', gatewayToken, 'application/json', 1_000, before);
+    expect(await answer).toMatch(/^HTTP\/1\.1 200 .*\}HTTP\/1\.1 400 /s);
   });
 
   it('ends the connection of a restore that stalls, and of one that takes too long', async () => {
