@@ -39,39 +39,52 @@ interface Arrival {
 
 /** Node's own limit holds for all requests of a server alike, and is off but for their headers: see createHttpServer. */
 export function addReceiving(app: FastifyInstance, limits = defaultLimits): void {
-  // By connection, on which one arrives at a time; undefined between two. A set of requests would make its table anew every few
-  // of them, and V8 keeps what hangs on an old one until it collects everything.
-  const arriving = new Map<Socket, FastifyRequest | undefined>();
+  const arriving = new Arriving();
   app.decorateRequest('arrival', null);
   app.addHook('onRequest', (request, _reply, done) => {
     const { 'content-length': length = '0', 'transfer-encoding': encoding } = request.headers;
     if (length !== '0' || encoding !== undefined) {
-      const { socket } = request.raw;
       request.arrival = { limits, startedAtMs: performance.now(), isLarge: false, bytesRead: 0, grownAtMs: 0 };
-      if (!arriving.has(socket)) socket.once('close', () => arriving.delete(socket));
-      arriving.set(socket, request);
+      arriving.add(request);
     }
     done();
   });
-  const forget = (request: FastifyRequest): void => {
-    const { socket } = request.raw;
-    if (arriving.get(socket) === request) arriving.set(socket, undefined);
-  };
   app.addHook('preValidation', (request, _reply, done) => {
-    if (request.raw.complete) forget(request);
+    if (request.raw.complete) arriving.remove(request);
     done();
   });
-  const look = (): void => {
-    for (const request of arriving.values()) {
+  const timer = setInterval(() => arriving.endLate(), Math.min(limits.bodyMs, limits.stallMs) / looksPerLimit).unref();
+  app.addHook('onClose', async () => clearInterval(timer));
+}
+
+/**
+ * The requests whose bodies are arriving: on a connection one at a time. A set of them would make its table anew every few
+ * requests, and V8 keeps what hangs on an old one until it collects everything.
+ */
+class Arriving {
+  readonly #byConnection = new Map<Socket, FastifyRequest | undefined>();
+
+  add(request: FastifyRequest): void {
+    const { socket } = request.raw;
+    if (!this.#byConnection.has(socket)) socket.once('close', () => this.#byConnection.delete(socket));
+    this.#byConnection.set(socket, request);
+  }
+
+  /** Does nothing where the next one is arriving already. */
+  remove(request: FastifyRequest): void {
+    const { socket } = request.raw;
+    if (this.#byConnection.get(socket) === request) this.#byConnection.set(socket, undefined);
+  }
+
+  endLate(): void {
+    for (const request of this.#byConnection.values()) {
       if (request === undefined) continue;
       const isOver = request.raw.complete || request.raw.destroyed;
       const isGivenUp = !isOver && isLate(request);
       if (isGivenUp) giveUp(request);
-      if (isOver || isGivenUp) forget(request);
+      if (isOver || isGivenUp) this.remove(request);
     }
-  };
-  const timer = setInterval(look, Math.min(limits.bodyMs, limits.stallMs) / looksPerLimit).unref();
-  app.addHook('onClose', async () => clearInterval(timer));
+  }
 }
 
 /** To be called once the caller is known. */
