@@ -50,7 +50,7 @@ describe('a body that does not arrive', () => {
   });
 
   it('ends the connection, also where it comes right behind one that is answered', async () => {
-    const { origin } = await start();
+    const { origin } = await start({ ...receiveLimits, bodyMs: 1_500 });
     const body = '{"plaintext":"sample"}';
     const before = `${headOf('/v1/encrypt', gatewayToken, 'application/json', body.length)}\r\n${body}`;
     const { answer } = send(origin, '/v1/encrypt', gatewayToken, 'application/json', 1_000, before);
