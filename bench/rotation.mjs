@@ -21,7 +21,7 @@ import {
 } from './support.mjs';
 
 /** As `npm run key:rotate` starts it. */
-const options = ['--max-semi-space-size=4', '--import', new URL('usage.mjs', import.meta.url).href];
+const options = ['--max-semi-space-size=4', '--single-threaded-gc', '--import', new URL('usage.mjs', import.meta.url).href];
 
 /** A table that is rotated back and forth. `rotate` answers the seconds and the most memory of one rotation. */
 function backAndForth(url, rows) {

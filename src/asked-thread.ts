@@ -66,15 +66,26 @@ export class AskedThread<Question, Answer> {
   }
 }
 
-/** To be called by the thread. */
-export function answerQuestions<Question, Answer>(answer: (question: Question) => Answer): void {
-  parentPort?.on('message', ({ number, question }: Numbered<Question>) =>
-    parentPort?.postMessage({ number, ...replyTo(question, answer) } satisfies Reply<Answer>),
-  );
+/** To be called by the thread. What `movedOf` names of an answer is moved to whoever asked, and not copied. */
+export function answerQuestions<Question, Answer>(
+  answer: (question: Question) => Answer,
+  movedOf: (answer: Answer) => readonly ArrayBuffer[] = () => [],
+): void {
+  parentPort?.on('message', ({ number, question }: Numbered<Question>) => {
+    const reply = replyTo(question, answer);
+    parentPort?.postMessage({ number, ...reply } satisfies Reply<Answer>, 'answer' in reply ? movedOf(reply.answer) : []);
+  });
   // A question that cannot be read has no number to answer to: all that ask are told by the end of the thread.
   parentPort?.on('messageerror', (error) => {
     throw error;
   });
+}
+
+/** What of these bytes can be moved to another thread: what holds others' bytes as well is copied. */
+export function movable(arrays: readonly Uint8Array[]): ArrayBuffer[] {
+  return arrays.flatMap(({ buffer, byteLength }) =>
+    buffer instanceof ArrayBuffer && buffer.byteLength === byteLength ? [buffer] : [],
+  );
 }
 
 function replyTo<Question, Answer>(

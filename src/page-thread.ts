@@ -1,7 +1,7 @@
 /** The entry of a thread that opens and seals the rows of a rotation's pages: it knows keys, and no database. */
 
 import { workerData } from 'node:worker_threads';
-import { answerQuestions } from './asked-thread.ts';
+import { answerQuestions, movable } from './asked-thread.ts';
 import { Keyring } from './crypto/keyring.ts';
 import { type PageReport, PageWork } from './rotation/page-work.ts';
 import type { PageQuestion, PageThreadSettings } from './rotation/page-workers.ts';
@@ -14,4 +14,7 @@ const to = own(plan.to.id);
 if (to === null) throw new Error('The keyring of the thread lacks the new key.');
 const work = new PageWork({ ...plan, from: own(plan.from?.id), to }, keyring);
 
-answerQuestions(({ page, isToSeal }: PageQuestion): PageReport => work.work(page, isToSeal));
+answerQuestions(
+  ({ page, isToSeal }: PageQuestion): PageReport => work.work(page, isToSeal),
+  ({ sealed }) => (sealed === null ? [] : movable([...sealed.replacements, sealed.expected.tags])),
+);

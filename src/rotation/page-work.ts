@@ -7,10 +7,10 @@ import {
   type EncryptedPage,
   type EncryptedRow,
   type ExpectedRows,
-  type Replacement,
+  ReplacementWriter,
   type RowIdRange,
-  replaceArguments,
 } from '../store/encrypted-rows.ts';
+import { TextBytes } from '../store/text-bytes.ts';
 import { type RowClass, RowClassifier, type RowsPlan } from './classify.ts';
 
 /** What opening rows has shown. */
@@ -42,7 +42,7 @@ export interface SealedPage {
   readonly rowsRotated: number;
   readonly rowsFailed: number;
   /** For `replaceStatement`. */
-  readonly replacements: readonly string[];
+  readonly replacements: readonly Uint8Array[];
   /** What the table holds of this page once they are written. */
   readonly expected: ExpectedRows;
 }
@@ -75,8 +75,9 @@ export class PageWork {
 class PageSealing {
   readonly #classifier: RowClassifier;
   readonly #page: EncryptedPage;
-  readonly #replacements: Replacement[] = [];
-  readonly #tags: string[] = [];
+  readonly #replacements = new ReplacementWriter();
+  readonly #tags = new TextBytes();
+  #rowsRotated = 0;
 
   constructor(classifier: RowClassifier, page: EncryptedPage) {
     this.#classifier = classifier;
@@ -87,18 +88,19 @@ class PageSealing {
     let authTag = rowClass.kind === 'rotated' ? row.authTag : null;
     if (rowClass.kind === 'to_rotate') {
       const replacement = this.#classifier.seal(this.#page.table, row, rowClass.plaintext);
-      this.#replacements.push(replacement);
+      this.#replacements.add(replacement);
+      this.#rowsRotated += 1;
       ({ authTag } = replacement.sealed);
     }
     // Digits and hex need no escaping.
-    this.#tags.push(`["${row.rowId}",${authTag === null ? 'null' : `"${authTag}"`}]`);
+    this.#tags.append(`${this.#tags.length === 0 ? '[' : ','}["${row.rowId}",${authTag === null ? 'null' : `"${authTag}"`}]`);
   }
 
   finish(rowsFailed: number): SealedPage {
     const { table, range, rows } = this.#page;
-    const expected = { rows, tags: `[${this.#tags.join(',')}]` };
-    const replacements = replaceArguments(this.#replacements);
-    return { table, range, rowsRotated: this.#replacements.length, rowsFailed, replacements, expected };
+    this.#tags.append(']');
+    const expected = { rows, tags: this.#tags.take() };
+    return { table, range, rowsRotated: this.#rowsRotated, rowsFailed, replacements: this.#replacements.finish(), expected };
   }
 }
 

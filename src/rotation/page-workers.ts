@@ -1,6 +1,6 @@
 /** Who does the work on a rotation's pages: this thread, one page after the other, or several, with the results in the pages' order. */
 
-import { AskedThread } from '../asked-thread.ts';
+import { AskedThread, movable } from '../asked-thread.ts';
 import type { GivenKey, Keyring } from '../crypto/keyring.ts';
 import { type EncryptedPage, pageRows } from '../store/encrypted-rows.ts';
 import type { RowsPlan } from './classify.ts';
@@ -99,11 +99,7 @@ class PageThreads implements PageWorkers {
       workerData: this.#settings,
       resourceLimits: { maxYoungGenerationSizeMb: youngGenerationMb },
     });
-    return this.#threads[place].ask(question, movable(page.cells));
+    // Copies would lie about until the collector comes, which sees nothing of their size.
+    return this.#threads[place].ask(question, movable([page.cells]));
   }
-}
-
-/** Copies would lie about until the collector comes, which sees nothing of their size. */
-function movable({ buffer, byteLength }: Uint8Array): ArrayBuffer[] {
-  return buffer instanceof ArrayBuffer && buffer.byteLength === byteLength ? [buffer] : [];
 }

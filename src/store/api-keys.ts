@@ -283,5 +283,6 @@ function toApiKeyRow(row: Row): ApiKeyRow {
 }
 
 function asText(text: DecodedText): string | null {
+  if (text === 0) return '';
   return typeof text === 'string' ? text : (text?.toString('utf8') ?? null);
 }

@@ -74,37 +74,34 @@ function arrayOf(columns: readonly string[], integers: readonly string[]): strin
   return `json_array(${[...texts, ...numbers].join(', ')})`;
 }
 
-/** A Buffer stands for text that is no UTF-8, an empty one for bytes. */
-export type DecodedText = string | Buffer | null;
+/** Bytes in place of text are 0. */
+type CodedText = string | 0 | null;
+
+/** A Buffer stands for text that is no UTF-8. */
+export type DecodedText = CodedText | Buffer;
 
 /** What {@link encodeTexts} made of a row: its texts, and so many integers. */
 export function decodeTexts(cells: Argument | undefined, integers = 0): { texts: DecodedText[]; integers: (number | null)[] } {
   const bytes = toBuffer(cells);
   const values = parse(bytes) as CodedText[];
   const numbers = values.splice(values.length - integers) as (number | null)[];
-  return { texts: isAscii(bytes) ? values.map(decodeAscii) : values.map(decodeText), integers: numbers };
+  return { texts: isAscii(bytes) ? values : values.map(decodeText), integers: numbers };
 }
 
 /** The texts of each row that {@link encodeRowsOfTexts} was given. */
 export function decodeRowsOfTexts(cells: Argument | undefined): DecodedText[][] {
   const bytes = toBuffer(cells);
-  const decode = isAscii(bytes) ? decodeAscii : decodeText;
-  return (parse(bytes) as CodedText[][]).map((row) => row.map(decode));
+  const rows = parse(bytes) as CodedText[][];
+  return isAscii(bytes) ? rows : rows.map((row) => row.map(decodeText));
 }
-
-type CodedText = string | 0 | null;
 
 /** SQLite's JSON is ASCII but for the texts, whose bytes are carried over one by one. */
 function parse(bytes: Buffer): unknown {
   return JSON.parse(bytes.toString('latin1'));
 }
 
-function decodeAscii(text: CodedText): DecodedText {
-  return text === 0 ? Buffer.alloc(0) : text;
-}
-
 function decodeText(text: CodedText): DecodedText {
-  if (typeof text !== 'string') return decodeAscii(text);
+  if (typeof text !== 'string') return text;
   const bytes = Buffer.from(text, 'latin1');
   return isUtf8(bytes) ? bytes.toString('utf8') : bytes;
 }

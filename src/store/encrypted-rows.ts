@@ -1,6 +1,7 @@
 /** The rows of the covered tables outside the database: as they were read, and as they are to be put back. */
 
 import { type DecodedText, decodeRowsOfTexts } from './cells.ts';
+import { TextBytes } from './text-bytes.ts';
 
 /** The one table whose rows the vault itself writes, in format 2 and with a key id. */
 export const apiKeysTable = 'api_keys';
@@ -62,7 +63,7 @@ interface CiphertextColumns {
 export interface ExpectedRows {
   readonly rows: number;
   /** JSON: an array of `[rowId, authTag]`. */
-  readonly tags: string;
+  readonly tags: Uint8Array;
 }
 
 /** Of one argument, which a libSQL server takes up to 5,000,000 bytes of. */
@@ -70,54 +71,52 @@ const maxArgumentBytes = 3_000_000;
 /** In hex. Of a longer ciphertext old and new would not fit into one argument: its IV and its tag say that it is what was read. */
 export const maxComparedCharacters = maxArgumentBytes / 2;
 
-/** The replacements as `replaceStatement` takes them: as few pieces as their size allows. */
-export function replaceArguments(replacements: readonly Replacement[]): string[] {
-  return inObjects(replacements.map(toMember));
-}
+/** Puts replacements down as `replaceStatement` takes them: JSON objects, as few as their size allows. */
+export class ReplacementWriter {
+  readonly #text = new TextBytes();
+  readonly #pieces: Uint8Array[] = [];
 
-/** By its row id, what was read as one text, and what replaces it. Of these only the binding may hold what JSON has to escape. */
-function toMember({ rowId, read, sealed }: Replacement): string {
-  const ciphertext = read.encryptedValue.length > maxComparedCharacters ? '' : read.encryptedValue;
-  const binding = `${JSON.stringify(read.tenantId)},${JSON.stringify(read.name)},${JSON.stringify(read.provider)}`;
-  const replacement = `"${sealed.encryptedValue}","${sealed.iv}","${sealed.authTag}"`;
-  return `"${rowId}":["${read.iv} ${read.authTag} ${ciphertext}",${replacement},${binding}]`;
-}
-
-/** Joins JSON members into as few objects as their size allows. */
-function inObjects(members: readonly string[]): string[] {
-  const groups: string[][] = [];
-  let bytes = Number.POSITIVE_INFINITY;
-  for (const member of members) {
-    bytes += Buffer.byteLength(member) + 1;
-    if (bytes > maxArgumentBytes) {
-      groups.push([]);
-      bytes = Buffer.byteLength(member) + 1;
-    }
-    groups.at(-1)?.push(member);
+  add({ rowId, read, sealed }: Replacement): void {
+    const ciphertext = read.encryptedValue.length > maxComparedCharacters ? '' : read.encryptedValue;
+    const binding = JSON.stringify([read.tenantId, read.name, read.provider]).slice(1);
+    // By its row id, what was read as one text, and what replaces it. Of these only the binding may hold what JSON has to escape.
+    const member = `"${rowId}":["${read.iv} ${read.authTag} ${ciphertext}","${sealed.encryptedValue}","${sealed.iv}","${sealed.authTag}",${binding}`;
+    // A character is up to three bytes, and one outside the binding; a separator and an end come with it.
+    const mostBytes = member.length + 2 * binding.length + 2;
+    if (this.#text.length + mostBytes > maxArgumentBytes) this.#endPiece();
+    this.#text.append(`${this.#text.length === 0 ? '{' : ','}${member}`);
   }
-  return groups.map((group) => `{${group.join(',')}}`);
+
+  finish(): Uint8Array[] {
+    this.#endPiece();
+    return this.#pieces;
+  }
+
+  #endPiece(): void {
+    if (this.#text.length === 0) return;
+    this.#text.append('}');
+    this.#pieces.push(this.#text.take());
+  }
 }
 
 export function decodePage({ cells }: EncryptedPage): EncryptedRow[] {
   return decodeRowsOfTexts(cells).map(toEncryptedRow);
 }
 
-function toEncryptedRow([rowIdText, id = null, encryptedValue, iv, authTag, ...binding]: DecodedText[]): EncryptedRow {
+function toEncryptedRow(texts: DecodedText[]): EncryptedRow {
+  const [rowIdText, id = null, encryptedValue, iv, authTag, tenantId = null, name, provider] = texts;
   const rowId = String(rowIdText);
+  const isWhole = typeof name === 'string' && typeof provider === 'string' && (tenantId === null || typeof tenantId === 'string');
   return {
     rowId,
-    id: id === null || (id instanceof Buffer && id.length === 0) ? `rowid:${rowId}` : id.toString('utf8'),
+    id: id === null || id === 0 ? `rowid:${rowId}` : id.toString('utf8'),
+    tenantId: isWhole ? tenantId : null,
+    name: isWhole ? name : null,
+    provider: isWhole ? provider : null,
     encryptedValue: whole(encryptedValue),
     iv: whole(iv),
     authTag: whole(authTag),
-    ...toBinding(binding),
   };
-}
-
-function toBinding(texts: readonly DecodedText[]): BindingColumns {
-  const [tenantId = null, name = null, provider = null] = texts.map(whole);
-  const isWhole = name !== null && provider !== null && (tenantId !== null || texts[0] === null);
-  return isWhole ? { tenantId, name, provider } : { tenantId: null, name: null, provider: null };
 }
 
 function whole(value: DecodedText | undefined): string | null {

@@ -133,7 +133,7 @@ export class EncryptedTables {
  * Replaces ciphertexts by compare-and-swap: it changes as many rows as still hold what was read, and what the
  * new ciphertext is bound to. Of `api_keys` it records the key id too; other tables are other programs', and keep their columns.
  */
-export function replaceStatement(table: string, keyId: string, replacements: string): Statement {
+export function replaceStatement(table: string, keyId: string, replacements: Uint8Array): Statement {
   const isOwned = table === apiKeysTable;
   const recordKeyId = isOwned ? ', key_id = ?2, key_id_tag = r.value->>3' : '';
   const sameBinding = isOwned
@@ -141,7 +141,7 @@ export function replaceStatement(table: string, keyId: string, replacements: str
     : '';
   // What was read is one text, since each value that is taken out of JSON costs as much as a comparison of all; and they are
   // taken out of texts that are made once, where json_each would make the text anew for every one of them.
-  const sql = `WITH r AS MATERIALIZED (SELECT key, value FROM json_each(?1))
+  const sql = `WITH r AS MATERIALIZED (SELECT key, value FROM json_each(CAST(?1 AS text)))
     UPDATE ${quote(table)} SET encrypted_value = r.value->>1, iv = r.value->>2, auth_tag = r.value->>3${recordKeyId}
     FROM r WHERE ${quote(table)}.rowid = CAST(r.key AS integer)
       AND iv || ' ' || auth_tag || ' ' || iif(length(encrypted_value) > ${maxComparedCharacters}, '', encrypted_value)
@@ -154,7 +154,7 @@ export const tableStateGuard = 'table_state';
 
 /** Fail the batch unless the table holds exactly the rows of these pages. */
 export function tableStateStatements(table: string, pages: readonly ExpectedRows[]): Statement[] {
-  const isThere = `(SELECT count(*) FROM json_each(?) AS expected CROSS JOIN ${quote(table)} AS t
+  const isThere = `(SELECT count(*) FROM json_each(CAST(? AS text)) AS expected CROSS JOIN ${quote(table)} AS t
     ON t.rowid = CAST(expected.value->>0 AS integer) AND coalesce(t.auth_tag = expected.value->>1, 1)) = ?`;
   const statements = pages.map(({ tags, rows }) => guard(tableStateGuard, isThere, [tags, rows]));
   const total = pages.reduce((sum, { rows }) => sum + rows, 0);

@@ -10,7 +10,7 @@ import type { Rotator, RunningRotation } from '../../src/rotation/engine.ts';
 import type { RotationRequest } from '../../src/rotation/plan.ts';
 import { buildServices } from '../../src/services.ts';
 import { Database, GuardFailedError, type Statement, type Written } from '../../src/store/database.ts';
-import { decodePage, type Replacement, replaceArguments } from '../../src/store/encrypted-rows.ts';
+import { decodePage, type Replacement, ReplacementWriter } from '../../src/store/encrypted-rows.ts';
 import { EncryptedTables, replaceStatement, tableStateStatements } from '../../src/store/encrypted-tables.ts';
 import { migrate } from '../../src/store/migrations.ts';
 import { type GatewayDatabase, gatewaySeal } from '../support/gateway.ts';
@@ -223,7 +223,9 @@ async function firstPage(database: Database) {
 }
 
 async function replace(database: Database, replacement: Replacement) {
-  const statements = replaceArguments([replacement]).map((json) => replaceStatement('api_keys', keyIdB, json));
+  const writer = new ReplacementWriter();
+  writer.add(replacement);
+  const statements = writer.finish().map((json) => replaceStatement('api_keys', keyIdB, json));
   return (await database.write(statements))[0]?.changed;
 }
 
@@ -249,7 +251,7 @@ describe('a replacement', () => {
 
 /** A row to a page. */
 function inPages(rows: readonly (readonly [string, string | null])[]) {
-  return rows.map((row) => ({ rows: 1, tags: JSON.stringify([row]) }));
+  return rows.map((row) => ({ rows: 1, tags: Buffer.from(JSON.stringify([row])) }));
 }
 
 describe('the assertion of a table’s state', () => {
