@@ -1,6 +1,9 @@
 /** What a statement, its arguments and its answer look like, to a file and to a server alike. */
 
-/** A number is stored as a real where the column does not say otherwise. */
+/**
+ * As an argument a number is stored as a real where the column does not say otherwise, and bytes are a text in UTF-8, which the
+ * statement casts: a file takes bytes in less time, and a server is sent the text, which is shorter than base64.
+ */
 export type Argument = null | string | number | bigint | ArrayBuffer | Uint8Array;
 
 export interface SqlStatement {

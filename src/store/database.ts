@@ -309,6 +309,10 @@ function guardFailure(failed: Statement | undefined): GuardFailedError | null {
 /** How much longer a large batch may take, for the time it is on the wire. */
 function sendingMs(statements: readonly Statement[]): number {
   const values = statements.flatMap(({ args = [] }) => args);
-  const characters = values.reduce<number>((sum, value) => sum + (typeof value === 'string' ? value.length : 8), 0);
-  return (characters / 1_048_576) * attemptPerMebibyteMs;
+  const bytes = values.reduce<number>((sum, value) => sum + bytesOf(value), 0);
+  return (bytes / 1_048_576) * attemptPerMebibyteMs;
+}
+
+function bytesOf(value: Argument): number {
+  return typeof value === 'string' || value instanceof Uint8Array ? Buffer.byteLength(value) : 8;
 }

@@ -1,7 +1,7 @@
 /** Requests to a libSQL server, each of which ends when the attempt that it belongs to is given up. */
 
 import { AsyncLocalStorage } from 'node:async_hooks';
-import { type Client, createClient } from '@libsql/client';
+import { type Client, createClient, type InValue } from '@libsql/client';
 import { decodeBytesAtOnce, handleEveryStep } from './client-repairs.ts';
 import type { Connection, Result, SqlStatement } from './connection.ts';
 
@@ -26,15 +26,12 @@ export class ServerConnection implements Connection {
     });
   }
 
-  async execute({ sql, args = [] }: SqlStatement): Promise<Result> {
-    return this.#client.execute({ sql, args: [...args] });
+  async execute(statement: SqlStatement): Promise<Result> {
+    return this.#client.execute(toSent(statement));
   }
 
   async batch(statements: readonly SqlStatement[]): Promise<Result[]> {
-    return this.#client.batch(
-      statements.map(({ sql, args = [] }) => ({ sql, args: [...args] })),
-      'write',
-    );
+    return this.#client.batch(statements.map(toSent), 'write');
   }
 
   async reconnect(): Promise<void> {
@@ -44,6 +41,10 @@ export class ServerConnection implements Connection {
   close(): void {
     this.#client.close();
   }
+}
+
+function toSent({ sql, args = [] }: SqlStatement): { sql: string; args: InValue[] } {
+  return { sql, args: args.map((value) => (value instanceof Uint8Array ? Buffer.from(value).toString('utf8') : value)) };
 }
 
 /** Does `work`, and gives up its requests once the signal says so. */

@@ -1,12 +1,15 @@
 /** A proxy between the vault and its database server that breaks requests on purpose. */
 
 import { createServer, type IncomingMessage, request, type Server, type ServerResponse } from 'node:http';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { onTestFinished } from 'vitest';
 
 /** What becomes of one request, and whether the server sees it. */
 export type Fault =
   | 'none'
   | 'slow'
+  /** As over a slow line: for so long as {@link msPerMebibyte} says. */
+  | 'slow by size'
   | 'cut before'
   | 'cut after'
   | 'half an answer'
@@ -27,6 +30,8 @@ export interface FaultProxy {
 }
 
 const slowMs = 300;
+/** The vault waits 1,000 longer for each MiB that it sends. */
+const msPerMebibyte = 800;
 
 export async function startFaultProxy(serverPort: number): Promise<FaultProxy> {
   let held: (() => Promise<unknown>)[] = [];
@@ -57,11 +62,12 @@ export async function startFaultProxy(serverPort: number): Promise<FaultProxy> {
 
 async function handle(incoming: IncomingMessage, outgoing: ServerResponse, port: number, fault: Fault): Promise<void> {
   const body = await readAll(incoming);
+  if (fault === 'slow by size') await sleep((body.length / 1_048_576) * msPerMebibyte);
   if (fault === 'cut before') return void incoming.socket.destroy();
   if (fault === '500 before') return void outgoing.writeHead(500).end('{"error":"broken on purpose"}');
   if (fault === 'silence before') return;
   const answer = await forward(incoming, body, port);
-  if (fault === 'slow') await new Promise((resolve) => setTimeout(resolve, slowMs));
+  if (fault === 'slow') await sleep(slowMs);
   if (fault === 'cut after' || answer === null) return void incoming.socket.destroy();
   if (fault === '500 after') return void outgoing.writeHead(502).end('broken on purpose');
   if (fault === 'no JSON') return void outgoing.writeHead(200, { 'content-type': 'application/json' }).end('<html>');

@@ -4,6 +4,9 @@ import { describe, expect, it } from 'vitest';
 import { Database } from '../../../src/store/database.ts';
 import { decodePage } from '../../../src/store/encrypted-rows.ts';
 import { EncryptedTables } from '../../../src/store/encrypted-tables.ts';
+import { migrate } from '../../../src/store/migrations.ts';
+import { startFaultProxy } from '../../support/fault-proxy.ts';
+import { startSqld } from '../../support/sqld.ts';
 import { keyA, keyB, startVault, temporaryDatabase } from '../../support/vault.ts';
 
 describe('rows that are more than an argument takes, by what they are bound to and in themselves', () => {
@@ -58,5 +61,25 @@ describe('keys that are more than the server sends at once', () => {
     }
     expect(decrypted).toEqual(ids);
     expect((await gateway('GET', '/v1/api-keys?tenant_id=acme&limit=1000')).status).toBe(200);
+  });
+});
+
+describe('a write that is on its way for as long as its size explains', () => {
+  it.each([
+    ['text', (text: string) => text],
+    ['bytes of text', (text: string) => Buffer.from(text)],
+  ])('is waited for: %s', async (_kind, toArgument) => {
+    const server = await startSqld();
+    const proxy = await startFaultProxy(server.port);
+    const database = new Database({ url: proxy.url });
+    await migrate(database);
+    await database.write([{ sql: 'CREATE TABLE large (value text)' }]);
+    proxy.fault = () => 'slow by size';
+    const value = 'é'.repeat(1_500_000);
+    const insert = { sql: 'INSERT INTO large VALUES (CAST(? AS text))', args: [toArgument(value)] };
+    await database.write([insert, insert]);
+    proxy.fault = () => 'none';
+    expect(await database.read('SELECT count(*) AS rows FROM large WHERE value = ?', [value])).toEqual([{ rows: 2n }]);
+    await database.close();
   });
 });
