@@ -3,6 +3,7 @@
 import { type CoveredPart, coveredPages } from '../keys/covered-rows.ts';
 import type { Statement } from '../store/database.ts';
 import { firstRowId, lastRowId, replaceStatement, tableStateStatements } from '../store/encrypted-tables.ts';
+import { release } from '../store/text-bytes.ts';
 import type { TableWork } from './inspection.ts';
 import type { SealedPage } from './page-work.ts';
 
@@ -53,6 +54,7 @@ export async function writeChunks(
     for (const json of replacements) {
       work.assertGoesOn();
       changed += await write(replaceStatement(table, toKeyId, json));
+      release(json);
     }
     return changed;
   };
@@ -61,6 +63,7 @@ export async function writeChunks(
     const { table, range, rowsRotated, expected } = page;
     if ((await writePage(page)) < rowsRotated)
       for await (const again of sealNow(work, [{ table, range }])) await writePage(again);
+    release(expected.tags);
     work.progress.advance(expected.rows);
   }
 }

@@ -104,6 +104,15 @@ describe('what the gate has sealed', () => {
     await database.close();
   });
 
+  it('holds no memory once it is written', async () => {
+    const { database, sealed, write } = await afterGate(() => true);
+    const held = sealed.flatMap(({ replacements, expected }) => [...replacements, expected.tags]);
+    expect(held.every(({ length }) => length > 0)).toBe(true);
+    await write();
+    expect(held.map(({ length }) => length)).toEqual(held.map(() => 0));
+    await database.close();
+  });
+
   it('takes bounded memory: from some size on pages are only opened', () => {
     const isToSeal = sealsFirstPages();
     const page = { table: 'api_keys', range: { from: 1n, to: 1n }, rows: 1, cells: new Uint8Array(1024 * 1024) };

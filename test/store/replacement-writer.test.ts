@@ -3,7 +3,7 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { type Replacement, ReplacementWriter } from '../../src/store/encrypted-rows.ts';
-import { TextBytes } from '../../src/store/text-bytes.ts';
+import { release, TextBytes } from '../../src/store/text-bytes.ts';
 
 /** A server takes 5,000,000 bytes of an argument, sent in base64: three quarters of that are left, and less. */
 const maxPieceBytes = 3_000_000;
@@ -77,5 +77,15 @@ describe('a text in bytes', () => {
       expect(Buffer.from(text.take()).toString('utf8')).toBe(whole);
       expect(text.length).toBe(0);
     }
+  });
+});
+
+describe('bytes that are released', () => {
+  it('are empty, unless their memory is others’ as well', () => {
+    const own = new Uint8Array(1_000);
+    release(own);
+    const part = new Uint8Array(1_000).subarray(1);
+    release(part);
+    expect([own.length, part.length]).toEqual([0, 999]);
   });
 });
