@@ -63,8 +63,12 @@ function decodeColumns(row: RowCiphertext): Sealed | null {
   return iv.length === ivLengths[1] || iv.length === ivLengths[2] ? { iv, ciphertext, tag } : null;
 }
 
+/** Of which Node's decoder sees the low byte alone: U+4E61 would be an `a`. */
+const wideCharacter = /[\u0100-\uffff]/;
+
 /** Node stops at what is no hex: then fewer bytes come out. */
 function decodeHex(text: string): Buffer | null {
+  if (wideCharacter.test(text)) return null;
   const bytes = Buffer.from(text, 'hex');
   return bytes.length * 2 === text.length ? bytes : null;
 }

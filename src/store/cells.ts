@@ -4,7 +4,7 @@
  */
 
 import { isAscii, isUtf8 } from 'node:buffer';
-import type { Argument } from './connection.ts';
+import type { Value } from './connection.ts';
 
 /**
  * Null, or text of printable ASCII as it is; otherwise its type and its value: `text` and `blob` in hex, `integer` and
@@ -81,7 +81,7 @@ type CodedText = string | 0 | null;
 export type DecodedText = CodedText | Buffer;
 
 /** What {@link encodeTexts} made of a row: its texts, and so many integers. */
-export function decodeTexts(cells: Argument | undefined, integers = 0): { texts: DecodedText[]; integers: (number | null)[] } {
+export function decodeTexts(cells: Value | undefined, integers = 0): { texts: DecodedText[]; integers: (number | null)[] } {
   const bytes = toBuffer(cells);
   const values = parse(bytes) as CodedText[];
   const numbers = values.splice(values.length - integers) as (number | null)[];
@@ -89,7 +89,7 @@ export function decodeTexts(cells: Argument | undefined, integers = 0): { texts:
 }
 
 /** The texts of each row that {@link encodeRowsOfTexts} was given. */
-export function decodeRowsOfTexts(cells: Argument | undefined): DecodedText[][] {
+export function decodeRowsOfTexts(cells: Value | undefined): DecodedText[][] {
   const bytes = toBuffer(cells);
   const rows = parse(bytes) as CodedText[][];
   return isAscii(bytes) ? rows : rows.map((row) => row.map(decodeText));
@@ -106,8 +106,7 @@ function decodeText(text: CodedText): DecodedText {
   return isUtf8(bytes) ? bytes.toString('utf8') : bytes;
 }
 
-/** A server's answer holds an ArrayBuffer, a file's a Buffer. */
-function toBuffer(cells: Argument | undefined): Buffer {
+function toBuffer(cells: Value | undefined): Buffer {
   if (cells instanceof Uint8Array) return Buffer.from(cells.buffer, cells.byteOffset, cells.byteLength);
   if (cells instanceof ArrayBuffer) return Buffer.from(cells);
   throw new TypeError('The cells of a row are bytes.');

@@ -4,14 +4,17 @@
  * As an argument a number is stored as a real where the column does not say otherwise, and bytes are a text in UTF-8, which the
  * statement casts: a file takes bytes in less time, and a server is sent the text, which is shorter than base64.
  */
-export type Argument = null | string | number | bigint | ArrayBuffer | Uint8Array;
+export type Argument = null | string | number | bigint | Uint8Array;
+
+/** Of a column; bytes are a Buffer where a file answers, and an ArrayBuffer where a server does. */
+export type Value = Argument | ArrayBuffer;
 
 export interface SqlStatement {
   readonly sql: string;
   readonly args?: readonly Argument[];
 }
 
-export type Row = Record<string, Argument>;
+export type Row = Record<string, Value>;
 
 export interface Result {
   readonly rows: readonly Row[];

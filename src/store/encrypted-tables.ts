@@ -5,7 +5,7 @@
 
 import { AnswerTooLargeError, ConfigurationError } from '../errors.ts';
 import { encodeRowsOfTexts } from './cells.ts';
-import type { Argument, Row } from './connection.ts';
+import type { Row, Value } from './connection.ts';
 import { type Database, guard, integer, type Statement, text } from './database.ts';
 import {
   apiKeysTable,
@@ -165,6 +165,6 @@ export function quote(identifier: string): string {
   return `"${identifier.replaceAll('"', '""')}"`;
 }
 
-function toBytes(cells: Argument | undefined): Uint8Array {
+function toBytes(cells: Value | undefined): Uint8Array {
   return cells instanceof Uint8Array ? cells : new Uint8Array(cells as ArrayBuffer);
 }

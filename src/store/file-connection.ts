@@ -6,7 +6,7 @@
 import { LibsqlBatchError, LibsqlError } from '@libsql/client';
 import NativeDatabase from 'libsql';
 import { LRUCache } from 'lru-cache';
-import type { Argument, Connection, Result, Row, SqlStatement } from './connection.ts';
+import type { Connection, Result, Row, SqlStatement, Value } from './connection.ts';
 
 /** More than the vault's own different statements. */
 const maxKept = 200;
@@ -129,7 +129,7 @@ export class FileConnection implements Connection {
       const { statement, columns, args: count } = this.#compile(sql, args.length);
       if (args.length !== count) throw new TypeError(`The statement takes ${count} argument(s), not ${args.length}.`);
       if (columns === null) return { rows: [], rowsAffected: statement.run(args).changes };
-      return { rows: (statement.all(args) as Argument[][]).map((values) => toRow(columns, values)), rowsAffected: 0 };
+      return { rows: (statement.all(args) as Value[][]).map((values) => toRow(columns, values)), rowsAffected: 0 };
     } catch (error) {
       throw toLibsqlError(error);
     }
@@ -173,7 +173,7 @@ export class FileConnection implements Connection {
   }
 }
 
-function toRow(columns: readonly string[], values: readonly Argument[]): Row {
+function toRow(columns: readonly string[], values: readonly Value[]): Row {
   const row: Row = {};
   for (const [index, column] of columns.entries()) row[column] = values[index] ?? null;
   return row;

@@ -268,6 +268,11 @@ describe('a row in format 1', () => {
   });
 });
 
+/** Node decodes this as it does the text itself. */
+function widened(text: string): string {
+  return [...text].map((character) => String.fromCharCode(0x4e00 + character.charCodeAt(0))).join('');
+}
+
 describe('columns that are no ciphertext', () => {
   const row = sealRow(key, sample, Buffer.from('sample-value-0001'));
   const legacyRow = sealRow(key, null, Buffer.from('sample-value-0001'));
@@ -291,6 +296,9 @@ describe('columns that are no ciphertext', () => {
       { ...row, encryptedValue: `${row.encryptedValue.slice(0, 4)}  ${row.encryptedValue.slice(4)}` },
     ],
     ['characters that look hexadecimal', { ...row, encryptedValue: '０１' }],
+    ['a ciphertext of characters whose low bytes are hexadecimal', { ...row, encryptedValue: widened(row.encryptedValue) }],
+    ['an IV of such', { ...row, iv: widened(row.iv) }],
+    ['a tag of such', { ...row, authTag: widened(row.authTag) }],
   ])('have no format and do not open: %s', (_, malformed) => {
     expect(rowFormatOf(malformed)).toBeNull();
     expect(openRow(key, sample, malformed)).toBeNull();

@@ -5,7 +5,7 @@ import { describe, expect, it } from 'vitest';
 import { type Replacement, ReplacementWriter } from '../../src/store/encrypted-rows.ts';
 import { release, TextBytes } from '../../src/store/text-bytes.ts';
 
-/** A server takes 5,000,000 bytes of an argument, sent in base64: three quarters of that are left, and less. */
+/** A server takes 5,000,000 bytes of an argument. */
 const maxPieceBytes = 3_000_000;
 
 const hex = (length: number) => 'ab'.repeat(length / 2);

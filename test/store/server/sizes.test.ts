@@ -75,7 +75,7 @@ describe('a write that is on its way for as long as its size explains', () => {
     await migrate(database);
     await database.write([{ sql: 'CREATE TABLE large (value text)' }]);
     proxy.fault = () => 'slow by size';
-    const value = 'é'.repeat(1_500_000);
+    const value = '鍵'.repeat(1_500_000);
     const insert = { sql: 'INSERT INTO large VALUES (CAST(? AS text))', args: [toArgument(value)] };
     await database.write([insert, insert]);
     proxy.fault = () => 'none';
