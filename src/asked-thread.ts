@@ -81,13 +81,6 @@ export function answerQuestions<Question, Answer>(
   });
 }
 
-/** What of these bytes can be moved to another thread: what holds others' bytes as well is copied. */
-export function movable(arrays: readonly Uint8Array[]): ArrayBuffer[] {
-  return arrays.flatMap(({ buffer, byteLength }) =>
-    buffer instanceof ArrayBuffer && buffer.byteLength === byteLength ? [buffer] : [],
-  );
-}
-
 function replyTo<Question, Answer>(
   question: Question,
   answer: (question: Question) => Answer,

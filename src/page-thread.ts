@@ -1,10 +1,11 @@
 /** The entry of a thread that opens and seals the rows of a rotation's pages: it knows keys, and no database. */
 
 import { workerData } from 'node:worker_threads';
-import { answerQuestions, movable } from './asked-thread.ts';
+import { answerQuestions } from './asked-thread.ts';
 import { Keyring } from './crypto/keyring.ts';
 import { type PageReport, PageWork } from './rotation/page-work.ts';
 import type { PageQuestion, PageThreadSettings } from './rotation/page-workers.ts';
+import { movable } from './store/owned-bytes.ts';
 
 const { plan, keys } = workerData as PageThreadSettings;
 const keyring = new Keyring(keys);

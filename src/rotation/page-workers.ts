@@ -1,8 +1,9 @@
 /** Who does the work on a rotation's pages: this thread, one page after the other, or several, with the results in the pages' order. */
 
-import { AskedThread, movable } from '../asked-thread.ts';
+import { AskedThread } from '../asked-thread.ts';
 import type { GivenKey, Keyring } from '../crypto/keyring.ts';
 import { type EncryptedPage, pageRows } from '../store/encrypted-rows.ts';
+import { movable } from '../store/owned-bytes.ts';
 import type { RowsPlan } from './classify.ts';
 import { type PageReport, PageWork } from './page-work.ts';
 

@@ -3,7 +3,7 @@
 import { type CoveredPart, coveredPages } from '../keys/covered-rows.ts';
 import type { Statement } from '../store/database.ts';
 import { firstRowId, lastRowId, replaceStatement, tableStateStatements } from '../store/encrypted-tables.ts';
-import { release } from '../store/text-bytes.ts';
+import { release } from '../store/owned-bytes.ts';
 import type { TableWork } from './inspection.ts';
 import type { SealedPage } from './page-work.ts';
 

@@ -43,8 +43,13 @@ export class ServerConnection implements Connection {
   }
 }
 
+/** Bytes as the text that they are: see `Argument` in connection.ts. */
 function toSent({ sql, args = [] }: SqlStatement): { sql: string; args: InValue[] } {
-  return { sql, args: args.map((value) => (value instanceof Uint8Array ? Buffer.from(value).toString('utf8') : value)) };
+  return { sql, args: args.map((value) => (value instanceof Uint8Array ? toText(value) : value)) };
+}
+
+function toText({ buffer, byteOffset, byteLength }: Uint8Array): string {
+  return Buffer.from(buffer, byteOffset, byteLength).toString('utf8');
 }
 
 /** Does `work`, and gives up its requests once the signal says so. */

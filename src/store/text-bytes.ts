@@ -1,7 +1,5 @@
 /** A text that is put together in bytes, which another thread can be handed; as strings its parts would live until they are joined. */
 
-import { MessageChannel, type MessagePort } from 'node:worker_threads';
-
 const firstBytes = 64 * 1024;
 /** Of UTF-8, for what the length of a string counts as one. */
 const maxBytesPerCharacter = 3;
@@ -33,23 +31,4 @@ export class TextBytes {
     const room = Math.max(needed, 2 * this.#bytes.length);
     this.#bytes = Buffer.concat([this.#bytes.subarray(0, this.#length)], room);
   }
-}
-
-let closedPort: MessagePort | null = null;
-
-/**
- * Gives the memory of bytes back that nobody needs any more, and leaves them empty: for the collector they are a small object, and
- * half a megabyte each would lie about until it comes. Bytes that share their memory with others stay as they are.
- */
-export function release({ buffer, byteLength }: Uint8Array): void {
-  if (!(buffer instanceof ArrayBuffer) || buffer.byteLength !== byteLength) return;
-  closedPort ??= makeClosedPort();
-  // A message to nobody is dropped at once, with all that was moved into it (HTML, 9.4.4, message ports).
-  closedPort.postMessage(null, [buffer]);
-}
-
-function makeClosedPort(): MessagePort {
-  const { port1 } = new MessageChannel();
-  port1.close();
-  return port1;
 }
