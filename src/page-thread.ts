@@ -2,12 +2,14 @@
 
 import { workerData } from 'node:worker_threads';
 import { answerQuestions } from './asked-thread.ts';
+import { workInBackground } from './background.ts';
 import { Keyring } from './crypto/keyring.ts';
 import { type PageReport, PageWork } from './rotation/page-work.ts';
 import type { PageQuestion, PageThreadSettings } from './rotation/page-workers.ts';
 import { movable } from './store/owned-bytes.ts';
 
-const { plan, keys } = workerData as PageThreadSettings;
+const { plan, keys, isBackground } = workerData as PageThreadSettings;
+if (isBackground) workInBackground();
 const keyring = new Keyring(keys);
 // A copy of a key is another object, and keys are told apart as objects.
 const own = (keyId: string | undefined) => (keyId === undefined ? null : (keyring.get(keyId) ?? null));

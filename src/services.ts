@@ -17,7 +17,8 @@ import { Heartbeat } from './keys/heartbeat.ts';
 import { ReadinessCheck } from './keys/readiness.ts';
 import { type MasterKeyReport, reportMasterKeys } from './keys/report.ts';
 import { SealMeter } from './keys/seal-meter.ts';
-import { type Survey, survey } from './keys/survey.ts';
+import type { Survey } from './keys/survey.ts';
+import { type Surveyor, SurveyThreads, surveyHere } from './keys/surveyor.ts';
 import { RotationEngine, type Rotator } from './rotation/engine.ts';
 import { type StartPageWorkers, workHere, workOnThreads } from './rotation/page-workers.ts';
 import { Resumption } from './rotation/resumption.ts';
@@ -73,9 +74,12 @@ export interface ThreadSettings extends Omit<CoreConfig, 'keyring'> {
 
 /**
  * Where rotations run: on this thread; on this thread with others that open and seal, as in a command, which has the machine to
- * itself; or on a thread of their own, as in the service, whose requests have the other cores.
+ * itself; or on a thread of their own, as in the service, whose requests come first.
  */
-export type RotationPlace = 'here' | 'all_cores' | 'threads';
+export type RotationPlace = EnginePlace | 'threads';
+
+/** Where an engine has rows opened and sealed: on its own thread, on as many as help, or on one that lets all others go first. */
+type EnginePlace = 'here' | 'all_cores' | 'background';
 
 /** More have nothing to do: reading and writing, which one thread does, then takes longer than what these do. */
 const maxPageThreads = 2;
@@ -113,6 +117,7 @@ export function buildServices(
   };
   const rotator =
     place === 'threads' ? buildThreads(config, logger, onSwitched) : buildEngine(config, logger, database, onSwitched, place);
+  const surveyor = place === 'threads' ? buildSurveyThreads(config) : surveyHere(tables, coverage, keyring);
   const textWorkers = place === 'threads' ? buildTextThread(keyring, logger) : workOnTextsHere(keyring);
   const restores = new RestoreStore(database);
   const snapshots = buildSnapshots(config, logger, database, onSwitched, journal);
@@ -142,18 +147,17 @@ export function buildServices(
     database,
     isMigrated: () => isMigrated(database),
     readiness: new ReadinessCheck({
-      ...{ tables, coverage, masterKeys, rotations, keyring, requireFormat2 },
+      ...{ tables, coverage, masterKeys, rotations, keyring, surveyor, requireFormat2 },
       isAuditFailing: () => log.isFailing,
     }),
     verify: (actor) => {
-      const work = (): Promise<Survey> => survey(tables, coverage, keyring);
       const toDetails = ({ rowsScanned, rowsFailed }: Survey) => ({ rows_scanned: rowsScanned, rows_failed: rowsFailed });
-      return actor === undefined ? work() : journal.acted(actor, 'rows.verify', work, toDetails);
+      return actor === undefined ? surveyor.survey() : journal.acted(actor, 'rows.verify', () => surveyor.survey(), toDetails);
     },
     journal,
     auditStore,
     reopenAuditLog: async () => sink?.reopen(),
-    reportMasterKeys: () => reportMasterKeys({ tables, coverage, masterKeys, rotations, keyring, rotationDueDays }),
+    reportMasterKeys: () => reportMasterKeys({ tables, coverage, masterKeys, rotations, keyring, surveyor, rotationDueDays }),
     prepare: async () => {
       await sink?.open();
       await prepareSchema();
@@ -170,6 +174,7 @@ export function buildServices(
       resumption.stop();
       await ageWatch.stop();
       await rotator.close();
+      await surveyor.close();
       await textWorkers.close();
       await anchors.stop();
       await sink?.close();
@@ -194,7 +199,7 @@ export function buildEngine(
   logger: Pick<Logger, 'info' | 'warn' | 'error'>,
   database: Database,
   onSwitched: () => void,
-  place: 'here' | 'all_cores' = 'here',
+  place: EnginePlace = 'here',
 ): RotationEngine {
   const { keyring, coverage, atomicRows, snapshotDir } = settings;
   const masterKeys = new MasterKeyStore(database);
@@ -213,16 +218,18 @@ export function buildEngine(
     logger,
     audit,
     auditKeys,
-    startWorkers: place === 'here' ? workHere : workOnAllCores(),
+    startWorkers: pageWorkersAt(place),
     writeSnapshot:
       snapshotDir === null ? null : (actor, firstKeyId) => snapshots.writeSnapshotFile(actor, snapshotDir, { firstKeyId }),
     onSwitched,
   });
 }
 
-function workOnAllCores(): StartPageWorkers {
+function pageWorkersAt(place: EnginePlace): StartPageWorkers {
+  const entry = new URL('./page-thread.js', import.meta.url);
   const threads = Math.min(availableParallelism(), maxPageThreads);
-  return threads === 1 ? workHere : workOnThreads(new URL('./page-thread.js', import.meta.url), threads);
+  if (place === 'background') return workOnThreads(entry, 1, true);
+  return place === 'here' || threads === 1 ? workHere : workOnThreads(entry, threads);
 }
 
 function buildSnapshots(
@@ -251,6 +258,10 @@ function buildTextThread(keyring: Keyring, logger: Logger): TextWorkers {
   return workOnTextsOnThread(new URL('./text-thread.js', import.meta.url), keyring, (error) =>
     logger.error({ err: error }, 'the thread that works on many texts has died: its work is done without it'),
   );
+}
+
+function buildSurveyThreads({ database, coverage, keyring }: CoreConfig): Surveyor {
+  return new SurveyThreads(new URL('./survey-thread.js', import.meta.url), { database, coverage, keys: keyring.given });
 }
 
 function buildThreads({ keyring, ...config }: CoreConfig, logger: Logger, onSwitched: () => void): Rotator {

@@ -7,7 +7,8 @@ import type { EncryptedTables } from '../store/encrypted-tables.ts';
 import type { MasterKeyStore } from '../store/master-keys.ts';
 import type { RotationStore } from '../store/rotations.ts';
 import { type CoverageSettings, inspectCoverage } from './coverage.ts';
-import { type Survey, survey } from './survey.ts';
+import type { Survey } from './survey.ts';
+import type { Surveyor } from './surveyor.ts';
 
 /** A survey is repeated once it is older than this, and than so many times what it took: it then costs a hundredth of the time. */
 const surveyMinAgeMs = 5_000;
@@ -24,6 +25,7 @@ export interface ReadinessContext {
   readonly masterKeys: MasterKeyStore;
   readonly rotations: RotationStore;
   readonly keyring: Keyring;
+  readonly surveyor: Surveyor;
   readonly requireFormat2: boolean;
   /** Whether the last use of a key could not be put on record. */
   readonly isAuditFailing: () => boolean;
@@ -131,9 +133,8 @@ export class ReadinessCheck {
 
   async #runSurvey(): Promise<Survey> {
     const startedAt = Date.now();
-    const { tables, coverage, keyring } = this.#context;
     try {
-      this.#lastSurvey = await survey(tables, coverage, keyring);
+      this.#lastSurvey = await this.#context.surveyor.survey();
       return this.#lastSurvey;
     } finally {
       const tookMs = Date.now() - startedAt;

@@ -5,7 +5,8 @@ import type { EncryptedTables } from '../store/encrypted-tables.ts';
 import type { MasterKeyRecord, MasterKeyStore } from '../store/master-keys.ts';
 import type { RotationStore } from '../store/rotations.ts';
 import { type CoverageSettings, inspectCoverage } from './coverage.ts';
-import { type Survey, survey } from './survey.ts';
+import type { Survey } from './survey.ts';
+import type { Surveyor } from './surveyor.ts';
 
 export const secondsPerDay = 86_400;
 
@@ -33,14 +34,15 @@ export interface ReportContext {
   readonly masterKeys: MasterKeyStore;
   readonly rotations: RotationStore;
   readonly keyring: Keyring;
+  readonly surveyor: Surveyor;
   readonly rotationDueDays: number;
 }
 
 /** Opens every row to answer: the counts are what is, not what a column says. */
 export async function reportMasterKeys(context: ReportContext): Promise<{ activeKeyId: string | null; keys: MasterKeyReport[] }> {
-  const { tables, coverage, masterKeys, keyring } = context;
+  const { masterKeys, surveyor } = context;
   const activeKeyId = await masterKeys.activeKeyId();
-  const found = await survey(tables, coverage, keyring);
+  const found = await surveyor.survey();
   const needed = await keyIdsStillNeeded(context, found);
   const records = await masterKeys.all();
   return { activeKeyId, keys: records.map((record) => reportKey(context, record, activeKeyId, found, needed)) };

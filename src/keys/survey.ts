@@ -17,8 +17,13 @@ export interface Survey {
   readonly failures: readonly RowFailure[];
 }
 
-/** Surveys the covered tables that exist. */
-export async function survey(tables: EncryptedTables, settings: CoverageSettings, keyring: Keyring): Promise<Survey> {
+/** Surveys the covered tables that exist. Throws the reason of `stopped` once that is aborted. */
+export async function survey(
+  tables: EncryptedTables,
+  settings: CoverageSettings,
+  keyring: Keyring,
+  stopped?: AbortSignal,
+): Promise<Survey> {
   let rowsScanned = 0;
   let rowsFailed = 0;
   let rowsOfFormat1 = 0;
@@ -26,6 +31,7 @@ export async function survey(tables: EncryptedTables, settings: CoverageSettings
   const failures: RowFailure[] = [];
   const { covered } = await inspectCoverage(tables, settings);
   for await (const { table, row } of coveredRows(tables, covered)) {
+    stopped?.throwIfAborted();
     rowsScanned += 1;
     rowsOfFormat1 += isFormat1(table, row) ? 1 : 0;
     const opened = openCoveredRow(keyring, table, row);

@@ -31,6 +31,8 @@ export const workHere: StartPageWorkers = (plan, keyring) => {
 export interface PageThreadSettings {
   readonly plan: RowsPlan;
   readonly keys: readonly GivenKey[];
+  /** Whether it leaves the processors to whoever else wants them. */
+  readonly isBackground: boolean;
 }
 
 /** What a thread is asked, and answers with a {@link PageReport}. */
@@ -44,14 +46,14 @@ const pagesPerThread = 2;
 /** A thread's garbage is mostly what lies behind cipher objects, which V8 does not see the size of. */
 const youngGenerationMb = 32;
 
-/** So many threads of the compiled file `entry`, started once there is more than one page. */
-export function workOnThreads(entry: URL, threads: number): StartPageWorkers {
+/** So many threads of the compiled file `entry`, started once there is more than one page. In the background they let all others go first. */
+export function workOnThreads(entry: URL, threads: number, isBackground = false): StartPageWorkers {
   return (plan, keyring) => {
     const { from, to, upgradeFormat, skippedRows } = plan;
     return new PageThreads(
       entry,
       threads,
-      { plan: { from, to, upgradeFormat, skippedRows }, keys: keyring.given },
+      { plan: { from, to, upgradeFormat, skippedRows }, keys: keyring.given, isBackground },
       new PageWork(plan, keyring),
     );
   };

@@ -1,5 +1,6 @@
-/** A rotation of the service runs on a thread of its own: it ends with the process, and what it refuses is refused in full. */
+/** A rotation of the service runs on threads of its own: it gives way to requests, ends with the process, and refuses in full. */
 
+import { readdirSync, readFileSync } from 'node:fs';
 import { expect, it } from 'vitest';
 import { startServer } from '../support/process.ts';
 import {
@@ -60,5 +61,42 @@ it('answers with the gate’s failure and every row that it names', async () => 
     const { status, body } = await caller(server.origin, adminToken)('POST', `/admin/rotate/${call}`);
     expect([status, body.error.type, body.error.details.rows_failed]).toEqual([422, 'decrypt_gate_failed', 1]);
     expect(body.error.details.failures).toMatchObject([{ table: 'api_keys', id: 'foreign', reason: 'other_key' }]);
+  }
+});
+
+/** How each thread of a process gives way to others: 0 does not, 19 does to all. */
+function nicenessOfThreads(pid: number | undefined): number[] {
+  const folder = `/proc/${pid}/task`;
+  const statOf = (thread: string): string => {
+    try {
+      return readFileSync(`${folder}/${thread}/stat`, 'utf8');
+    } catch {
+      return '';
+    }
+  };
+  // Behind the name, which may hold spaces: state is the first.
+  return readdirSync(folder).map((thread) => Number(statOf(thread).split(') ')[1]?.split(' ')[16] ?? 0));
+}
+
+it.runIf(process.platform === 'linux')('opens and seals rows, and surveys, on threads that let all others go first', async () => {
+  const { url, gateway: database } = await temporaryDatabase();
+  await database.fill(keyA, 40_000);
+  const { origin, child } = await startServer(environmentFor(url, { PROVARA_MASTER_KEY_NEW: keyB }));
+  const admin = caller(origin, adminToken);
+  for (const call of ['/admin/verify', '/admin/rotate/execute']) {
+    expect(nicenessOfThreads(child.pid).filter((niceness) => niceness !== 0)).toEqual([]);
+    let isDone = false;
+    const done = admin('POST', call).finally(() => {
+      isDone = true;
+    });
+    const seen = new Set<number>();
+    while (!isDone) {
+      const found = nicenessOfThreads(child.pid);
+      expect(found.length - found.filter((niceness) => niceness === 0).length).toBeLessThanOrEqual(1);
+      for (const niceness of found) seen.add(niceness);
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    }
+    expect((await done).status).toBe(200);
+    expect([...seen].toSorted()).toEqual([0, 19]);
   }
 });
