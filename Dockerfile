@@ -27,4 +27,4 @@ EXPOSE 4100
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s \
   CMD ["node", "-e", "fetch(`http://localhost:${process.env.PORT || 4100}/ready`).then((answer) => process.exit(answer.ok ? 0 : 1), () => process.exit(1))"]
 # The young generation is bounded: Node 24 lets it grow to hundreds of MiB on a large machine, which are never given back.
-CMD ["node", "--max-semi-space-size=8", "dist/server.js"]
+CMD ["node", "--max-semi-space-size=8", "--v8-pool-size=1", "dist/server.js"]

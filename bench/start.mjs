@@ -2,13 +2,13 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
-import { alternate, fileWith, freePort, timed, vaultEnvironment } from './support.mjs';
+import { alternate, fileWith, freePort, serviceOptions, timed, vaultEnvironment } from './support.mjs';
 
 async function untilReady(script, environment) {
   const port = await freePort();
   let child;
   const seconds = await timed(async () => {
-    child = spawn(process.execPath, ['--max-semi-space-size=8', fileURLToPath(new URL(script, import.meta.url))], {
+    child = spawn(process.execPath, [...serviceOptions, fileURLToPath(new URL(script, import.meta.url))], {
       env: { PATH: process.env.PATH, NODE_ENV: 'production', PORT: String(port), ...environment },
       stdio: 'ignore',
     });

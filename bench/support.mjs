@@ -18,6 +18,9 @@ export const adminToken = 'sample-token-of-the-benchmark-admin';
 export const headers = { authorization: `Bearer ${gatewayToken}`, 'content-type': 'application/json' };
 const tenants = 1_000;
 
+/** Of Node, as `npm start` has them. */
+export const serviceOptions = ['--max-semi-space-size=8', '--v8-pool-size=1'];
+
 const cleanups = [];
 
 /** Is done when the figure ends, last first. */
@@ -117,9 +120,8 @@ export async function freePort() {
 /** The vault as it runs in production, and in the same process bare Fastify routes to compare it with. */
 export async function startServers(url, settings = {}) {
   const port = await freePort();
-  const { reference, stop } = await serve('server.mjs', [], vaultEnvironment(url, { PORT: String(port), ...settings }), [
-    '--max-semi-space-size=8',
-  ]);
+  const environment = vaultEnvironment(url, { PORT: String(port), ...settings });
+  const { reference, stop } = await serve('server.mjs', [], environment, serviceOptions);
   return { vault: `http://127.0.0.1:${port}`, reference, stop };
 }
 
