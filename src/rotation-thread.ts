@@ -16,11 +16,11 @@ type Tell = (note: RotationNote) => void;
 await doTask<RotationTask<ThreadSettings>, DryRun | RotationRecord, RotationNote>(
   async ({ settings, request, isDryRun }, { stopped, tell }) => {
     const database = new Database(settings.database);
-    const onSwitched = (): void => tell({ kind: 'switched' });
-    const engineSettings = { ...settings, keyring: new Keyring(settings.keys) };
-    const engine = buildEngine(engineSettings, forwardingLogger(tell), database, onSwitched, 'background');
-    stopped.addEventListener('abort', () => void engine.close());
     try {
+      const onSwitched = (): void => tell({ kind: 'switched' });
+      const engineSettings = { ...settings, keyring: new Keyring(settings.keys) };
+      const engine = buildEngine(engineSettings, forwardingLogger(tell), database, onSwitched, 'background');
+      stopped.addEventListener('abort', () => void engine.close());
       return isDryRun ? await engine.dryRun(request) : await rotate(engine, request, tell);
     } finally {
       await database.close();

@@ -15,8 +15,8 @@ import { buildServices, type Services } from './services.ts';
 import { SettingsError } from './settings.ts';
 
 const stopTimeoutMs = 25_000;
-/** A rotation that has not ended by then is interrupted, so that its request is answered too. */
-const rotationStopMs = 15_000;
+/** A rotation or a survey that has not ended by then is interrupted, so that its request is answered too. */
+const interruptionMs = 15_000;
 
 // A full collection takes every core for milliseconds, and calls are late. Left to itself V8 makes one for each few megabytes
 // that a heap has grown by; this lets it double. A version that does not know the flag says so and goes on.
@@ -55,8 +55,8 @@ async function serve(services: Services, metrics: VaultMetrics, config: ServerCo
   closeWithGrace({ delay: stopTimeoutMs, logger: false, skip: isFileLog ? ['SIGHUP'] : [] }, async ({ signal, err }) => {
     if (err) logger.fatal({ err }, 'stopping after an unexpected error');
     else logger.info({ signal }, 'stopping: requests in flight are finished first');
-    const interruption = setTimeout(() => void services.rotator.close(), rotationStopMs);
-    await app.close();
+    const interruption = setTimeout(() => void services.interrupt(), interruptionMs);
+    await app.close().catch((error: unknown) => logger.error({ err: error }, 'the server did not close as it should'));
     clearTimeout(interruption);
     await services.close();
     logger.info('stopped');

@@ -64,6 +64,8 @@ export interface Services {
   readonly prepare: () => Promise<void>;
   /** As {@link prepare}, but leaves the active key of a new table to whoever asks. */
   readonly migrate: () => Promise<void>;
+  /** Ends what may take long: a rotation at its next step, as an interrupted one, and a survey. */
+  readonly interrupt: () => Promise<void>;
   readonly close: () => Promise<void>;
 }
 
@@ -117,12 +119,15 @@ export function buildServices(
   };
   const rotator =
     place === 'threads' ? buildThreads(config, logger, onSwitched) : buildEngine(config, logger, database, onSwitched, place);
-  const surveyor = place === 'threads' ? buildSurveyThreads(config) : surveyHere(tables, coverage, keyring);
+  const surveyor = place === 'threads' ? buildSurveyThreads(config, tables, logger) : surveyHere(tables, coverage, keyring);
   const textWorkers = place === 'threads' ? buildTextThread(keyring, logger) : workOnTextsHere(keyring);
   const restores = new RestoreStore(database);
   const snapshots = buildSnapshots(config, logger, database, onSwitched, journal);
   const ageWatch = new AgeWatch({ masterKeys, rotationDueDays, logger });
   const resumption = new Resumption(rotator, rotations, logger);
+  const interrupt = async (): Promise<void> => {
+    await Promise.all([rotator.close(), surveyor.close()]);
+  };
   const prepareSchema = async (): Promise<void> => {
     await database.useWriteAheadLog();
     await migrate(database);
@@ -170,11 +175,11 @@ export function buildServices(
       ageWatch.start();
     },
     migrate: prepareSchema,
+    interrupt,
     close: async () => {
       resumption.stop();
       await ageWatch.stop();
-      await rotator.close();
-      await surveyor.close();
+      await interrupt();
       await textWorkers.close();
       await anchors.stop();
       await sink?.close();
@@ -260,8 +265,11 @@ function buildTextThread(keyring: Keyring, logger: Logger): TextWorkers {
   );
 }
 
-function buildSurveyThreads({ database, coverage, keyring }: CoreConfig): Surveyor {
-  return new SurveyThreads(new URL('./survey-thread.js', import.meta.url), { database, coverage, keys: keyring.given });
+function buildSurveyThreads({ database, coverage, keyring }: CoreConfig, tables: EncryptedTables, logger: Logger): Surveyor {
+  const entry = new URL('./survey-thread.js', import.meta.url);
+  const onDeath = (error: unknown): void =>
+    logger.error({ err: error }, 'the thread that opens all rows has died: its work is done without it');
+  return new SurveyThreads({ entry, database, tables, coverage, keyring, onDeath });
 }
 
 function buildThreads({ keyring, ...config }: CoreConfig, logger: Logger, onSwitched: () => void): Rotator {

@@ -83,6 +83,8 @@ export function createHttpServer(logger: FastifyBaseLogger): FastifyInstance {
     bodyLimit: maxBodyBytes,
     // Of a request's body: see addReceiving.
     requestTimeout: 0,
+    // It holds for the end too, which takes as long as the requests that are in flight.
+    pluginTimeout: 0,
     return503OnClosing: false,
     keepAliveTimeout: keepAliveTimeoutMs,
     http: { requireHostHeader: false, headersTimeout: headersTimeoutMs, connectionsCheckingInterval: connectionsCheckMs },

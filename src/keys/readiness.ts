@@ -16,7 +16,7 @@ const surveyAgeFactor = 100;
 /** A database that takes longer than this is not there for those who ask. */
 const answerWithinMs = 1_500;
 /** How long an answer waits for a survey; that of more rows comes with a later answer. */
-const surveyWaitMs = 750;
+const surveyWaitMs = 250;
 const maxRowsWaitedFor = 5_000;
 
 export interface ReadinessContext {

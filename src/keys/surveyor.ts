@@ -1,11 +1,11 @@
-/** Who surveys: this thread, or one of its own for each survey, so that no request waits while all rows are opened. */
+/** Who surveys: this thread, or, where a table is large, one of its own, so that no request waits while all rows are opened. */
 
 import type { GivenKey, Keyring } from '../crypto/keyring.ts';
-import { StorageUnavailableError } from '../errors.ts';
+import { StorageUnavailableError, VaultError } from '../errors.ts';
 import type { DatabaseLocation } from '../store/database.ts';
 import type { EncryptedTables } from '../store/encrypted-tables.ts';
 import { TaskThread } from '../task-thread.ts';
-import type { CoverageSettings } from './coverage.ts';
+import { type CoverageSettings, inspectCoverage } from './coverage.ts';
 import { type Survey, survey } from './survey.ts';
 
 export interface Surveyor {
@@ -26,22 +26,39 @@ export interface SurveyTask {
   readonly keys: readonly GivenKey[];
 }
 
-/** On threads of the compiled file `entry`, each with a database connection of its own, one at a time. */
+export interface SurveyThreadsContext {
+  /** The compiled file that the thread runs. */
+  readonly entry: URL;
+  readonly database: DatabaseLocation;
+  readonly tables: EncryptedTables;
+  readonly coverage: CoverageSettings;
+  readonly keyring: Keyring;
+  /** Is told what a thread has died of. */
+  readonly onDeath: (error: unknown) => void;
+}
+
+/** Fewer rows are opened before a thread has started, and within a page of them requests are let in. */
+const maxRowsHere = 1_000;
+
+/** A large table on a thread with a database connection of its own, one at a time. Where that dies, its work is done here. */
 export class SurveyThreads implements Surveyor {
-  readonly #entry: URL;
-  readonly #task: SurveyTask;
+  readonly #context: SurveyThreadsContext;
+  readonly #here: Surveyor;
   #thread: TaskThread<Survey> | null = null;
   #running: Promise<unknown> = Promise.resolve();
   #next: Promise<Survey> | null = null;
   #isClosed = false;
 
-  constructor(entry: URL, task: SurveyTask) {
-    this.#entry = entry;
-    this.#task = task;
+  constructor(context: SurveyThreadsContext) {
+    this.#context = context;
+    this.#here = surveyHere(context.tables, context.coverage, context.keyring);
   }
 
   /** All that ask while one is under way share the next: that one may have passed the rows that they ask about. */
-  survey(): Promise<Survey> {
+  async survey(): Promise<Survey> {
+    const { tables, coverage } = this.#context;
+    const { covered } = await inspectCoverage(tables, coverage);
+    if (covered.reduce((sum, { rows }) => sum + rows, 0) <= maxRowsHere) return this.#here.survey();
     this.#next ??= this.#afterRunning();
     return this.#next;
   }
@@ -55,8 +72,17 @@ export class SurveyThreads implements Surveyor {
     await this.#running;
     if (this.#isClosed) throw new StorageUnavailableError('The vault is stopping.');
     this.#next = null;
-    this.#thread = new TaskThread<Survey>(this.#entry, this.#task);
-    this.#running = this.#thread.result.catch(() => undefined);
-    return this.#thread.result;
+    const { entry, database, coverage, keyring } = this.#context;
+    const task: SurveyTask = { database, coverage, keys: keyring.given };
+    const thread = new TaskThread<Survey>(entry, task);
+    this.#thread = thread;
+    this.#running = thread.result.catch(() => undefined);
+    try {
+      return await thread.result;
+    } catch (error) {
+      if (error instanceof VaultError) throw error;
+      this.#context.onDeath(error);
+      return this.#here.survey();
+    }
   }
 }

@@ -83,7 +83,9 @@ export class StateMetrics {
       sealsGauge.inc({ key_id }, (sealed.get(keyId) ?? 0) + seals.pending(keyId));
       if (survey !== null) rows.inc({ key_id }, survey.rowsByKeyId.get(keyId) ?? 0);
     }
-    if (survey !== null) rowsUnopened.set(survey.rowsFailed);
+    // Not 0 before they have been counted.
+    if (survey === null) rowsUnopened.remove();
+    else rowsUnopened.set(survey.rowsFailed);
   }
 
   async #readRotation(): Promise<void> {

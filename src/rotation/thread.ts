@@ -42,7 +42,7 @@ export class RotationThreads<Settings> implements Rotator {
     return this.#running;
   }
 
-  dryRun(request: RotationRequest): Promise<DryRun> {
+  async dryRun(request: RotationRequest): Promise<DryRun> {
     return this.#begin<DryRun>(request, true).result;
   }
 

@@ -76,6 +76,16 @@ describe('/metrics', () => {
     expect(after.get(`provara_vault_master_key_seals{key_id="${keyIdB}"}`)).toBe(1);
   });
 
+  it('does not say that no row fails before rows have been counted', async () => {
+    const vault = await startVault((await temporaryDatabase()).url);
+    const { readiness } = vault.services;
+    const latestSurvey = readiness.latestSurvey.bind(readiness);
+    readiness.latestSurvey = async () => null;
+    expect((await scrape(vault)).has('provara_vault_rows_unopened')).toBe(false);
+    readiness.latestSurvey = latestSurvey;
+    expect((await scrape(vault)).get('provara_vault_rows_unopened')).toBe(0);
+  });
+
   it('counts what a key has sealed across restarts', async () => {
     const { url } = await temporaryDatabase();
     const first = await startVault(url);
