@@ -146,7 +146,7 @@ describe('SIGTERM', () => {
       expect(answer).toContain('sample-value');
       expect(await exit).toBe(0);
       expect(server.output()).toContain('"msg":"stopped"');
-    expect(server.output()).not.toContain('"level":50');
+      expect(server.output()).not.toContain('"level":50');
     },
   );
 
