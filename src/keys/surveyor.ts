@@ -37,7 +37,7 @@ export interface SurveyThreadsContext {
   readonly onDeath: (error: unknown) => void;
 }
 
-/** Fewer rows are opened before a thread has started, and within a page of them requests are let in. */
+/** So many rows are opened sooner than a thread starts, and requests are let in between. */
 const maxRowsHere = 1_000;
 
 /** A large table on a thread with a database connection of its own, one at a time. Where that dies, its work is done here. */
@@ -74,10 +74,10 @@ export class SurveyThreads implements Surveyor {
     this.#next = null;
     const { entry, database, coverage, keyring } = this.#context;
     const task: SurveyTask = { database, coverage, keys: keyring.given };
-    const thread = new TaskThread<Survey>(entry, task);
-    this.#thread = thread;
-    this.#running = thread.result.catch(() => undefined);
     try {
+      const thread = new TaskThread<Survey>(entry, task);
+      this.#thread = thread;
+      this.#running = thread.result.catch(() => undefined);
       return await thread.result;
     } catch (error) {
       if (error instanceof VaultError) throw error;
