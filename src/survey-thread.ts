@@ -1,6 +1,6 @@
 /** The entry of a survey's thread: opens every row over a database connection of its own, and changes nothing. */
 
-import { workInBackground } from './background.ts';
+import { restInBetween } from './background.ts';
 import { Keyring } from './crypto/keyring.ts';
 import { type Survey, survey } from './keys/survey.ts';
 import type { SurveyTask } from './keys/surveyor.ts';
@@ -8,11 +8,10 @@ import { Database } from './store/database.ts';
 import { EncryptedTables } from './store/encrypted-tables.ts';
 import { doTask } from './task-thread.ts';
 
-workInBackground();
 await doTask<SurveyTask, Survey>(async ({ database: location, coverage, keys }, { stopped }) => {
   const database = new Database(location);
   try {
-    return await survey(new EncryptedTables(database), coverage, new Keyring(keys), stopped);
+    return await survey(new EncryptedTables(database), coverage, new Keyring(keys), { stopped, rest: restInBetween() });
   } finally {
     await database.close();
   }

@@ -1,5 +1,6 @@
 /** Opens every covered row with the keyring: the one truthful answer to which key holds how many rows. */
 
+import { type Rest, withoutRest } from '../background.ts';
 import type { Keyring } from '../crypto/keyring.ts';
 import { rowFormatOf } from '../crypto/row.ts';
 import { apiKeysTable, type EncryptedRow } from '../store/encrypted-rows.ts';
@@ -17,12 +18,18 @@ export interface Survey {
   readonly failures: readonly RowFailure[];
 }
 
+/** How a survey on a thread of its own goes on. */
+export interface SurveyPace {
+  readonly stopped?: AbortSignal;
+  readonly rest?: Rest;
+}
+
 /** Surveys the covered tables that exist. Throws the reason of `stopped` once that is aborted. */
 export async function survey(
   tables: EncryptedTables,
   settings: CoverageSettings,
   keyring: Keyring,
-  stopped?: AbortSignal,
+  { stopped, rest = withoutRest }: SurveyPace = {},
 ): Promise<Survey> {
   let rowsScanned = 0;
   let rowsFailed = 0;
@@ -42,6 +49,7 @@ export async function survey(
       opened.plaintext.fill(0);
       rowsByKeyId.set(opened.key.id, (rowsByKeyId.get(opened.key.id) ?? 0) + 1);
     }
+    rest();
   }
   return { rowsScanned, rowsByKeyId, rowsFailed, rowsOfFormat1, failures };
 }

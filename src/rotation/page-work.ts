@@ -1,5 +1,6 @@
 /** What a rotation does with the rows of one page, without the database: on whichever thread. */
 
+import { type Rest, withoutRest } from '../background.ts';
 import type { Keyring } from '../crypto/keyring.ts';
 import { maxListedFailures, type RowFailure } from '../keys/covered-rows.ts';
 import {
@@ -49,14 +50,18 @@ export interface SealedPage {
 
 export class PageWork {
   readonly #classifier: RowClassifier;
+  readonly #begin: () => Rest;
 
-  constructor(plan: RowsPlan, keyring: Keyring) {
+  /** `begin` is called for each page, and what it answers after each row. */
+  constructor(plan: RowsPlan, keyring: Keyring, begin: () => Rest = () => withoutRest) {
     this.#classifier = new RowClassifier(plan, keyring);
+    this.#begin = begin;
   }
 
   /** Opens the rows of a page, and seals those that are to be rotated where `isToSeal`. */
   work(page: EncryptedPage, isToSeal: boolean): PageReport {
     const { table, rows } = page;
+    const rest = this.#begin();
     const counts = { rowsOld: 0, rowsNew: 0, rowsToUpgrade: 0, rowsSkipped: 0, rowsFailed: 0, ciphertextCharacters: 0 };
     const failures: RowFailure[] = [];
     const sealing = isToSeal ? new PageSealing(this.#classifier, page) : null;
@@ -67,6 +72,7 @@ export class PageWork {
       if (rowClass.kind === 'failed' && failures.length < maxListedFailures) failures.push(rowClass.failure);
       sealing?.add(row, rowClass);
       if (rowClass.kind === 'to_rotate') rowClass.plaintext.fill(0);
+      rest();
     }
     return { table, rows, ...counts, failures, sealed: sealing?.finish(counts.rowsFailed) ?? null };
   }

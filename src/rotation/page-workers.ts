@@ -31,7 +31,7 @@ export const workHere: StartPageWorkers = (plan, keyring) => {
 export interface PageThreadSettings {
   readonly plan: RowsPlan;
   readonly keys: readonly GivenKey[];
-  /** Whether it leaves the processors to whoever else wants them. */
+  /** Whether it rests in between, so that others find a processor. */
   readonly isBackground: boolean;
 }
 
@@ -46,7 +46,7 @@ const pagesPerThread = 2;
 /** A thread's garbage is mostly what lies behind cipher objects, which V8 does not see the size of. */
 const youngGenerationMb = 32;
 
-/** So many threads of the compiled file `entry`, started once there is more than one page. In the background they let all others go first. */
+/** So many threads of the compiled file `entry`, started once there is more than one page. In the background they rest in between. */
 export function workOnThreads(entry: URL, threads: number, isBackground = false): StartPageWorkers {
   return (plan, keyring) => {
     const { from, to, upgradeFormat, skippedRows } = plan;
