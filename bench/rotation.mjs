@@ -171,7 +171,7 @@ export async function decryptWhileRotating() {
     }
     return p99Ms;
   };
-  const p99 = await alternate(5, {
+  const p99 = await alternate(7, {
     before: () => steadyLoad(route, rows, quarter),
     during: whileRotating,
   });
