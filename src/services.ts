@@ -80,7 +80,7 @@ export interface ThreadSettings extends Omit<CoreConfig, 'keyring'> {
  */
 export type RotationPlace = EnginePlace | 'threads';
 
-/** Where an engine has rows opened and sealed: on its own thread, on as many as help, or on one that lets all others go first. */
+/** Where an engine has rows opened and sealed: on its own thread, on as many as help, or on one that rests in between. */
 type EnginePlace = 'here' | 'all_cores' | 'background';
 
 /** More have nothing to do: reading and writing, which one thread does, then takes longer than what these do. */
