@@ -2,17 +2,18 @@
 
 const spellMs = 0.25;
 const restPerWork = 2;
-/** However long the thread itself was kept from a processor: a computer may sleep for hours. */
-const longestRestMs = 20;
+/** However long it took: then most of that was no work, but waiting for a processor or for a database. */
+const longestRestMs = 1;
 const nobody = new Int32Array(new SharedArrayBuffer(4));
 
 /** To be called after each row. It blocks the thread, now and then: never where requests are answered or a lock is held. */
 export type Rest = () => void;
 
-/** Begins to count what is work. Who had to wait for a processor meanwhile rests the longer for it. */
-export function restInBetween(): Rest {
+/** Begins to count what is work. What it answers throws the reason of `stopped` once that is aborted. */
+export function restInBetween(stopped?: AbortSignal): Rest {
   let sinceMs = performance.now();
   return () => {
+    stopped?.throwIfAborted();
     const workedMs = performance.now() - sinceMs;
     if (workedMs < spellMs) return;
     // Nobody ever wakes it, so that this ends with the time.

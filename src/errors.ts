@@ -143,24 +143,26 @@ export class AuditUnavailableError extends VaultError {
 
 type SimpleError = new (message: string, details?: ErrorDetails) => VaultError;
 
-const classes: readonly SimpleError[] = [
-  ValidationError,
-  AuthError,
-  ForbiddenError,
-  NotFoundError,
-  RotationInProgressError,
-  ReplicaMissingKeyError,
-  DecryptGateFailedError,
-  UncoveredTableError,
-  ConfigurationError,
-  StorageUnavailableError,
-];
+/** Nothing that works on another thread limits rates, and what is unexpected has no class. */
+const classes: Readonly<Record<Exclude<ErrorCode, 'rate_limited' | 'internal_error'>, SimpleError>> = {
+  validation_error: ValidationError,
+  auth_error: AuthError,
+  forbidden: ForbiddenError,
+  not_found: NotFoundError,
+  rotation_in_progress: RotationInProgressError,
+  replica_missing_key: ReplicaMissingKeyError,
+  payload_too_large: PayloadTooLargeError,
+  unsupported_media_type: UnsupportedMediaTypeError,
+  decrypt_failed: DecryptFailedError,
+  decrypt_gate_failed: DecryptGateFailedError,
+  uncovered_table: UncoveredTableError,
+  invalid_snapshot: InvalidSnapshotError,
+  configuration_error: ConfigurationError,
+  storage_unavailable: StorageUnavailableError,
+};
 
 /** The error that an operation on another thread ended with. */
-export function errorWithCode(code: ErrorCode, message: string, details: ErrorDetails | undefined): VaultError {
-  for (const Class of classes) {
-    const error = new Class(message, details);
-    if (error.code === code) return error;
-  }
-  return new DecryptFailedError();
+export function errorWithCode(code: ErrorCode, message: string, details: ErrorDetails | undefined): Error {
+  if (code === 'rate_limited' || code === 'internal_error') return new Error(message);
+  return new classes[code](message, details);
 }

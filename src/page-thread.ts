@@ -2,21 +2,21 @@
 
 import { workerData } from 'node:worker_threads';
 import { answerQuestions } from './asked-thread.ts';
-import { restInBetween } from './background.ts';
+import { restInBetween, withoutRest } from './background.ts';
 import { Keyring } from './crypto/keyring.ts';
 import { type PageReport, PageWork } from './rotation/page-work.ts';
 import type { PageQuestion, PageThreadSettings } from './rotation/page-workers.ts';
 import { movable } from './store/owned-bytes.ts';
 
-const { plan, keys, isBackground } = workerData as PageThreadSettings;
+const { plan, keys } = workerData as PageThreadSettings;
 const keyring = new Keyring(keys);
 // A copy of a key is another object, and keys are told apart as objects.
 const own = (keyId: string | undefined) => (keyId === undefined ? null : (keyring.get(keyId) ?? null));
 const to = own(plan.to.id);
 if (to === null) throw new Error('The keyring of the thread lacks the new key.');
-const work = new PageWork({ ...plan, from: own(plan.from?.id), to }, keyring, isBackground ? restInBetween : undefined);
+const work = new PageWork({ ...plan, from: own(plan.from?.id), to }, keyring);
 
 answerQuestions(
-  ({ page, isToSeal }: PageQuestion): PageReport => work.work(page, isToSeal),
+  ({ page, isToSeal, isToRest }: PageQuestion): PageReport => work.work(page, isToSeal, isToRest ? restInBetween() : withoutRest),
   ({ sealed }) => (sealed === null ? [] : movable([...sealed.replacements, sealed.expected.tags])),
 );

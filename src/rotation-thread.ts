@@ -1,6 +1,7 @@
 /** The entry of a rotation's thread: builds an engine with a database connection of its own, and does the one task it was given. */
 
 import type { Logger } from 'pino';
+import { restInBetween } from './background.ts';
 import { Keyring } from './crypto/keyring.ts';
 import type { DryRun, RotationEngine } from './rotation/engine.ts';
 import type { RotationNote, RotationTask } from './rotation/thread.ts';
@@ -19,7 +20,8 @@ await doTask<RotationTask<ThreadSettings>, DryRun | RotationRecord, RotationNote
     try {
       const onSwitched = (): void => tell({ kind: 'switched' });
       const engineSettings = { ...settings, keyring: new Keyring(settings.keys) };
-      const engine = buildEngine(engineSettings, forwardingLogger(tell), database, onSwitched, 'background');
+      const log = forwardingLogger(tell);
+      const engine = buildEngine(engineSettings, log, database, onSwitched, 'background', restInBetween(stopped));
       stopped.addEventListener('abort', () => void engine.close());
       return isDryRun ? await engine.dryRun(request) : await rotate(engine, request, tell);
     } finally {

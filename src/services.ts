@@ -8,6 +8,7 @@ import { AuditJournal } from './audit/journal.ts';
 import { AuditKeys } from './audit/keys.ts';
 import { AuditLog } from './audit/log.ts';
 import { AuditSink } from './audit/sink.ts';
+import { type Rest, withoutRest } from './background.ts';
 import type { AuditSettings, CoreConfig } from './config.ts';
 import type { GivenKey, Keyring } from './crypto/keyring.ts';
 import { ActiveKey } from './keys/active-key.ts';
@@ -24,6 +25,8 @@ import { type StartPageWorkers, workHere, workOnThreads } from './rotation/page-
 import { Resumption } from './rotation/resumption.ts';
 import { RotationThreads } from './rotation/thread.ts';
 import { Snapshots } from './snapshot/snapshots.ts';
+import { SnapshotThreads } from './snapshot/threads.ts';
+import { type SnapshotWork, workOnSnapshotsHere } from './snapshot/work.ts';
 import { ApiKeyStore } from './store/api-keys.ts';
 import { AuditStore } from './store/audit.ts';
 import { Database } from './store/database.ts';
@@ -64,7 +67,7 @@ export interface Services {
   readonly prepare: () => Promise<void>;
   /** As {@link prepare}, but leaves the active key of a new table to whoever asks. */
   readonly migrate: () => Promise<void>;
-  /** Ends what may take long: a rotation at its next step, as an interrupted one, and a survey. */
+  /** Ends what may take long: a rotation at its next step, as an interrupted one, a survey, and what is done with snapshots. */
   readonly interrupt: () => Promise<void>;
   readonly close: () => Promise<void>;
 }
@@ -102,9 +105,7 @@ export function buildServices(
   const heartbeat = new Heartbeat(replicas, keyring);
   const apiKeyStore = new ApiKeyStore(database);
   const activeKey = new ActiveKey(masterKeys, keyring);
-  const auditStore = new AuditStore(database);
-  const auditKeys = new AuditKeys(keyring, () => masterKeys.activeKeyId());
-  const journal = new AuditJournal(auditStore, auditKeys);
+  const { auditStore, auditKeys, journal } = buildJournal(keyring, database);
   const sink = config.audit === undefined ? null : buildSink(config.audit, logger);
   const log = new AuditLog(sink, auditKeys, () => observer.auditFailed());
   const intervalMs = (config.audit?.anchorSeconds ?? 0) * 1000;
@@ -118,15 +119,19 @@ export function buildServices(
     void auditKeys.refresh();
   };
   const rotator =
-    place === 'threads' ? buildThreads(config, logger, onSwitched) : buildEngine(config, logger, database, onSwitched, place);
+    place === 'threads'
+      ? buildRotationThreads(config, logger, onSwitched)
+      : buildEngine(config, logger, database, onSwitched, place);
   const surveyor = place === 'threads' ? buildSurveyThreads(config, tables, logger) : surveyHere(tables, coverage, keyring);
   const textWorkers = place === 'threads' ? buildTextThread(keyring, logger) : workOnTextsHere(keyring);
   const restores = new RestoreStore(database);
-  const snapshots = buildSnapshots(config, logger, database, onSwitched, journal);
+  const snapshotWork =
+    place === 'threads' ? buildSnapshotThreads(config, onSwitched) : buildSnapshotWork(config, database, journal, onSwitched);
+  const snapshots = new Snapshots({ work: snapshotWork, journal, keyring, snapshotDir: config.snapshotDir, logger });
   const ageWatch = new AgeWatch({ masterKeys, rotationDueDays, logger });
   const resumption = new Resumption(rotator, rotations, logger);
   const interrupt = async (): Promise<void> => {
-    await Promise.all([rotator.close(), surveyor.close()]);
+    await Promise.all([rotator.close(), surveyor.close(), snapshots.close()]);
   };
   const prepareSchema = async (): Promise<void> => {
     await database.useWriteAheadLog();
@@ -190,6 +195,14 @@ export function buildServices(
   };
 }
 
+/** What a thread puts on record in the database. */
+export function buildJournal(keyring: Keyring, database: Database) {
+  const masterKeys = new MasterKeyStore(database);
+  const auditStore = new AuditStore(database);
+  const auditKeys = new AuditKeys(keyring, () => masterKeys.activeKeyId());
+  return { auditStore, auditKeys, journal: new AuditJournal(auditStore, auditKeys) };
+}
+
 function buildSink({ log }: AuditSettings, logger: Logger): AuditSink {
   return new AuditSink(log, (error) => {
     const code = error instanceof Error && 'code' in error ? error.code : 'no answer';
@@ -205,27 +218,27 @@ export function buildEngine(
   database: Database,
   onSwitched: () => void,
   place: EnginePlace = 'here',
+  rest: Rest = withoutRest,
 ): RotationEngine {
   const { keyring, coverage, atomicRows, snapshotDir } = settings;
-  const masterKeys = new MasterKeyStore(database);
-  const auditKeys = new AuditKeys(keyring, () => masterKeys.activeKeyId());
-  const audit = new AuditJournal(new AuditStore(database), auditKeys);
-  const snapshots = buildSnapshots(settings, logger, database, onSwitched, audit);
+  const { auditKeys, journal } = buildJournal(keyring, database);
+  const work = buildSnapshotWork(settings, database, journal, onSwitched, rest);
+  const snapshots = new Snapshots({ work, journal, keyring, snapshotDir, logger });
   return new RotationEngine({
     database,
     tables: new EncryptedTables(database),
-    masterKeys,
+    masterKeys: new MasterKeyStore(database),
     rotations: new RotationStore(database),
     replicas: new ReplicaStore(database),
     keyring,
     coverage,
     atomicRows,
     logger,
-    audit,
+    audit: journal,
     auditKeys,
     startWorkers: pageWorkersAt(place),
     writeSnapshot:
-      snapshotDir === null ? null : (actor, firstKeyId) => snapshots.writeSnapshotFile(actor, snapshotDir, { firstKeyId }),
+      snapshotDir === null ? null : (actor, firstKeyId) => snapshots.writeSnapshotFile(actor, snapshotDir, firstKeyId),
     onSwitched,
   });
 }
@@ -237,14 +250,14 @@ function pageWorkersAt(place: EnginePlace): StartPageWorkers {
   return place === 'here' || threads === 1 ? workHere : workOnThreads(entry, threads);
 }
 
-function buildSnapshots(
+export function buildSnapshotWork(
   { keyring, coverage, snapshotDir }: EngineSettings,
-  logger: Pick<Logger, 'info'>,
   database: Database,
-  onSwitched: () => void,
   journal: AuditJournal,
-): Snapshots {
-  return new Snapshots({
+  onSwitched: () => void,
+  rest: Rest = withoutRest,
+): SnapshotWork {
+  return workOnSnapshotsHere({
     database,
     journal,
     rows: new SnapshotRows(database),
@@ -255,7 +268,7 @@ function buildSnapshots(
     coverage,
     snapshotDir,
     onSwitched,
-    logger,
+    rest,
   });
 }
 
@@ -272,7 +285,12 @@ function buildSurveyThreads({ database, coverage, keyring }: CoreConfig, tables:
   return new SurveyThreads({ entry, database, tables, coverage, keyring, onDeath });
 }
 
-function buildThreads({ keyring, ...config }: CoreConfig, logger: Logger, onSwitched: () => void): Rotator {
+function buildSnapshotThreads({ keyring, ...config }: CoreConfig, onSwitched: () => void): SnapshotWork {
+  const settings: ThreadSettings = { ...config, keys: keyring.given };
+  return new SnapshotThreads({ entry: new URL('./snapshot-thread.js', import.meta.url), settings, onSwitched });
+}
+
+function buildRotationThreads({ keyring, ...config }: CoreConfig, logger: Logger, onSwitched: () => void): Rotator {
   const settings: ThreadSettings = { ...config, keys: keyring.given };
   return new RotationThreads({ entry: new URL('./rotation-thread.js', import.meta.url), settings, logger, onSwitched });
 }

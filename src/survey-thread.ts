@@ -11,7 +11,7 @@ import { doTask } from './task-thread.ts';
 await doTask<SurveyTask, Survey>(async ({ database: location, coverage, keys }, { stopped }) => {
   const database = new Database(location);
   try {
-    return await survey(new EncryptedTables(database), coverage, new Keyring(keys), { stopped, rest: restInBetween() });
+    return await survey(new EncryptedTables(database), coverage, new Keyring(keys), restInBetween(stopped));
   } finally {
     await database.close();
   }

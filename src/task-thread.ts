@@ -1,7 +1,7 @@
 /** A thread that does one task and ends: whoever started it gets what came of it or why nothing did, also where the thread dies. */
 
 import { once } from 'node:events';
-import { parentPort, Worker, workerData } from 'node:worker_threads';
+import { parentPort, type TransferListItem, Worker, workerData } from 'node:worker_threads';
 import { type ErrorCode, type ErrorDetails, errorWithCode, StorageUnavailableError, VaultError } from './errors.ts';
 
 /** What the thread says: notes on its way, and at last the outcome. */
@@ -21,9 +21,14 @@ export class TaskThread<Result, Note = never> {
   /** Rejects with what the task threw, as an error of the same kind, or with what the thread has died of. */
   readonly result: Promise<Result>;
 
-  /** `entry` is a compiled file that calls {@link doTask}; `task` is copied to it, keys as KeyObjects. */
-  constructor(entry: URL, task: unknown, onNote: (note: Note) => void = () => undefined) {
-    this.#worker = new Worker(entry, { workerData: task });
+  /** `entry` is a compiled file that calls {@link doTask}; `task` is copied to it, keys as KeyObjects, but for what is `moved`. */
+  constructor(
+    entry: URL,
+    task: unknown,
+    onNote: (note: Note) => void = () => undefined,
+    moved: readonly TransferListItem[] = [],
+  ) {
+    this.#worker = new Worker(entry, { workerData: task, transferList: [...moved] });
     this.#worker.on('message', (message: Message<Result, Note>) => {
       if ('note' in message) onNote(message.note);
       else this.#outcome = message.outcome;
@@ -51,17 +56,22 @@ export interface TaskControl<Note> {
   readonly tell: (note: Note) => void;
 }
 
-/** To be called by the thread, once. What `work` has opened, it closes before it ends: nothing else is waited for. */
+/**
+ * To be called by the thread, once. What `work` has opened, it closes before it ends: nothing else is waited for. Its result is
+ * copied, but for what is `moved`.
+ */
 export async function doTask<Task, Result, Note = never>(
   work: (task: Task, control: TaskControl<Note>) => Promise<Result>,
+  moved: (result: Result) => readonly TransferListItem[] = () => [],
 ): Promise<void> {
-  const send = (message: Message<Result, Note>): void => parentPort?.postMessage(message);
+  const send = (message: Message<Result, Note>, transferList: readonly TransferListItem[] = []): void =>
+    parentPort?.postMessage(message, transferList);
   const stop = new AbortController();
   parentPort?.on('message', (message) => {
     if (message === stopMessage) stop.abort(new StorageUnavailableError('The vault is stopping.'));
   });
   const outcome = await outcomeOf(() => work(workerData as Task, { stopped: stop.signal, tell: (note) => send({ note }) }));
-  send({ outcome });
+  send({ outcome }, outcome.kind === 'done' ? moved(outcome.result) : []);
   parentPort?.close();
 }
 

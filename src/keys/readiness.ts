@@ -10,9 +10,9 @@ import { type CoverageSettings, inspectCoverage } from './coverage.ts';
 import type { Survey } from './survey.ts';
 import type { Surveyor } from './surveyor.ts';
 
-/** A survey is repeated once it is older than this, and than so many times what it took: it then costs a hundredth of the time. */
+/** A survey is repeated once it is older than this, and than so many times what it took, of which a thread works a third. */
 const surveyMinAgeMs = 5_000;
-const surveyAgeFactor = 100;
+const surveyAgeFactor = 30;
 /** A database that takes longer than this is not there for those who ask. */
 const answerWithinMs = 1_500;
 /** How long an answer waits for a survey; that of more rows comes with a later answer. */

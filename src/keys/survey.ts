@@ -18,18 +18,12 @@ export interface Survey {
   readonly failures: readonly RowFailure[];
 }
 
-/** How a survey on a thread of its own goes on. */
-export interface SurveyPace {
-  readonly stopped?: AbortSignal;
-  readonly rest?: Rest;
-}
-
-/** Surveys the covered tables that exist. Throws the reason of `stopped` once that is aborted. */
+/** Surveys the covered tables that exist. Throws what `rest` throws. */
 export async function survey(
   tables: EncryptedTables,
   settings: CoverageSettings,
   keyring: Keyring,
-  { stopped, rest = withoutRest }: SurveyPace = {},
+  rest: Rest = withoutRest,
 ): Promise<Survey> {
   let rowsScanned = 0;
   let rowsFailed = 0;
@@ -38,7 +32,6 @@ export async function survey(
   const failures: RowFailure[] = [];
   const { covered } = await inspectCoverage(tables, settings);
   for await (const { table, row } of coveredRows(tables, covered)) {
-    stopped?.throwIfAborted();
     rowsScanned += 1;
     rowsOfFormat1 += isFormat1(table, row) ? 1 : 0;
     const opened = openCoveredRow(keyring, table, row);

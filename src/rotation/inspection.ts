@@ -1,6 +1,6 @@
 /** Opens every row of the covered tables, changes nothing, and adds up what that has shown: for the gate, and for the verification. */
 
-import { coveredPages, maxListedFailures, type RowFailure } from '../keys/covered-rows.ts';
+import { type CoveredPart, coveredPages, maxListedFailures, type RowFailure } from '../keys/covered-rows.ts';
 import type { EncryptedPage } from '../store/encrypted-rows.ts';
 import type { EncryptedTables, TableCount } from '../store/encrypted-tables.ts';
 import type { RowCounts, SealedPage } from './page-work.ts';
@@ -12,7 +12,11 @@ export interface Inspection extends RowCounts {
   readonly tables: readonly TableCount[];
   /** What has been sealed on the way, in the order of the tables. */
   readonly sealed: SealedPage[];
+  /** Rows that are to be rotated, a part for each: all of them, or fewer where they are many. */
+  readonly partsLeft: readonly CoveredPart[];
 }
+
+const maxPartsLeft = 1_000;
 
 /** What is worked on, and who works. */
 export interface TableWork {
@@ -24,25 +28,37 @@ export interface TableWork {
   readonly assertGoesOn: () => void;
 }
 
-/** Seals too the pages that `isToSeal` says yes to. */
+export function everything({ tableNames }: Pick<TableWork, 'tableNames'>): CoveredPart[] {
+  return tableNames.map((table) => ({ table }));
+}
+
+/** Of all rows, or of those in some parts. Seals too the pages that `isToSeal` says yes to. */
 export async function inspect(
-  { tables, tableNames, workers, progress, assertGoesOn }: TableWork,
+  work: TableWork,
   isToSeal: (page: EncryptedPage) => boolean = () => false,
+  parts: readonly CoveredPart[] = everything(work),
 ): Promise<Inspection> {
+  const { tables, tableNames, workers, progress, assertGoesOn } = work;
   const total = { rowsOld: 0, rowsNew: 0, rowsToUpgrade: 0, rowsSkipped: 0, rowsFailed: 0, ciphertextCharacters: 0 };
   let rowsScanned = 0;
   const failures: RowFailure[] = [];
   const sealed: SealedPage[] = [];
   const rowsByTable = new Map(tableNames.map((table) => [table, 0]));
-  const parts = tableNames.map((table) => ({ table }));
+  const partsLeft: CoveredPart[] = [];
   for await (const page of workers.work(coveredPages(tables, parts), isToSeal)) {
     assertGoesOn();
     for (const count of Object.keys(total) as (keyof typeof total)[]) total[count] += page[count];
     rowsScanned += page.rows;
     failures.push(...page.failures.slice(0, maxListedFailures - failures.length));
+    partsLeft.push(...page.rowIdsLeft.slice(0, maxPartsLeft - partsLeft.length).map((id) => partOf(page.table, id)));
     if (page.sealed !== null) sealed.push(page.sealed);
     rowsByTable.set(page.table, (rowsByTable.get(page.table) ?? 0) + page.rows);
     progress.advance(page.rows);
   }
-  return { ...total, rowsScanned, failures, sealed, tables: [...rowsByTable].map(([table, rows]) => ({ table, rows })) };
+  const counts = [...rowsByTable].map(([table, rows]) => ({ table, rows }));
+  return { ...total, rowsScanned, failures, sealed, partsLeft, tables: counts };
+}
+
+function partOf(table: string, rowId: string): CoveredPart {
+  return { table, range: { from: BigInt(rowId), to: BigInt(rowId) } };
 }

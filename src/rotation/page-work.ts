@@ -14,6 +14,9 @@ import {
 import { TextBytes } from '../store/text-bytes.ts';
 import { type RowClass, RowClassifier, type RowsPlan } from './classify.ts';
 
+/** A verification finds none, or the few that were written meanwhile; at the gate it is all, and nobody asks which. */
+export const maxListedLeft = 100;
+
 /** What opening rows has shown. */
 export interface RowCounts {
   readonly rowsOld: number;
@@ -31,6 +34,8 @@ export interface RowCounts {
 export interface PageReport extends RowCounts {
   readonly table: string;
   readonly rows: number;
+  /** Of rows that are to be rotated, the first {@link maxListedLeft}. */
+  readonly rowIdsLeft: readonly string[];
   /** Null where that was not asked for. */
   readonly sealed: SealedPage | null;
 }
@@ -50,20 +55,17 @@ export interface SealedPage {
 
 export class PageWork {
   readonly #classifier: RowClassifier;
-  readonly #begin: () => Rest;
 
-  /** `begin` is called for each page, and what it answers after each row. */
-  constructor(plan: RowsPlan, keyring: Keyring, begin: () => Rest = () => withoutRest) {
+  constructor(plan: RowsPlan, keyring: Keyring) {
     this.#classifier = new RowClassifier(plan, keyring);
-    this.#begin = begin;
   }
 
-  /** Opens the rows of a page, and seals those that are to be rotated where `isToSeal`. */
-  work(page: EncryptedPage, isToSeal: boolean): PageReport {
+  /** Opens the rows of a page, and seals those that are to be rotated where `isToSeal`. `rest` is called after each row. */
+  work(page: EncryptedPage, isToSeal: boolean, rest: Rest = withoutRest): PageReport {
     const { table, rows } = page;
-    const rest = this.#begin();
     const counts = { rowsOld: 0, rowsNew: 0, rowsToUpgrade: 0, rowsSkipped: 0, rowsFailed: 0, ciphertextCharacters: 0 };
     const failures: RowFailure[] = [];
+    const rowIdsLeft: string[] = [];
     const sealing = isToSeal ? new PageSealing(this.#classifier, page) : null;
     for (const row of decodePage(page)) {
       counts.ciphertextCharacters += row.encryptedValue?.length ?? 0;
@@ -71,10 +73,13 @@ export class PageWork {
       count(counts, rowClass);
       if (rowClass.kind === 'failed' && failures.length < maxListedFailures) failures.push(rowClass.failure);
       sealing?.add(row, rowClass);
-      if (rowClass.kind === 'to_rotate') rowClass.plaintext.fill(0);
+      if (rowClass.kind === 'to_rotate') {
+        rowClass.plaintext.fill(0);
+        if (rowIdsLeft.length < maxListedLeft) rowIdsLeft.push(row.rowId);
+      }
       rest();
     }
-    return { table, rows, ...counts, failures, sealed: sealing?.finish(counts.rowsFailed) ?? null };
+    return { table, rows, ...counts, failures, rowIdsLeft, sealed: sealing?.finish(counts.rowsFailed) ?? null };
   }
 }
 

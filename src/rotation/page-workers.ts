@@ -10,6 +10,8 @@ import { type PageReport, PageWork } from './page-work.ts';
 export interface PageWorkers {
   /** Opens the rows of the pages, and seals those of the pages that `isToSeal` says yes to. */
   work(pages: AsyncIterable<EncryptedPage>, isToSeal: (page: EncryptedPage) => boolean): AsyncIterable<PageReport>;
+  /** From now on they do not rest, where they did. */
+  hurry(): void;
   /** To be called at the end, whatever that is. */
   close(): Promise<void>;
 }
@@ -23,6 +25,7 @@ export const workHere: StartPageWorkers = (plan, keyring) => {
     async *work(pages, isToSeal) {
       for await (const page of pages) yield pageWork.work(page, isToSeal(page));
     },
+    hurry: () => undefined,
     close: async () => undefined,
   };
 };
@@ -31,30 +34,33 @@ export const workHere: StartPageWorkers = (plan, keyring) => {
 export interface PageThreadSettings {
   readonly plan: RowsPlan;
   readonly keys: readonly GivenKey[];
-  /** Whether it rests in between, so that others find a processor. */
-  readonly isBackground: boolean;
 }
 
 /** What a thread is asked, and answers with a {@link PageReport}. */
 export interface PageQuestion {
   readonly page: EncryptedPage;
   readonly isToSeal: boolean;
+  /** Whether the thread rests after every few rows, so that others find a processor. */
+  readonly isToRest: boolean;
 }
 
 /** Pages that each thread has before it, so that it need not wait for the next. */
 const pagesPerThread = 2;
+/** A page of fewer rows and bytes is sooner done than handed over: a thread takes longer to start than such a table to rotate. */
+const minBytes = 256 * 1024;
 /** A thread's garbage is mostly what lies behind cipher objects, which V8 does not see the size of. */
 const youngGenerationMb = 32;
 
-/** So many threads of the compiled file `entry`, started once there is more than one page. In the background they rest in between. */
+/** So many threads of the compiled file `entry`, started with the first page that is worth it. In the background they rest in between. */
 export function workOnThreads(entry: URL, threads: number, isBackground = false): StartPageWorkers {
   return (plan, keyring) => {
     const { from, to, upgradeFormat, skippedRows } = plan;
     return new PageThreads(
       entry,
       threads,
-      { plan: { from, to, upgradeFormat, skippedRows }, keys: keyring.given, isBackground },
+      { plan: { from, to, upgradeFormat, skippedRows }, keys: keyring.given },
       new PageWork(plan, keyring),
+      isBackground,
     );
   };
 }
@@ -64,20 +70,22 @@ class PageThreads implements PageWorkers {
   readonly #count: number;
   readonly #settings: PageThreadSettings;
   readonly #work: PageWork;
+  #isToRest: boolean;
   readonly #threads: AskedThread<PageQuestion, PageReport>[] = [];
   #asked = 0;
 
-  constructor(entry: URL, count: number, settings: PageThreadSettings, work: PageWork) {
+  constructor(entry: URL, count: number, settings: PageThreadSettings, work: PageWork, isToRest: boolean) {
     this.#entry = entry;
     this.#count = count;
     this.#settings = settings;
     this.#work = work;
+    this.#isToRest = isToRest;
   }
 
   async *work(pages: AsyncIterable<EncryptedPage>, isToSeal: (page: EncryptedPage) => boolean): AsyncGenerator<PageReport> {
     const underWay: Promise<PageReport>[] = [];
     for await (const page of pages) {
-      const report = this.#workOn({ page, isToSeal: isToSeal(page) });
+      const report = this.#workOn({ page, isToSeal: isToSeal(page), isToRest: this.#isToRest });
       // Whoever awaits it in its turn still meets its error.
       report.catch(() => undefined);
       underWay.push(report);
@@ -88,14 +96,17 @@ class PageThreads implements PageWorkers {
     for (const report of underWay) yield await report;
   }
 
+  hurry(): void {
+    this.#isToRest = false;
+  }
+
   async close(): Promise<void> {
     await Promise.all(this.#threads.map((thread) => thread.close()));
   }
 
   async #workOn(question: PageQuestion): Promise<PageReport> {
     const { page, isToSeal } = question;
-    // A small table has no full page, and a thread takes longer to start than that takes to rotate.
-    if (page.rows < pageRows) return this.#work.work(page, isToSeal);
+    if (page.rows < pageRows && page.cells.length < minBytes) return this.#work.work(page, isToSeal);
     const place = this.#asked % this.#count;
     this.#asked += 1;
     this.#threads[place] ??= new AskedThread(this.#entry, {

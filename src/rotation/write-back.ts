@@ -40,13 +40,14 @@ export async function prepareOneCommit(work: TableWork, toKeyId: string, atGate:
 }
 
 /**
- * Goes through all rows and hands over, chunk by chunk, the statement that rotates them; `write` answers how many it has
- * changed. Where somebody has replaced a row since it was sealed, under whichever key, its page is read again.
+ * Goes through {@link sealedPages} or {@link sealNow} and hands over, chunk by chunk, the statement that rotates their rows;
+ * `write` answers how many it has changed. Where somebody has replaced a row since it was sealed, under whichever key, its page
+ * is read again.
  */
 export async function writeChunks(
   work: TableWork,
   toKeyId: string,
-  atGate: SealedPage[],
+  pages: AsyncIterable<SealedPage>,
   write: (chunk: Statement) => Promise<number>,
 ): Promise<void> {
   const writePage = async ({ table, replacements }: SealedPage): Promise<number> => {
@@ -58,7 +59,7 @@ export async function writeChunks(
     }
     return changed;
   };
-  for await (const page of sealedPages(work, atGate)) {
+  for await (const page of pages) {
     work.assertGoesOn();
     const { table, range, rowsRotated, expected } = page;
     if ((await writePage(page)) < rowsRotated)
@@ -72,7 +73,7 @@ export async function writeChunks(
  * What the gate has sealed, and what lies behind that in each table: what has come since, and what the gate had no room for. By
  * turns, so that threads seal the ones while the others are written. What is handed on is taken out of `atGate`: it is memory.
  */
-async function* sealedPages(work: TableWork, atGate: SealedPage[]): AsyncGenerator<SealedPage> {
+export async function* sealedPages(work: TableWork, atGate: SealedPage[]): AsyncGenerator<SealedPage> {
   const others = work.tableNames.map((table) => behind(atGate, table));
   for await (const page of sealNow(work, others)) {
     yield page;
@@ -86,6 +87,7 @@ function behind(atGate: readonly SealedPage[], table: string): CoveredPart {
   return { table, range: { from: last + 1n, to: lastRowId } };
 }
 
-async function* sealNow({ tables, workers }: TableWork, parts: readonly CoveredPart[]): AsyncGenerator<SealedPage> {
+/** The rows of some parts, as they are now. */
+export async function* sealNow({ tables, workers }: TableWork, parts: readonly CoveredPart[]): AsyncGenerator<SealedPage> {
   for await (const { sealed } of workers.work(coveredPages(tables, parts), () => true)) if (sealed !== null) yield sealed;
 }

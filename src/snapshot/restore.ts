@@ -16,12 +16,13 @@ import { restoreColumns } from '../store/migrations.ts';
 import { replicaKeysGuard, replicaKeysStatement } from '../store/replicas.ts';
 import { type MovedTable, presentColumns, presentGuard, type RestoreStore } from '../store/restores.ts';
 import { noRotationGuard, noRotationStatement, type RotationStore } from '../store/rotations.ts';
+import type { CodedRow, TableShape } from '../store/snapshot-rows.ts';
 import { type CheckedSnapshot, checkSnapshot, readSnapshotRows } from './check.ts';
 import { newSnapshotPath, type SnapshotFile, writeSnapshotTo } from './file.ts';
 import { refusal } from './format.ts';
 import type { Spool } from './spool.ts';
 import { stageMissing, stageWhole } from './stage.ts';
-import { type TakeContext, takeSnapshot } from './take.ts';
+import { assemble, type TakeContext, takeSnapshot } from './take.ts';
 
 /** How often the tables are read anew where others write to them between that and the replacement. */
 const maxReplaceAttempts = 5;
@@ -67,7 +68,7 @@ export async function restoreSnapshot(
   mode: RestoreMode,
 ): Promise<RestoreResult> {
   assertMode(context, mode);
-  const checked = await checkSnapshot(spool, context.keyring);
+  const checked = await checkSnapshot(spool, context.keyring, context.rest);
   await assertNoRotation(context.rotations);
   await restoreColumns(context.database);
   const tables = await fittingTables(context, checked);
@@ -92,8 +93,8 @@ interface Restoring extends RestoreContext {
 }
 
 async function merge(restoring: Restoring, spool: Spool, { header, rows }: CheckedSnapshot): Promise<RestoreResult> {
-  const { restores, keyring, journal, actor, id, tables } = restoring;
-  await stageMissing({ restores, keyring, id, shapes: shapesByName(tables) }, readSnapshotRows(spool));
+  const { restores, keyring, journal, actor, id, tables, rest } = restoring;
+  await stageMissing({ restores, keyring, id, shapes: shapesByName(tables), rest }, readSnapshotRows(spool));
   const activeKey = keyring.get(header.active_key_id);
   const first = activeKey === undefined ? [] : restoreActiveKeyStatements(nameOf(activeKey), true);
   const restored = await journal.recorded(actor, restoreEvent({ mode: 'merge', rows }), (record) =>
@@ -103,9 +104,9 @@ async function merge(restoring: Restoring, spool: Spool, { header, rows }: Check
 }
 
 async function replace(restoring: Restoring, spool: Spool, checked: CheckedSnapshot): Promise<RestoreResult> {
-  const { restores, id, tables } = restoring;
+  const { restores, id, tables, rest } = restoring;
   const activeKey = activeKeyOf(restoring.keyring, checked.header.active_key_id);
-  await stageWhole({ restores, id, shapes: shapesByName(tables) }, readSnapshotRows(spool));
+  await stageWhole({ restores, id, shapes: shapesByName(tables), rest }, readSnapshotRows(spool));
   const conditions = [
     noRotationStatement(),
     replicaKeysStatement([...new Set([activeKey.id, ...checked.rowsByKeyId.keys()])]),
@@ -153,22 +154,20 @@ async function keepPresent(
   firstKeyId: string,
   tables: readonly MovedTable[],
 ): Promise<SnapshotFile> {
-  const { restores, snapshotDir } = context;
+  const { restores, snapshotDir, keyring } = context;
   const replaced = new Set(tables.map(({ table }) => table));
   await restores.forgetPresent(id);
-  const snapshot = await takeSnapshot(context, {
-    firstKeyId,
-    onPage: async ({ table, columns }, page) => {
-      if (!replaced.has(table)) return;
-      const positions = presentColumns.map((column) => columns.indexOf(column));
-      const rows = page.map(({ rowId, cells }) => {
-        const all = JSON.parse(cells) as unknown[];
-        return { rowId, cells: JSON.stringify(positions.map((position) => all[position])) };
-      });
-      await restores.stagePresent(id, table, rows);
-    },
-  });
-  return writeSnapshotTo(newSnapshotPath(snapshotDir ?? '.'), snapshot);
+  const onPage = async ({ table, columns }: TableShape, page: readonly CodedRow[]): Promise<void> => {
+    if (!replaced.has(table)) return;
+    const positions = presentColumns.map((column) => columns.indexOf(column));
+    const rows = page.map(({ rowId, cells }) => {
+      const all = JSON.parse(cells) as unknown[];
+      return { rowId, cells: JSON.stringify(positions.map((position) => all[position])) };
+    });
+    await restores.stagePresent(id, table, rows);
+  };
+  const taken = await takeSnapshot(context, { firstKeyId, onPage });
+  return writeSnapshotTo(newSnapshotPath(snapshotDir ?? '.'), assemble(taken, keyring));
 }
 
 /** The tables of the snapshot as they are now. Throws InvalidSnapshotError where it does not fit them. */

@@ -1,13 +1,21 @@
-/** What the service and the command line do with snapshots. */
+/** What the service and the command line do with snapshots, and put on record. */
 
 import type { Logger } from 'pino';
 import type { Actor } from '../audit/event.ts';
+import type { AuditJournal } from '../audit/journal.ts';
+import type { Keyring } from '../crypto/keyring.ts';
 import { newSnapshotPath, type SnapshotFile, writeSnapshotTo } from './file.ts';
-import { assertMode, type RestoreContext, type RestoreMode, type RestoreResult, restoreSnapshot } from './restore.ts';
+import { assertMode, type RestoreMode, type RestoreResult } from './restore.ts';
 import { Spool } from './spool.ts';
-import { type Snapshot, type TakeOptions, takeSnapshot } from './take.ts';
+import { assemble, type Snapshot } from './take.ts';
+import type { SnapshotWork } from './work.ts';
 
-export interface SnapshotsContext extends RestoreContext {
+export interface SnapshotsContext {
+  readonly work: SnapshotWork;
+  readonly journal: AuditJournal;
+  readonly keyring: Keyring;
+  /** Where the state before a replacement is kept, or null. */
+  readonly snapshotDir: string | null;
   readonly logger: Pick<Logger, 'info'>;
 }
 
@@ -18,28 +26,32 @@ export class Snapshots {
     this.#context = context;
   }
 
-  /** On record once it is taken; to be closed by the caller. Throws ConfigurationError or StorageUnavailableError. */
-  async take(actor: Actor, options?: TakeOptions): Promise<Snapshot> {
-    const taken: Snapshot[] = [];
+  /**
+   * On record once it is taken; to be closed by the caller. `firstKeyId` is the active key of a database that names none yet.
+   * Throws ConfigurationError or StorageUnavailableError.
+   */
+  async take(actor: Actor, firstKeyId?: string): Promise<Snapshot> {
+    const { work, journal, keyring } = this.#context;
+    const taken: Spool[] = [];
     const take = async (): Promise<Snapshot> => {
-      const snapshot = await takeSnapshot(this.#context, options);
-      taken.push(snapshot);
-      return snapshot;
+      const rows = await work.take(firstKeyId);
+      taken.push(rows.spool);
+      return assemble(rows, keyring);
     };
     try {
-      return await this.#context.journal.acted(actor, 'snapshot.take', take, ({ header }) => ({
+      return await journal.acted(actor, 'snapshot.take', take, ({ header }) => ({
         rows: header.tables.reduce((sum, { rows }) => sum + rows, 0),
         key_ids: header.key_ids,
       }));
     } catch (error) {
-      for (const snapshot of taken) await snapshot.close();
+      for (const spool of taken) await spool.close();
       throw error;
     }
   }
 
   /** Takes a snapshot into a new file of a folder, synced to disk: what a rotation does first. Throws ConfigurationError. */
-  async writeSnapshotFile(actor: Actor, folder: string, options?: TakeOptions): Promise<SnapshotFile> {
-    const file = await writeSnapshotTo(newSnapshotPath(folder), await this.take(actor, options));
+  async writeSnapshotFile(actor: Actor, folder: string, firstKeyId?: string): Promise<SnapshotFile> {
+    const file = await writeSnapshotTo(newSnapshotPath(folder), await this.take(actor, firstKeyId));
     this.#context.logger.info({ path: file.path, sha256: file.sha256 }, 'snapshot written');
     return file;
   }
@@ -51,23 +63,20 @@ export class Snapshots {
 
   /** On record, also where it is refused. Throws PayloadTooLargeError, or what {@link restoreSnapshot} throws. */
   async restore(actor: Actor, source: AsyncIterable<Uint8Array>, mode: RestoreMode, maxBytes: number): Promise<RestoreResult> {
+    const { work, journal, logger } = this.#context;
     try {
-      return await this.#restore(actor, source, mode, maxBytes);
+      const result = await work.restore(actor, await Spool.from(source, maxBytes), mode);
+      const { restored, kept, before } = result;
+      logger.info({ mode, restored, kept, path: before?.path, sha256: before?.sha256 }, 'snapshot restored');
+      return result;
     } catch (error) {
-      await this.#context.journal.refused(actor, 'snapshot.restore', error, { mode });
+      await journal.refused(actor, 'snapshot.restore', error, { mode });
       throw error;
     }
   }
 
-  async #restore(actor: Actor, source: AsyncIterable<Uint8Array>, mode: RestoreMode, maxBytes: number): Promise<RestoreResult> {
-    const spool = await Spool.from(source, maxBytes);
-    try {
-      const result = await restoreSnapshot(this.#context, actor, spool, mode);
-      const { restored, kept, before } = result;
-      this.#context.logger.info({ mode, restored, kept, path: before?.path, sha256: before?.sha256 }, 'snapshot restored');
-      return result;
-    } finally {
-      await spool.close();
-    }
+  /** Ends what is under way at its next row. */
+  async close(): Promise<void> {
+    await this.#context.work.close();
   }
 }

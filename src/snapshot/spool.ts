@@ -10,12 +10,13 @@ const chunkBytes = 64 * 1024;
 const unwritable = 'The folder for temporary files is full or cannot be written.';
 
 export class Spool {
-  readonly #file: FileHandle;
-  #bytes = 0;
+  /** To be moved to another thread, which then has the only hold of it: this spool can no more be used. */
+  readonly file: FileHandle;
   #isClosed = false;
 
-  private constructor(file: FileHandle) {
-    this.#file = file;
+  /** Over the file of a spool of another thread. */
+  constructor(file: FileHandle) {
+    this.file = file;
   }
 
   /** Throws StorageUnavailableError where the folder for temporary files cannot be written. */
@@ -33,10 +34,11 @@ export class Spool {
   /** Takes in a stream. Throws PayloadTooLargeError where it is longer than `maxBytes`. */
   static async from(source: AsyncIterable<Uint8Array>, maxBytes: number): Promise<Spool> {
     const spool = await Spool.create();
+    let bytes = 0;
     try {
       for await (const chunk of source) {
-        if (spool.#bytes + chunk.length > maxBytes)
-          throw new PayloadTooLargeError(`The snapshot is larger than the ${maxBytes} bytes that are taken.`);
+        bytes += chunk.length;
+        if (bytes > maxBytes) throw new PayloadTooLargeError(`The snapshot is larger than the ${maxBytes} bytes that are taken.`);
         await spool.write(chunk);
       }
       return spool;
@@ -46,24 +48,19 @@ export class Spool {
     }
   }
 
-  get bytes(): number {
-    return this.#bytes;
-  }
-
   /** Appends. Throws StorageUnavailableError where the disk does not take it. */
   async write(chunk: Uint8Array): Promise<void> {
     try {
-      await this.#file.appendFile(chunk);
+      await this.file.appendFile(chunk);
     } catch {
       throw new StorageUnavailableError(unwritable);
     }
-    this.#bytes += chunk.length;
   }
 
   /** Everything, from the beginning; it may be read several times. */
   async *chunks(): AsyncGenerator<Buffer> {
-    for (let position = 0; position < this.#bytes; ) {
-      const { bytesRead, buffer } = await this.#file.read(Buffer.allocUnsafe(chunkBytes), 0, chunkBytes, position);
+    for (let position = 0; ; ) {
+      const { bytesRead, buffer } = await this.file.read(Buffer.allocUnsafe(chunkBytes), 0, chunkBytes, position);
       if (bytesRead === 0) return;
       position += bytesRead;
       yield buffer.subarray(0, bytesRead);
@@ -73,7 +70,7 @@ export class Spool {
   async close(): Promise<void> {
     if (this.#isClosed) return;
     this.#isClosed = true;
-    await this.#file.close();
+    await this.file.close();
   }
 }
 

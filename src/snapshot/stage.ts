@@ -1,6 +1,7 @@
 /** Brings the rows of a snapshot into the database, chunk by chunk, where one transaction can move them. */
 
 import { setImmediate as nextTurn } from 'node:timers/promises';
+import type { Rest } from '../background.ts';
 import type { Keyring } from '../crypto/keyring.ts';
 import type { Cell } from '../store/cells.ts';
 import { type MovedTable, presentColumns, type RestoreStore, type StagedRow } from '../store/restores.ts';
@@ -14,11 +15,13 @@ export interface StageContext {
   readonly restores: RestoreStore;
   readonly id: string;
   readonly shapes: ReadonlyMap<string, MovedTable>;
+  /** Is called after each row. */
+  readonly rest: Rest;
 }
 
 /** Stages every row. */
-export async function stageWhole({ restores, id, shapes }: StageContext, rows: AsyncIterable<TableRow>): Promise<void> {
-  for await (const chunk of chunksOf(rows, shapes)) {
+export async function stageWhole({ restores, id, shapes, rest }: StageContext, rows: AsyncIterable<TableRow>): Promise<void> {
+  for await (const chunk of chunksOf(rows, shapes, rest)) {
     await restores.stage(
       id,
       chunk.shape.table,
@@ -33,8 +36,8 @@ export async function stageMissing(
   context: StageContext & { readonly keyring: Keyring },
   rows: AsyncIterable<TableRow>,
 ): Promise<void> {
-  const { restores, id, shapes, keyring } = context;
-  for await (const { shape, rows: chunk } of chunksOf(rows, shapes)) {
+  const { restores, id, shapes, keyring, rest } = context;
+  for await (const { shape, rows: chunk } of chunksOf(rows, shapes, rest)) {
     const columns = openingColumns(shape.table);
     const staged = chunk.map((row) => toStaged(shape, row));
     const keys = staged.map(({ matchCell, rowId }) => `[${matchCell},"${rowId}"]`);
@@ -66,7 +69,11 @@ interface Chunk {
 }
 
 /** Rows of one table that fit into memory and a statement. */
-async function* chunksOf(rows: AsyncIterable<TableRow>, shapes: ReadonlyMap<string, MovedTable>): AsyncGenerator<Chunk> {
+async function* chunksOf(
+  rows: AsyncIterable<TableRow>,
+  shapes: ReadonlyMap<string, MovedTable>,
+  rest: Rest,
+): AsyncGenerator<Chunk> {
   let chunk: TableRow[] = [];
   let characters = 0;
   const flush = function* (): Generator<Chunk> {
@@ -80,6 +87,7 @@ async function* chunksOf(rows: AsyncIterable<TableRow>, shapes: ReadonlyMap<stri
     if (isOther || chunk.length === chunkRows || (chunk.length > 0 && characters + size > chunkCharacters)) yield* flush();
     chunk.push(each);
     characters += size;
+    rest();
   }
   yield* flush();
 }

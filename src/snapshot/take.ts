@@ -2,6 +2,7 @@
 
 import { createHash, createHmac } from 'node:crypto';
 import { setImmediate as nextTurn } from 'node:timers/promises';
+import type { Rest } from '../background.ts';
 import type { Keyring } from '../crypto/keyring.ts';
 import { type MasterKey, snapshotKeyOf } from '../crypto/master-key.ts';
 import { ConfigurationError } from '../errors.ts';
@@ -18,13 +19,22 @@ export interface TakeContext {
   readonly coverage: CoverageSettings;
   readonly masterKeys: MasterKeyStore;
   readonly keyring: Keyring;
+  /** Is called after each row. */
+  readonly rest: Rest;
 }
 
 export interface TakeOptions {
   /** The active key of a database that names none yet. */
-  readonly firstKeyId?: string;
+  readonly firstKeyId?: string | undefined;
   /** Is told of each page as it is read. */
   readonly onPage?: (shape: TableShape, rows: readonly CodedRow[]) => Promise<void>;
+}
+
+/** A snapshot's rows, and the header that goes before them. */
+export interface TakenRows {
+  readonly header: SnapshotHeader;
+  /** To be closed by whoever has it. */
+  readonly spool: Spool;
 }
 
 export interface Snapshot {
@@ -37,39 +47,55 @@ export interface Snapshot {
 /**
  * Reads every covered row into a temporary file, so that the header can name the keys that they need. A row that no key opens
  * is part of it, and counted. Each row is as it was when it was read: nothing is locked. Throws ConfigurationError where a
- * covered table is missing, or the active key is.
+ * covered table is missing, or the active key is; and what `rest` throws.
  */
-export async function takeSnapshot(context: TakeContext, { firstKeyId, onPage }: TakeOptions = {}): Promise<Snapshot> {
-  const { rows, coverage, masterKeys, keyring } = context;
+export async function takeSnapshot(context: TakeContext, { firstKeyId, onPage }: TakeOptions = {}): Promise<TakenRows> {
+  const { masterKeys, keyring } = context;
   const key = authenticatingKey(keyring, (await masterKeys.activeKeyId()) ?? firstKeyId ?? null);
   const spool = await Spool.create();
   try {
-    const createdAt = new Date().toISOString();
-    const keyIds = new Set<string>();
-    const tables: SnapshotTable[] = [];
-    let rowsUnopened = 0;
-    for (const table of coverage.encryptedTables) {
-      const shape = await rows.shape(table);
-      let count = 0;
-      for await (const page of rows.pages(shape)) {
-        for (const keyId of pageKeyIds(keyring, shape, page)) {
-          if (keyId === null) rowsUnopened += 1;
-          else keyIds.add(keyId);
-        }
-        await spool.write(Buffer.from(page.map((row) => toLine(shape, row)).join(''), 'utf8'));
-        await onPage?.(shape, page);
-        count += page.length;
-        await nextTurn();
-      }
-      tables.push({ table, columns: [...shape.columns], rows: count });
-    }
-    const counts = { key_ids: [...keyIds].sort(), rows_unopened: rowsUnopened, tables };
-    const header = { created_at: createdAt, active_key_id: key.id, ...counts };
-    return { header, chunks: () => assemble(header, spool, key), close: () => spool.close() };
+    return { header: await spoolRows(context, spool, key, onPage), spool };
   } catch (error) {
     await spool.close();
     throw error;
   }
+}
+
+async function spoolRows(
+  { rows, coverage, keyring, rest }: TakeContext,
+  spool: Spool,
+  key: MasterKey,
+  onPage: TakeOptions['onPage'],
+): Promise<SnapshotHeader> {
+  const createdAt = new Date().toISOString();
+  const keyIds = new Set<string>();
+  const tables: SnapshotTable[] = [];
+  let rowsUnopened = 0;
+  for (const table of coverage.encryptedTables) {
+    const shape = await rows.shape(table);
+    let count = 0;
+    for await (const page of rows.pages(shape)) {
+      for (const { cells } of page) {
+        const keyId = keyIdOf(keyring, table, shape.columns, JSON.parse(cells) as Cell[]);
+        if (keyId === null) rowsUnopened += 1;
+        else keyIds.add(keyId);
+        rest();
+      }
+      await spool.write(Buffer.from(page.map((row) => toLine(shape, row)).join(''), 'utf8'));
+      await onPage?.(shape, page);
+      count += page.length;
+      await nextTurn();
+    }
+    tables.push({ table, columns: [...shape.columns], rows: count });
+  }
+  const counts = { key_ids: [...keyIds].sort(), rows_unopened: rowsUnopened, tables };
+  return { created_at: createdAt, active_key_id: key.id, ...counts };
+}
+
+/** Throws ConfigurationError where the keyring lacks the key that authenticates it. */
+export function assemble({ header, spool }: TakenRows, keyring: Keyring): Snapshot {
+  const key = authenticatingKey(keyring, header.active_key_id);
+  return { header, chunks: () => chunksOf(header, spool, key), close: () => spool.close() };
 }
 
 function authenticatingKey(keyring: Keyring, keyId: string | null): MasterKey {
@@ -83,10 +109,6 @@ function authenticatingKey(keyring: Keyring, keyId: string | null): MasterKey {
   return key;
 }
 
-function pageKeyIds(keyring: Keyring, { table, columns }: TableShape, page: readonly CodedRow[]): (string | null)[] {
-  return page.map(({ cells }) => keyIdOf(keyring, table, columns, JSON.parse(cells) as Cell[]));
-}
-
 /** Throws ConfigurationError for a row that could not be put back. */
 function toLine({ table, columns }: TableShape, { rowId, cells }: CodedRow): string {
   const line = writeRow(table, rowId, cells);
@@ -95,7 +117,7 @@ function toLine({ table, columns }: TableShape, { rowId, cells }: CodedRow): str
   throw new ConfigurationError(`${table}.id=${id} is larger than the ${maxLineBytes} bytes that a row of a snapshot may have.`);
 }
 
-async function* assemble(header: SnapshotHeader, spool: Spool, key: MasterKey): AsyncGenerator<Buffer> {
+async function* chunksOf(header: SnapshotHeader, spool: Spool, key: MasterKey): AsyncGenerator<Buffer> {
   const hash = createHash('sha256');
   const first = Buffer.from(writeHeader(header), 'utf8');
   hash.update(first);

@@ -59,10 +59,11 @@ async function start() {
     PROVIDER_URL: provider.url,
     GATEWAY_TENANTS: 'acme:sample-caller-token,bare:sample-other-caller',
   });
-  const store = (value: string) =>
-    caller(vault.origin, gatewayToken)('POST', '/v1/api-keys', {
-      ...{ tenant_id: 'acme', name: 'OPENAI_API_KEY', provider: 'openai', value },
-    });
+  const store = async (value: string): Promise<void> => {
+    const key = { tenant_id: 'acme', name: 'OPENAI_API_KEY', provider: 'openai', value };
+    const { status, body } = await caller(vault.origin, gatewayToken)('POST', '/v1/api-keys', key);
+    expect([200, 201], JSON.stringify(body)).toContain(status);
+  };
   const complete = (token = 'sample-caller-token') =>
     request(`${gateway.origin}/v1/chat/completions`, {
       method: 'POST',

@@ -1,7 +1,5 @@
 /** A rotation of the service runs on threads of its own: it leaves the processors to requests, ends with the process, and refuses in full. */
 
-import { readFile, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { startServer } from '../support/process.ts';
 import {
@@ -14,7 +12,6 @@ import {
   keyC,
   keyIdB,
   temporaryDatabase,
-  temporaryFolder,
 } from '../support/vault.ts';
 
 const rows = 20_000;
@@ -32,7 +29,7 @@ it('is interrupted when the service is stopped, and finished by the next start',
   expect(left?.state).toBe('interrupted');
   const admin = caller((await startServer(settings)).origin, adminToken);
   const path = `/admin/rotate/${begun.body.rotation.id}`;
-  await expect.poll(async () => (await admin('GET', path)).body.rotation.state, { timeout: 30_000 }).toBe('completed');
+  await expect.poll(async () => (await admin('GET', path)).body.rotation.state).toBe('completed');
   expect((await admin('POST', '/admin/verify')).body.rows_by_key_id).toEqual({ [keyIdB]: rows });
 });
 
@@ -54,6 +51,26 @@ it('lets those who store come in between its commits', async () => {
   expect(Math.max(...rotatedMeanwhile)).toBeLessThan(manyRows / 4);
 });
 
+it('completes beside a program that goes on writing under the old key', async () => {
+  const { url, gateway: database } = await temporaryDatabase();
+  await database.fill(keyA, rows);
+  const settings = { PROVARA_MASTER_KEY_NEW: keyB, VAULT_ROTATION_ATOMIC_ROWS: '0' };
+  const { origin } = await startServer(environmentFor(url, settings));
+  let isOver = false;
+  const writer = (async () => {
+    let writes = 0;
+    for (; !isOver; writes += 1) {
+      await database.update(keyA, `row-${(writes * 7_919) % rows}`, `sample-value-${writes}`);
+      await new Promise((resolve) => setTimeout(resolve, 200));
+    }
+    return writes;
+  })();
+  const { body } = await caller(origin, adminToken)('POST', '/admin/rotate/execute?wait=300');
+  isOver = true;
+  expect(await writer).toBeGreaterThan(2);
+  expect(body.rotation).toMatchObject({ state: 'completed', rows_scanned: rows, rows_verified: rows });
+});
+
 it('answers with the gate’s failure and every row that it names', async () => {
   const { url, gateway: database } = await temporaryDatabase();
   await database.insert(keyA, { id: 'a' });
@@ -64,23 +81,4 @@ it('answers with the gate’s failure and every row that it names', async () => 
     expect([status, body.error.type, body.error.details.rows_failed]).toEqual([422, 'decrypt_gate_failed', 1]);
     expect(body.error.details.failures).toMatchObject([{ table: 'api_keys', id: 'foreign', reason: 'other_key' }]);
   }
-});
-
-it.each([
-  ['surveys', '/admin/verify', 'survey-thread'],
-  ['opens and seals rows', '/admin/rotate/execute', 'page-thread'],
-])('%s on a thread that rests after every few rows', async (_work, call, thread) => {
-  const { url, gateway: database } = await temporaryDatabase();
-  await database.fill(keyA, rows);
-  const noted = join(temporaryFolder(), 'rests');
-  await writeFile(noted, '');
-  const settings = environmentFor(url, {
-    PROVARA_MASTER_KEY_NEW: keyB,
-    NODE_OPTIONS: `--import ${new URL('../support/note-rests.mjs', import.meta.url)}`,
-    NOTED_RESTS: noted,
-  });
-  const { origin } = await startServer(settings);
-  expect((await caller(origin, adminToken)('POST', call)).status).toBe(200);
-  const rests = (await readFile(noted, 'utf8')).split('\n').filter((name) => name === thread);
-  expect(rests.length).toBeGreaterThan(50);
 });

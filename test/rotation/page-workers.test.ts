@@ -81,6 +81,29 @@ describe('threads', () => {
     await database.close();
   });
 
+  it('rest in the background, until they are told to hurry, and nowhere else', async () => {
+    const { url } = await largeTable();
+    const database = new Database({ url });
+    const telling = join(temporaryFolder(), 'telling.mjs');
+    const code = `import { parentPort } from 'node:worker_threads';
+      parentPort.on('message', ({ number, question }) => parentPort.postMessage({ number, answer: question.isToRest }));`;
+    writeFileSync(telling, code);
+    const whetherTheyRest = async (threads: PageWorkers) => {
+      const pages = coveredPages(new EncryptedTables(database), [
+        { table: 'api_keys', range: { from: 1n, to: BigInt(pageRows) } },
+      ]);
+      return collect(threads.work(pages, () => false));
+    };
+    const [background, command] = [workOnThreads(pathToFileURL(telling), 1, true), workOnThreads(pathToFileURL(telling), 1)].map(
+      (start) => start(plan, keyring),
+    ) as [PageWorkers, PageWorkers];
+    expect([await whetherTheyRest(background), await whetherTheyRest(command)]).toEqual([[true], [false]]);
+    background.hurry();
+    expect(await whetherTheyRest(background)).toEqual([false]);
+    for (const threads of [background, command]) await threads.close();
+    await database.close();
+  });
+
   it('that die fail the rotation, and keep nobody waiting', async () => {
     const { url } = await largeTable();
     const database = new Database({ url });

@@ -7,7 +7,7 @@ import { sealsFirstPages } from '../../src/rotation/gate.ts';
 import { inspect, type TableWork } from '../../src/rotation/inspection.ts';
 import { workHere } from '../../src/rotation/page-workers.ts';
 import { Progress } from '../../src/rotation/progress.ts';
-import { prepareOneCommit, writeChunks } from '../../src/rotation/write-back.ts';
+import { prepareOneCommit, sealedPages, writeChunks } from '../../src/rotation/write-back.ts';
 import { Database, GuardFailedError } from '../../src/store/database.ts';
 import { type EncryptedPage, pageRows } from '../../src/store/encrypted-rows.ts';
 import { EncryptedTables } from '../../src/store/encrypted-tables.ts';
@@ -34,7 +34,7 @@ async function afterGate(isToSeal: (page: EncryptedPage) => boolean) {
   const { sealed } = await inspect(work, isToSeal);
   const write = async () => {
     const changes: number[] = [];
-    await writeChunks(work, to.id, sealed, async ({ sql, args }) => {
+    await writeChunks(work, to.id, sealedPages(work, sealed), async ({ sql, args }) => {
       const changed = await database.writeOne(sql, args);
       changes.push(changed);
       return changed;

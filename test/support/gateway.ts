@@ -82,9 +82,10 @@ export class GatewayDatabase {
   }
 
   /** So many rows at once: `row-<index>`, with the value `sample-value-of-row-<index>`. */
-  async fill(masterKey: string, rows: number): Promise<void> {
+  /** Each value has so many characters, or more where that is too few to tell it by. */
+  async fill(masterKey: string, rows: number, characters = 0): Promise<void> {
     const values = Array.from({ length: rows }, (_, index) => {
-      const { encrypted_value, iv, auth_tag } = gatewaySeal(masterKey, `sample-value-of-row-${index}`);
+      const { encrypted_value, iv, auth_tag } = gatewaySeal(masterKey, `sample-value-of-row-${index}`.padEnd(characters, '.'));
       return [`row-${index}`, encrypted_value, iv, auth_tag];
     });
     const sql = `INSERT INTO api_keys (id, name, provider, encrypted_value, iv, auth_tag, created_at, updated_at)

@@ -1,0 +1,31 @@
+/** The entry of a snapshot's thread: takes one, or puts one back, over a database connection of its own. */
+
+import { restInBetween } from './background.ts';
+import { Keyring } from './crypto/keyring.ts';
+import { buildJournal, buildSnapshotWork, type ThreadSettings } from './services.ts';
+import type { RestoreResult } from './snapshot/restore.ts';
+import { Spool } from './snapshot/spool.ts';
+import type { SnapshotNote, SnapshotTask, TakenFile } from './snapshot/threads.ts';
+import { Database } from './store/database.ts';
+import { doTask } from './task-thread.ts';
+
+await doTask<SnapshotTask<ThreadSettings>, TakenFile | RestoreResult, SnapshotNote>(
+  async ({ settings, act }, { stopped, tell }) => {
+    const database = new Database(settings.database);
+    try {
+      const keyring = new Keyring(settings.keys);
+      const { auditKeys, journal } = buildJournal(keyring, database);
+      await auditKeys.refresh();
+      const onSwitched = (): void => tell('switched');
+      // Who restores has no time to rest.
+      const rest = act.kind === 'take' ? restInBetween(stopped) : () => stopped.throwIfAborted();
+      const work = buildSnapshotWork({ ...settings, keyring }, database, journal, onSwitched, rest);
+      if (act.kind === 'restore') return await work.restore(act.actor, new Spool(act.file), act.mode);
+      const { header, spool } = await work.take(act.firstKeyId);
+      return { header, file: spool.file };
+    } finally {
+      await database.close();
+    }
+  },
+  (result) => ('file' in result ? [result.file] : []),
+);

@@ -1,0 +1,23 @@
+/** Who takes snapshots and puts them back: this thread. Both touch every row, so that the service has {@link SnapshotThreads} for it. */
+
+import type { Actor } from '../audit/event.ts';
+import { type RestoreContext, type RestoreMode, type RestoreResult, restoreSnapshot } from './restore.ts';
+import type { Spool } from './spool.ts';
+import { type TakenRows, takeSnapshot } from './take.ts';
+
+export interface SnapshotWork {
+  /** As {@link takeSnapshot}. `firstKeyId` is the active key of a database that names none yet. */
+  take(firstKeyId?: string): Promise<TakenRows>;
+  /** As {@link restoreSnapshot}. The spool is gone afterwards. */
+  restore(actor: Actor, spool: Spool, mode: RestoreMode): Promise<RestoreResult>;
+  /** Ends what is under way at its next row, with nothing written. */
+  close(): Promise<void>;
+}
+
+export function workOnSnapshotsHere(context: RestoreContext): SnapshotWork {
+  return {
+    take: (firstKeyId) => takeSnapshot(context, { firstKeyId }),
+    restore: (actor, spool, mode) => restoreSnapshot(context, actor, spool, mode).finally(() => spool.close()),
+    close: async () => undefined,
+  };
+}

@@ -1,0 +1,87 @@
+/** A thread takes a snapshot and puts it back as this one does, says why not, and ends with the process, with nothing written. */
+
+import { Readable } from 'node:stream';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { expect, it, onTestFinished } from 'vitest';
+import { type CoreConfig, readCliConfig } from '../../src/config.ts';
+import { Spool } from '../../src/snapshot/spool.ts';
+import { assemble } from '../../src/snapshot/take.ts';
+import { SnapshotThreads } from '../../src/snapshot/threads.ts';
+import { bytesOf, takeSnapshot } from '../support/snapshot.ts';
+import { environmentFor, keyA, startVault, temporaryDatabase, temporaryFolder } from '../support/vault.ts';
+
+const entry = new URL('../../dist/snapshot-thread.js', import.meta.url);
+const actor = { name: 'tester', role: 'admin', requestId: null } as const;
+
+async function start(rows: number) {
+  const { url, gateway } = await temporaryDatabase();
+  await gateway.fill(keyA, rows);
+  const vault = await startVault(url);
+  const config = readCliConfig(environmentFor(url, { VAULT_SNAPSHOT_DIR: temporaryFolder() }));
+  const told: string[] = [];
+  const threads = threadsOf(config, entry, () => told.push('switched'));
+  onTestFinished(() => threads.close());
+  return { vault, gateway, config, threads, told };
+}
+
+function threadsOf({ keyring, ...config }: CoreConfig, file: URL, onSwitched: () => void = () => undefined) {
+  return new SnapshotThreads({ entry: file, settings: { ...config, keys: keyring.given }, onSwitched });
+}
+
+const spoolOf = (snapshot: string) => Spool.from(Readable.from([Buffer.from(snapshot)]), Number.POSITIVE_INFINITY);
+
+async function textOf(chunks: AsyncIterable<Buffer>): Promise<string> {
+  let text = '';
+  for await (const chunk of chunks) text += chunk.toString('latin1');
+  return text;
+}
+
+/** All but what a time is in. */
+const rowsOf = (snapshot: string) => snapshot.split('\n').slice(1, -2);
+
+it('takes what this thread would, and puts it back', async () => {
+  const { vault, gateway, config, threads, told } = await start(1_200);
+  const here = await takeSnapshot(vault);
+  const { header, chunks, close } = assemble(await threads.take(), config.keyring);
+  const taken = await textOf(chunks());
+  await close();
+  expect([header.tables[0]?.rows, rowsOf(taken)]).toEqual([1_200, rowsOf(here)]);
+  const before = await bytesOf(gateway, 'api_keys');
+  await gateway.run('DELETE FROM api_keys WHERE rowid % 2 = 0');
+  expect(await threads.restore(actor, await spoolOf(taken), 'merge')).toMatchObject({ restored: 600, kept: 600 });
+  expect([await bytesOf(gateway, 'api_keys'), told]).toEqual([before, []]);
+  await gateway.run('DELETE FROM api_keys');
+  expect(await threads.restore(actor, await spoolOf(taken), 'replace')).toMatchObject({ restored: 1_200 });
+  expect([await bytesOf(gateway, 'api_keys'), told]).toEqual([before, ['switched']]);
+});
+
+it('refuses as this thread would', async () => {
+  const { vault, threads } = await start(20);
+  const edited = (await takeSnapshot(vault)).replace('"openai"', '"0penai"');
+  await expect(threads.restore(actor, await spoolOf(edited), 'merge')).rejects.toMatchObject({
+    code: 'invalid_snapshot',
+    details: { reason: 'edited' },
+  });
+});
+
+it('says so where a thread cannot start, and closes the file', async () => {
+  const { vault, config } = await start(20);
+  const threads = threadsOf(config, new URL('file:///nowhere/snapshot-thread.js'));
+  await expect(threads.take()).rejects.toThrow();
+  const spool = await spoolOf(await takeSnapshot(vault));
+  await expect(threads.restore(actor, spool, 'merge')).rejects.toThrow();
+  expect(spool.file.fd).toBe(-1);
+});
+
+it('ends at its next row when it is closed, with nothing written', async () => {
+  const { vault, gateway, threads } = await start(20_000);
+  const snapshot = await takeSnapshot(vault);
+  await gateway.run('DELETE FROM api_keys WHERE rowid % 2 = 0');
+  const damaged = await bytesOf(gateway, 'api_keys');
+  const ends = Promise.allSettled([threads.take(), threads.restore(actor, await spoolOf(snapshot), 'merge')]);
+  await sleep(300);
+  await threads.close();
+  const reason = { code: 'storage_unavailable', message: 'The vault is stopping.' };
+  expect(await ends).toMatchObject([{ reason }, { reason }]);
+  expect(await bytesOf(gateway, 'api_keys')).toEqual(damaged);
+});
