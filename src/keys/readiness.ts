@@ -119,7 +119,7 @@ export class ReadinessCheck {
     return warnings;
   }
 
-  /** At most a few seconds old on a small table; on a large one it costs a hundredth of the time, and null may come before the first. */
+  /** At most a few seconds old on a small table; on a large one it costs a hundredth of a processor, and null may come before the first. */
   async latestSurvey(waitMs = surveyWaitMs): Promise<Survey | null> {
     if (this.#survey === null && Date.now() >= this.#surveyDueAt) {
       this.#survey = this.#runSurvey();

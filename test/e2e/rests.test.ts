@@ -58,7 +58,7 @@ async function start(options?: Parameters<typeof fill>[0]) {
 
 const rotate = '/admin/rotate/execute?wait=300';
 
-it('a survey', async () => {
+it('a survey rests, on its own thread', async () => {
   const { rests } = await start();
   const { 'survey-thread': ofSurvey, ...others } = await rests();
   expect([ofSurvey, others]).toEqual([expect.any(Number), {}]);
@@ -69,7 +69,7 @@ it.each([
   ['small', 0],
   // So that no page has as many rows as it may.
   ['large', 1_100],
-])('a rotation of %s values', async (_size, characters) => {
+])('a rotation of %s values rests on the thread that opens them', async (_size, characters) => {
   const { admin, rests, forget } = await start({ characters, settings: { VAULT_ROTATION_ATOMIC_ROWS: '0' } });
   await forget();
   expect((await admin('POST', rotate)).status).toBe(200);
@@ -78,7 +78,7 @@ it.each([
   expect(ofPages).toBeGreaterThan(few);
 });
 
-it('a rotation in one commit, until another write has made that fail', async () => {
+it('a rotation whose one commit was in vain rests no more', async () => {
   const { admin, rests, forget } = await start();
   await forget();
   expect((await admin('POST', rotate)).body.rotation.state).toBe('completed');
@@ -95,14 +95,14 @@ it('a rotation in one commit, until another write has made that fail', async () 
   expect((await other.rests())['page-thread']).toBeLessThan(ofAlone ?? 0);
 });
 
-it('the snapshot before a rotation, on the rotation’s own thread', async () => {
+it('the snapshot before a rotation rests', async () => {
   const { admin, rests, forget } = await start({ settings: { VAULT_SNAPSHOT_DIR: temporaryFolder() } });
   await forget();
   expect((await admin('POST', rotate)).status).toBe(200);
   expect((await rests())['rotation-thread']).toBeGreaterThan(few);
 });
 
-it('a snapshot, but not a restore', async () => {
+it('a snapshot rests, and a restore does not', async () => {
   const { server, rests, forget } = await start();
   await forget();
   const snapshot = await takeSnapshot(server);
@@ -112,7 +112,7 @@ it('a snapshot, but not a restore', async () => {
   expect((await rests())['snapshot-thread']).toBeUndefined();
 });
 
-it('no command', async () => {
+it('no command rests', async () => {
   const { environment, rests } = await fill({ settings: { VAULT_SNAPSHOT_DIR: temporaryFolder() } });
   for (const args of [['rotate', '--old', keyA, '--new', keyB], ['verify']])
     expect((await runCli(args, environment)).code).toBe(0);
