@@ -32,7 +32,7 @@ const onOneFile = ['test/store/file/**/*.test.ts', 'test/rotation/random-kills.t
 const onOneServer = ['test/store/server/**/*.test.ts'];
 /** What a second run, on another Node, leaves out: it takes minutes, or builds the image once more. */
 const long = [
-  'test/e2e/image.test.ts',
+  'test/e2e/{image,rests}.test.ts',
   'test/store/file/**',
   ...['faults', 'crash-matrix', 'under-load', 'random-kills', 'cut-rotation', 'frozen-owner', 'kills', 'gate.property'].map(
     (name) => `**/${name}.test.ts`,

@@ -29,8 +29,10 @@ import { prepareOneCommit, sealedPages, sealNow, writeChunks } from './write-bac
 
 /** How often a commit that somebody else's write made fail is prepared anew before the rotation goes on in chunks. */
 const maxCommitAttempts = 5;
-/** How often rows that another program goes on writing under the old key are rotated before that is an error. */
-const maxVerifyPasses = 5;
+/** How often everything is read back while that finds rows which another program has written under the old key; then those alone are. */
+const maxFullPasses = 3;
+/** How often rows that it goes on writing are rotated before that is an error. */
+const maxVerifyPasses = 8;
 /** One commit takes at most 16 MiB of ciphertext, twice as many hex characters. */
 const maxCommitCharacters = 2 * 16 * 1024 * 1024;
 const logIntervalMs = 10_000;
@@ -247,7 +249,7 @@ export class RotationRun {
       this.#holder.assertHeld();
       await rotations.advance(lease, { state: 'verifying' });
       this.#progress.begin(verification?.partsLeft?.length ?? (await rotations.find(lease.rotationId))?.rowsScanned ?? 0);
-      verification = await verify(this.#work, verification);
+      verification = await verify(this.#work, pass > maxFullPasses ? verification : undefined);
       const { rowsScanned, rowsVerified, rowsSkipped, rowsLeft, rowsFailed, failures } = verification;
       if (rowsLeft === 0 && rowsFailed === 0) return { state: 'completed', rowsScanned, rowsVerified, rowsSkipped };
       if (rowsFailed > 0 || pass === maxVerifyPasses) {

@@ -16,8 +16,8 @@ export interface Verification {
 }
 
 /**
- * After an earlier one that has left a few rows, of those alone: every other was under the new key when it was read, and no
- * verification says more of a row. So it ends beside a program that goes on writing, however long it takes to read everything.
+ * Of everything; or, after an earlier one that has left a few rows, of those alone: every other was under the new key when it was
+ * read, and no verification says more of a row. It ends beside a program that goes on writing, however long reading everything takes.
  */
 export async function verify(work: TableWork, earlier?: Verification): Promise<Verification> {
   const settled = earlier?.partsLeft ? earlier : { rowsScanned: 0, rowsVerified: 0, rowsSkipped: 0, rowsLeft: 0 };

@@ -16,7 +16,7 @@ import {
   temporaryFolder,
 } from '../support/vault.ts';
 
-const rows = 10_000;
+const rows = 4_000;
 const few = 20;
 
 /** A table of many rows, and how often each thread that rests has done so, by the name of its entry. */
