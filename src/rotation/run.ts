@@ -248,8 +248,9 @@ export class RotationRun {
     for (let pass = 1; ; pass += 1) {
       this.#holder.assertHeld();
       await rotations.advance(lease, { state: 'verifying' });
-      this.#progress.begin(verification?.partsLeft?.length ?? (await rotations.find(lease.rotationId))?.rowsScanned ?? 0);
-      verification = await verify(this.#work, pass > maxFullPasses ? verification : undefined);
+      const earlier = pass > maxFullPasses ? verification : undefined;
+      this.#progress.begin(earlier?.partsLeft?.length ?? (await rotations.find(lease.rotationId))?.rowsScanned ?? 0);
+      verification = await verify(this.#work, earlier);
       const { rowsScanned, rowsVerified, rowsSkipped, rowsLeft, rowsFailed, failures } = verification;
       if (rowsLeft === 0 && rowsFailed === 0) return { state: 'completed', rowsScanned, rowsVerified, rowsSkipped };
       if (rowsFailed > 0 || pass === maxVerifyPasses) {
