@@ -92,7 +92,8 @@ it('a rotation whose one commit was in vain rests no more', async () => {
   expect((await other.admin('POST', rotate)).body.rotation.state).toBe('completed');
   isOver = true;
   await storing;
-  expect((await other.rests())['page-thread']).toBeLessThan(ofAlone ?? 0);
+  // Only the first gate rested; five of them, and a verification, would have done so several times as often.
+  expect((await other.rests())['page-thread']).toBeLessThan(2 * (ofAlone ?? 0));
 });
 
 it('the snapshot before a rotation rests', async () => {
