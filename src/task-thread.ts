@@ -51,6 +51,24 @@ export class TaskThread<Result, Note = never> {
   }
 }
 
+/** Those that are at work, each on its one task, and end together. */
+export class TaskThreads<Note> {
+  readonly #threads = new Set<TaskThread<unknown, Note>>();
+
+  /** Takes what {@link TaskThread} does. */
+  start<Result>(...given: ConstructorParameters<typeof TaskThread<Result, Note>>): TaskThread<Result, Note> {
+    const thread = new TaskThread<Result, Note>(...given);
+    this.#threads.add(thread);
+    void thread.result.catch(() => undefined).finally(() => this.#threads.delete(thread));
+    return thread;
+  }
+
+  /** Never rejects. */
+  async stop(): Promise<void> {
+    await Promise.all([...this.#threads].map((thread) => thread.stop()));
+  }
+}
+
 export interface TaskControl<Note> {
   readonly stopped: AbortSignal;
   readonly tell: (note: Note) => void;

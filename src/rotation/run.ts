@@ -242,7 +242,7 @@ export class RotationRun {
 
   /** Rows that were written under the old key meanwhile, by a program that does not know better, are rotated as well. */
   async #verifyAll(): Promise<RotationUpdate> {
-    const { rotations } = this.#context;
+    const { rotations, logger } = this.#context;
     const { lease } = this.#holder;
     let verification: Verification | undefined;
     for (let pass = 1; ; pass += 1) {
@@ -258,6 +258,11 @@ export class RotationRun {
         const error = `${rowsFailed} row(s) open with neither key: ${rows}; ${rowsLeft} row(s) are under the old key again.`;
         return { state: 'verify_failed', rowsScanned, rowsVerified, rowsSkipped, error };
       }
+      const counts = { rotation_id: lease.rotationId, rows_left: rowsLeft };
+      logger.warn(
+        counts,
+        'rows were edited meanwhile, and are rotated now: a program that writes under the old key needs the new one',
+      );
       await this.#writeInChunks(sealNow(this.#work, verification.partsLeft ?? everything(this.#work)));
     }
   }

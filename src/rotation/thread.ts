@@ -2,7 +2,7 @@
 
 import type { Level, Logger } from 'pino';
 import type { RotationProgress, RotationRecord } from '../store/rotations.ts';
-import { TaskThread } from '../task-thread.ts';
+import { TaskThreads } from '../task-thread.ts';
 import type { DryRun, Rotator, RunningRotation } from './engine.ts';
 import type { RotationRequest } from './plan.ts';
 import { Progress } from './progress.ts';
@@ -31,7 +31,7 @@ export interface RotationThreadsContext<Settings> {
 
 export class RotationThreads<Settings> implements Rotator {
   readonly #context: RotationThreadsContext<Settings>;
-  readonly #threads = new Set<TaskThread<unknown, RotationNote>>();
+  readonly #threads = new TaskThreads<RotationNote>();
   #running: RunningRotation | null = null;
 
   constructor(context: RotationThreadsContext<Settings>) {
@@ -43,7 +43,7 @@ export class RotationThreads<Settings> implements Rotator {
   }
 
   async dryRun(request: RotationRequest): Promise<DryRun> {
-    return this.#begin<DryRun>(request, true).result;
+    return this.#run<DryRun>(request, true);
   }
 
   async start(request: RotationRequest): Promise<RunningRotation> {
@@ -52,7 +52,7 @@ export class RotationThreads<Settings> implements Rotator {
     const started = new Promise<string>((resolve) => {
       noteId = resolve;
     });
-    const { result: done } = this.#begin<RotationRecord>(request, false, (note) => {
+    const done = this.#run<RotationRecord>(request, false, (note) => {
       if (note.kind === 'started') noteId(note.id);
       else if (note.kind === 'progress') progress = note.progress;
     });
@@ -68,23 +68,17 @@ export class RotationThreads<Settings> implements Rotator {
   }
 
   async close(): Promise<void> {
-    await Promise.all([...this.#threads].map((thread) => thread.stop()));
+    await this.#threads.stop();
   }
 
-  #begin<Result>(
-    request: RotationRequest,
-    isDryRun: boolean,
-    onNote?: (note: RotationNote) => void,
-  ): TaskThread<Result, RotationNote> {
+  async #run<Result>(request: RotationRequest, isDryRun: boolean, onNote?: (note: RotationNote) => void): Promise<Result> {
     const { entry, settings, logger, onSwitched } = this.#context;
     const task: RotationTask<Settings> = { settings, request, isDryRun };
-    const thread = new TaskThread<Result, RotationNote>(entry, task, (note) => {
+    const { result } = this.#threads.start<Result>(entry, task, (note) => {
       if (note.kind === 'log') logger[note.level](note.fields, note.message);
       else if (note.kind === 'switched') onSwitched();
       else onNote?.(note);
     });
-    this.#threads.add(thread);
-    void thread.result.catch(() => undefined).finally(() => this.#threads.delete(thread));
-    return thread;
+    return result;
   }
 }

@@ -73,8 +73,8 @@ export async function* readSnapshotRows(spool: Spool): AsyncGenerator<TableRow> 
   let held: Buffer | null = null;
   for await (const line of readLines(spool.chunks(), maxLineBytes)) {
     // The last line, the trailer, is never taken for a row.
-    if (held !== null && walk === null) walk = new RowWalk(readHeader(held));
-    else if (held !== null && walk !== null) yield walk.next(readRow(held, number));
+    if (held !== null && walk === null) walk = new RowWalk(await readHeader(held));
+    else if (held !== null && walk !== null) yield walk.next(await readRow(held, number));
     held = line;
     number += 1;
   }
@@ -129,7 +129,7 @@ async function authenticate(spool: Spool, keyring: Keyring): Promise<{ rows: num
     last = line;
     lines += 1;
   }
-  const trailer = last === null ? null : readTrailer(last);
+  const trailer = last === null ? null : await readTrailer(last);
   if (trailer === null) throw refusal('truncated', 'it does not end with a trailer');
   const digest = hash.digest();
   const rows = lines - 2;

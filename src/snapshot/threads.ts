@@ -2,7 +2,7 @@
 
 import type { FileHandle } from 'node:fs/promises';
 import type { Actor } from '../audit/event.ts';
-import { TaskThread } from '../task-thread.ts';
+import { TaskThreads } from '../task-thread.ts';
 import type { SnapshotHeader } from './format.ts';
 import type { RestoreMode, RestoreResult } from './restore.ts';
 import { Spool } from './spool.ts';
@@ -44,7 +44,7 @@ export interface SnapshotThreadsContext<Settings> {
 
 export class SnapshotThreads<Settings> implements SnapshotWork {
   readonly #context: SnapshotThreadsContext<Settings>;
-  readonly #threads = new Set<TaskThread<unknown, SnapshotNote>>();
+  readonly #threads = new TaskThreads<SnapshotNote>();
 
   constructor(context: SnapshotThreadsContext<Settings>) {
     this.#context = context;
@@ -60,14 +60,12 @@ export class SnapshotThreads<Settings> implements SnapshotWork {
   }
 
   async close(): Promise<void> {
-    await Promise.all([...this.#threads].map((thread) => thread.stop()));
+    await this.#threads.stop();
   }
 
   async #run<Result>(act: TakeAct | RestoreAct, moved: readonly FileHandle[] = []): Promise<Result> {
     const { entry, settings, onSwitched } = this.#context;
     const task: SnapshotTask<Settings> = { settings, act };
-    const thread = new TaskThread<Result, SnapshotNote>(entry, task, onSwitched, moved);
-    this.#threads.add(thread);
-    return thread.result.finally(() => this.#threads.delete(thread));
+    return this.#threads.start<Result>(entry, task, onSwitched, moved).result;
   }
 }

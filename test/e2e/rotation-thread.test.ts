@@ -50,26 +50,6 @@ it('lets those who store come in between its commits', async () => {
   expect(Math.max(...rotatedMeanwhile)).toBeLessThan(rows / 4);
 });
 
-it('completes beside a program that goes on writing under the old key', async () => {
-  const { url, gateway: database } = await temporaryDatabase();
-  await database.fill(keyA, rows);
-  const settings = { PROVARA_MASTER_KEY_NEW: keyB, VAULT_ROTATION_ATOMIC_ROWS: '0' };
-  const { origin } = await startServer(environmentFor(url, settings));
-  let isOver = false;
-  const writer = (async () => {
-    let writes = 0;
-    for (; !isOver; writes += 1) {
-      await database.update(keyA, `row-${(writes * 7_919) % rows}`, `sample-value-${writes}`);
-      await new Promise((resolve) => setTimeout(resolve, 200));
-    }
-    return writes;
-  })();
-  const { body } = await caller(origin, adminToken)('POST', '/admin/rotate/execute?wait=300');
-  isOver = true;
-  expect(await writer).toBeGreaterThan(2);
-  expect(body.rotation).toMatchObject({ state: 'completed', rows_scanned: rows, rows_verified: rows });
-});
-
 it('answers with the gate’s failure and every row that it names', async () => {
   const { url, gateway: database } = await temporaryDatabase();
   await database.insert(keyA, { id: 'a' });

@@ -1,6 +1,7 @@
 /** What others write between the moment a rotation reads a row and the moment it commits is never lost and never overwritten. */
 
 import { setTimeout as sleep } from 'node:timers/promises';
+import { pino } from 'pino';
 import { describe, expect, it } from 'vitest';
 import { readCliConfig } from '../../src/config.ts';
 import { RotationInProgressError } from '../../src/errors.ts';
@@ -55,7 +56,9 @@ async function interruptedRotation(
   };
   const config = readCliConfig(settings);
   const database = new InterruptedDatabase(config.database);
-  const services = buildServices(config, createSilentLogger(), database);
+  const warnings: Record<string, unknown>[] = [];
+  const logger = pino({ level: 'warn' }, { write: (line) => warnings.push(JSON.parse(line)) });
+  const services = buildServices(config, logger, database);
   await services.prepare();
   database.interruptions = interruptions;
   const running = await startOnceFree(services.rotator, request);
@@ -63,7 +66,7 @@ async function interruptedRotation(
   expect(database.interruptions).toHaveLength(0);
   const survey = await services.verify();
   await services.close();
-  return { record, survey, rows: await gateway.rows() };
+  return { record, survey, rows: await gateway.rows(), warnings };
 }
 
 describe.each([
@@ -156,10 +159,12 @@ describe('a verification', () => {
       await gateway.update(keyA, isOld[0] === null ? 'a' : 'b', `sample-${edits}`);
     };
     const endless = Object.assign<(() => Promise<void>)[], object>([], { shift: () => edit });
-    const { record } = await interruptedRotation(url, gateway, '0', endless);
+    const { record, warnings } = await interruptedRotation(url, gateway, '0', endless);
     expect(record).toMatchObject({ state: 'completed', rowsScanned: 2, rowsVerified: 2 });
     // Two while both were written for the first time, which was in vain for one of them, and one after each of three passes.
     expect(edits).toBe(5);
+    const warning = { rotation_id: record.id, rows_left: 1, msg: expect.stringContaining('needs the new one') };
+    expect(warnings).toMatchObject([warning, warning, warning]);
   });
 });
 

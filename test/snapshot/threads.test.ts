@@ -77,7 +77,7 @@ it('ends at its next row when it is closed, with nothing written', async () => {
   await gateway.run('DELETE FROM api_keys WHERE rowid % 2 = 0');
   const damaged = await bytesOf(gateway, 'api_keys');
   const ends = Promise.allSettled([threads.take(), threads.restore(actor, await spoolOf(snapshot), 'merge')]);
-  await sleep(300);
+  await sleep(100);
   await threads.close();
   const reason = { code: 'storage_unavailable', message: 'The vault is stopping.' };
   expect(await ends).toMatchObject([{ reason }, { reason }]);

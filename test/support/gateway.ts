@@ -81,8 +81,10 @@ export class GatewayDatabase {
     );
   }
 
-  /** So many rows at once: `row-<index>`, with the value `sample-value-of-row-<index>`. */
-  /** Each value has so many characters, or more where that is too few to tell it by. */
+  /**
+   * So many rows at once: `row-<index>`, with the value `sample-value-of-row-<index>`. Each value has so many characters, or more
+   * where that is too few to tell it by.
+   */
   async fill(masterKey: string, rows: number, characters = 0): Promise<void> {
     const values = Array.from({ length: rows }, (_, index) => {
       const { encrypted_value, iv, auth_tag } = gatewaySeal(masterKey, `sample-value-of-row-${index}`.padEnd(characters, '.'));
