@@ -54,17 +54,20 @@ export class TaskThread<Result, Note = never> {
 /** Those that are at work, each on its one task, and end together. */
 export class TaskThreads<Note> {
   readonly #threads = new Set<TaskThread<unknown, Note>>();
+  #isStopped = false;
 
-  /** Takes what {@link TaskThread} does. */
+  /** Takes what {@link TaskThread} does. Throws StorageUnavailableError once they have been stopped. */
   start<Result>(...given: ConstructorParameters<typeof TaskThread<Result, Note>>): TaskThread<Result, Note> {
+    if (this.#isStopped) throw stopping();
     const thread = new TaskThread<Result, Note>(...given);
     this.#threads.add(thread);
     void thread.result.catch(() => undefined).finally(() => this.#threads.delete(thread));
     return thread;
   }
 
-  /** Never rejects. */
+  /** For good. Never rejects. */
   async stop(): Promise<void> {
+    this.#isStopped = true;
     await Promise.all([...this.#threads].map((thread) => thread.stop()));
   }
 }
@@ -86,11 +89,15 @@ export async function doTask<Task, Result, Note = never>(
     parentPort?.postMessage(message, transferList);
   const stop = new AbortController();
   parentPort?.on('message', (message) => {
-    if (message === stopMessage) stop.abort(new StorageUnavailableError('The vault is stopping.'));
+    if (message === stopMessage) stop.abort(stopping());
   });
   const outcome = await outcomeOf(() => work(workerData as Task, { stopped: stop.signal, tell: (note) => send({ note }) }));
   send({ outcome }, outcome.kind === 'done' ? moved(outcome.result) : []);
   parentPort?.close();
+}
+
+function stopping(): StorageUnavailableError {
+  return new StorageUnavailableError('The vault is stopping.');
 }
 
 /** An error on its way to another thread is no longer of its class. */

@@ -2,7 +2,7 @@
 
 import { type CoveredPart, coveredPages, maxListedFailures, type RowFailure } from '../keys/covered-rows.ts';
 import type { EncryptedPage } from '../store/encrypted-rows.ts';
-import type { EncryptedTables, TableCount } from '../store/encrypted-tables.ts';
+import { type EncryptedTables, firstRowId, type TableCount } from '../store/encrypted-tables.ts';
 import type { RowCounts, SealedPage } from './page-work.ts';
 import type { PageWorkers } from './page-workers.ts';
 import type { Progress } from './progress.ts';
@@ -14,6 +14,8 @@ export interface Inspection extends RowCounts {
   readonly sealed: SealedPage[];
   /** Rows that are to be rotated, a part for each: all of them, or fewer where they are many. */
   readonly partsLeft: readonly CoveredPart[];
+  /** The highest row id that was seen of each table. */
+  readonly lastRowIds: ReadonlyMap<string, bigint>;
 }
 
 const maxPartsLeft = 1_000;
@@ -45,6 +47,7 @@ export async function inspect(
   const sealed: SealedPage[] = [];
   const rowsByTable = new Map(tableNames.map((table) => [table, 0]));
   const partsLeft: CoveredPart[] = [];
+  const lastRowIds = new Map<string, bigint>();
   for await (const page of workers.work(coveredPages(tables, parts), isToSeal)) {
     assertGoesOn();
     for (const count of Object.keys(total) as (keyof typeof total)[]) total[count] += page[count];
@@ -52,11 +55,12 @@ export async function inspect(
     failures.push(...page.failures.slice(0, maxListedFailures - failures.length));
     partsLeft.push(...page.rowIdsLeft.slice(0, maxPartsLeft - partsLeft.length).map((id) => partOf(page.table, id)));
     if (page.sealed !== null) sealed.push(page.sealed);
+    if (page.lastRowId > (lastRowIds.get(page.table) ?? firstRowId)) lastRowIds.set(page.table, page.lastRowId);
     rowsByTable.set(page.table, (rowsByTable.get(page.table) ?? 0) + page.rows);
     progress.advance(page.rows);
   }
   const counts = [...rowsByTable].map(([table, rows]) => ({ table, rows }));
-  return { ...total, rowsScanned, failures, sealed, partsLeft, tables: counts };
+  return { ...total, rowsScanned, failures, sealed, partsLeft, lastRowIds, tables: counts };
 }
 
 function partOf(table: string, rowId: string): CoveredPart {

@@ -13,17 +13,23 @@ export function rotationMessage({ rowsRotated, rowsScanned }: Pick<RotationRecor
 export interface WarningContext {
   readonly toKeyId: string;
   readonly rowsSkipped: number;
+  readonly rowsFoundLate?: number;
   readonly tables: readonly { readonly table: string }[];
 }
 
 /** What stays for the operator to do. */
-export function rotationWarnings({ toKeyId, rowsSkipped, tables }: WarningContext): string[] {
+export function rotationWarnings({ toKeyId, rowsSkipped, rowsFoundLate = 0, tables }: WarningContext): string[] {
   const names = tables.map(({ table }) => table).join(', ');
   const warnings = [
     `Programs that open rows of ${names} themselves, without the vault, fail once the rows are under ${toKeyId} and until their own PROVARA_MASTER_KEY is that key.`,
   ];
   if (rowsSkipped > 0) {
     warnings.push(`${rowsSkipped} skipped row(s) are still under another key: keep that key in the keyring.`);
+  }
+  if (rowsFoundLate > 0) {
+    warnings.push(
+      `${rowsFoundLate} row(s) were written under the old key after they had been rotated, and rotated again: a program still uses that key. Give it the new one, and run this again before you retire the old.`,
+    );
   }
   return warnings;
 }

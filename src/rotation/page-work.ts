@@ -34,6 +34,7 @@ export interface RowCounts {
 export interface PageReport extends RowCounts {
   readonly table: string;
   readonly rows: number;
+  readonly lastRowId: bigint;
   /** Of rows that are to be rotated, the first {@link maxListedLeft}. */
   readonly rowIdsLeft: readonly string[];
   /** Null where that was not asked for. */
@@ -62,7 +63,7 @@ export class PageWork {
 
   /** Opens the rows of a page, and seals those that are to be rotated where `isToSeal`. `rest` is called after each row. */
   work(page: EncryptedPage, isToSeal: boolean, rest: Rest = withoutRest): PageReport {
-    const { table, rows } = page;
+    const { table, rows, range } = page;
     const counts = { rowsOld: 0, rowsNew: 0, rowsToUpgrade: 0, rowsSkipped: 0, rowsFailed: 0, ciphertextCharacters: 0 };
     const failures: RowFailure[] = [];
     const rowIdsLeft: string[] = [];
@@ -79,7 +80,8 @@ export class PageWork {
       }
       rest();
     }
-    return { table, rows, ...counts, failures, rowIdsLeft, sealed: sealing?.finish(counts.rowsFailed) ?? null };
+    const sealed = sealing?.finish(counts.rowsFailed) ?? null;
+    return { table, rows, lastRowId: range.to, ...counts, failures, rowIdsLeft, sealed };
   }
 }
 

@@ -70,6 +70,8 @@ export class RotationRun {
   readonly #work: TableWork;
   /** Whether any of its writes, the switch included, may have been committed. */
   #mayHaveWritten: boolean;
+  /** By verifications, under the old key. */
+  #rowsFoundLate = 0;
   /** Of the state before, where one was written. */
   #snapshot: RotationSnapshot | null = null;
 
@@ -111,7 +113,7 @@ export class RotationRun {
       this.#holder.stop();
       await this.#work.workers.close();
     }
-    return findRotation(rotations, rotationId);
+    return { ...(await findRotation(rotations, rotationId)), rowsFoundLate: this.#rowsFoundLate };
   }
 
   get #rotationId(): string {
@@ -259,11 +261,14 @@ export class RotationRun {
         return { state: 'verify_failed', rowsScanned, rowsVerified, rowsSkipped, error };
       }
       const counts = { rotation_id: lease.rotationId, rows_left: rowsLeft };
+      this.#rowsFoundLate += rowsLeft;
       logger.warn(
         counts,
         'rows were edited meanwhile, and are rotated now: a program that writes under the old key needs the new one',
       );
-      await this.#writeInChunks(sealNow(this.#work, verification.partsLeft ?? everything(this.#work)));
+      const { partsLeft } = verification;
+      this.#progress.begin(partsLeft?.length ?? rowsScanned);
+      await this.#writeInChunks(sealNow(this.#work, partsLeft ?? everything(this.#work)));
     }
   }
 

@@ -1,6 +1,7 @@
 /** Reads every row back and opens it with the new key: only what has been read again counts as rotated. */
 
 import type { CoveredPart, RowFailure } from '../keys/covered-rows.ts';
+import { firstRowId, lastRowId } from '../store/encrypted-tables.ts';
 import { everything, inspect, type TableWork } from './inspection.ts';
 
 export interface Verification {
@@ -11,17 +12,21 @@ export interface Verification {
   readonly rowsLeft: number;
   /** Where they are: a part for each, or null where they are so many that all is sooner read again. */
   readonly partsLeft: readonly CoveredPart[] | null;
+  /** What has been seen of each table ends with this row id: whatever is inserted, or moved, comes behind it. */
+  readonly lastRowIds: ReadonlyMap<string, bigint>;
   readonly rowsFailed: number;
   readonly failures: readonly RowFailure[];
 }
 
 /**
- * Of everything; or, after an earlier one that has left a few rows, of those alone: every other was under the new key when it was
- * read, and no verification says more of a row. It ends beside a program that goes on writing, however long reading everything takes.
+ * Of everything; or, after an earlier one that has left a few rows, of those and of what has come behind all that it saw: every
+ * other was under the new key when it was read, and no verification says more of a row. So it ends beside a program that goes on
+ * writing a few rows, however long reading everything takes.
  */
 export async function verify(work: TableWork, earlier?: Verification): Promise<Verification> {
-  const settled = earlier?.partsLeft ? earlier : { rowsScanned: 0, rowsVerified: 0, rowsSkipped: 0, rowsLeft: 0 };
-  const inspection = await inspect(work, undefined, earlier?.partsLeft ?? everything(work));
+  const settled = earlier?.partsLeft ? earlier : nothing;
+  const parts = earlier?.partsLeft ? [...earlier.partsLeft, ...behind(earlier, work.tableNames)] : everything(work);
+  const inspection = await inspect(work, undefined, parts);
   const { rowsScanned, rowsOld, rowsNew, rowsToUpgrade, rowsSkipped, rowsFailed, failures, partsLeft } = inspection;
   const rowsLeft = rowsOld + rowsToUpgrade;
   return {
@@ -30,7 +35,20 @@ export async function verify(work: TableWork, earlier?: Verification): Promise<V
     rowsSkipped: settled.rowsSkipped + rowsSkipped,
     rowsLeft,
     partsLeft: partsLeft.length === rowsLeft ? partsLeft : null,
+    lastRowIds: highest(settled.lastRowIds, inspection.lastRowIds),
     rowsFailed,
     failures,
   };
+}
+
+const nothing = { rowsScanned: 0, rowsVerified: 0, rowsSkipped: 0, rowsLeft: 0, lastRowIds: new Map<string, bigint>() };
+
+function highest(one: ReadonlyMap<string, bigint>, other: ReadonlyMap<string, bigint>): Map<string, bigint> {
+  const rowIds = new Map(one);
+  for (const [table, rowId] of other) if (rowId > (rowIds.get(table) ?? firstRowId)) rowIds.set(table, rowId);
+  return rowIds;
+}
+
+function behind({ lastRowIds }: Verification, tableNames: readonly string[]): CoveredPart[] {
+  return tableNames.map((table) => ({ table, range: { from: (lastRowIds.get(table) ?? firstRowId - 1n) + 1n, to: lastRowId } }));
 }

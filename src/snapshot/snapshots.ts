@@ -27,14 +27,14 @@ export class Snapshots {
   }
 
   /**
-   * On record once it is taken; to be closed by the caller. `firstKeyId` is the active key of a database that names none yet.
-   * Throws ConfigurationError or StorageUnavailableError.
+   * On record once it is taken; to be closed by the caller. `firstKeyId` is the active key of a database that names none yet;
+   * `signal` says that nobody waits for it any more. Throws ConfigurationError or StorageUnavailableError.
    */
-  async take(actor: Actor, firstKeyId?: string): Promise<Snapshot> {
+  async take(actor: Actor, firstKeyId?: string, signal?: AbortSignal): Promise<Snapshot> {
     const { work, journal, keyring } = this.#context;
     const taken: Spool[] = [];
     const take = async (): Promise<Snapshot> => {
-      const rows = await work.take(firstKeyId);
+      const rows = await work.take(firstKeyId, signal);
       taken.push(rows.spool);
       return assemble(rows, keyring);
     };

@@ -45,27 +45,43 @@ export interface SnapshotThreadsContext<Settings> {
 export class SnapshotThreads<Settings> implements SnapshotWork {
   readonly #context: SnapshotThreadsContext<Settings>;
   readonly #threads = new TaskThreads<SnapshotNote>();
+  readonly #last: Record<'take' | 'restore', Promise<unknown>> = { take: Promise.resolve(), restore: Promise.resolve() };
 
   constructor(context: SnapshotThreadsContext<Settings>) {
     this.#context = context;
   }
 
-  async take(firstKeyId?: string): Promise<TakenRows> {
-    const { header, file } = await this.#run<TakenFile>({ kind: 'take', firstKeyId });
+  async take(firstKeyId?: string, signal?: AbortSignal): Promise<TakenRows> {
+    const { header, file } = await this.#inTurn('take', () => this.#run<TakenFile>({ kind: 'take', firstKeyId }, [], signal));
     return { header, spool: new Spool(file) };
   }
 
   async restore(actor: Actor, { file }: Spool, mode: RestoreMode): Promise<RestoreResult> {
-    return this.#run<RestoreResult>({ kind: 'restore', actor, file, mode }, [file]);
+    return this.#inTurn('restore', () => this.#run<RestoreResult>({ kind: 'restore', actor, file, mode }, [file]));
   }
 
   async close(): Promise<void> {
     await this.#threads.stop();
   }
 
-  async #run<Result>(act: TakeAct | RestoreAct, moved: readonly FileHandle[] = []): Promise<Result> {
+  /** One of a kind after the other: each thread has some 25 MB, and callers who give up and ask again would pile them up. */
+  #inTurn<Result>(kind: 'take' | 'restore', work: () => Promise<Result>): Promise<Result> {
+    const result = this.#last[kind].then(work);
+    this.#last[kind] = result.catch(() => undefined);
+    return result;
+  }
+
+  async #run<Result>(act: TakeAct | RestoreAct, moved: readonly FileHandle[], signal?: AbortSignal): Promise<Result> {
     const { entry, settings, onSwitched } = this.#context;
     const task: SnapshotTask<Settings> = { settings, act };
-    return this.#threads.start<Result>(entry, task, onSwitched, moved).result;
+    try {
+      signal?.throwIfAborted();
+      const thread = this.#threads.start<Result>(entry, task, onSwitched, moved);
+      signal?.addEventListener('abort', () => void thread.stop());
+      return thread.result;
+    } catch (error) {
+      for (const file of moved) await file.close().catch(() => undefined);
+      throw error;
+    }
   }
 }

@@ -6,11 +6,11 @@ import type { Spool } from './spool.ts';
 import { type TakenRows, takeSnapshot } from './take.ts';
 
 export interface SnapshotWork {
-  /** As {@link takeSnapshot}. `firstKeyId` is the active key of a database that names none yet. */
-  take(firstKeyId?: string): Promise<TakenRows>;
+  /** As {@link takeSnapshot}. `firstKeyId` is the active key of a database that names none yet; `signal` says that nobody waits. */
+  take(firstKeyId?: string, signal?: AbortSignal): Promise<TakenRows>;
   /** As {@link restoreSnapshot}. The spool is gone afterwards. */
   restore(actor: Actor, spool: Spool, mode: RestoreMode): Promise<RestoreResult>;
-  /** Ends what is under way at its next row, with nothing written. */
+  /** Ends what is under way at its next row, with nothing written; what has come to its last transaction still commits. */
   close(): Promise<void>;
 }
 

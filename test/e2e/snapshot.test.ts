@@ -5,7 +5,16 @@ import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { startServer } from '../support/process.ts';
 import { sendSnapshot, takeSnapshot } from '../support/snapshot.ts';
-import { adminToken, caller, environmentFor, gatewayToken, keyA, keyIdA, temporaryFolder } from '../support/vault.ts';
+import {
+  adminToken,
+  caller,
+  environmentFor,
+  gatewayToken,
+  keyA,
+  keyIdA,
+  temporaryDatabase,
+  temporaryFolder,
+} from '../support/vault.ts';
 
 const value = 'sample-provider-key-that-shows-nowhere';
 
@@ -31,4 +40,17 @@ it('moves every key to another database', async () => {
   expect(second.output()).toContain('snapshot restored');
   expect(second.output()).toContain(join(kept, file));
   expect(readFileSync(join(kept, file), 'utf8')).toContain(keyIdA);
+});
+
+it('is not taken to its end once its caller has gone', async () => {
+  const { url, gateway } = await temporaryDatabase();
+  await gateway.fill(keyA, 20_000);
+  const server = await startServer(environmentFor(url));
+  const headers = { Authorization: `Bearer ${adminToken}` };
+  const given = { headers, signal: AbortSignal.timeout(150) };
+  await expect(fetch(`${server.origin}/admin/snapshot`, given)).rejects.toThrow('aborted due to timeout');
+  // Waits for its turn.
+  expect(await takeSnapshot(server)).toContain('"rows":20000');
+  const acts = (await gateway.rows('vault_audit')).filter(({ line }) => String(line).includes('"snapshot.take"'));
+  expect(acts).toHaveLength(1);
 });

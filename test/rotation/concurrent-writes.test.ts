@@ -8,6 +8,7 @@ import { RotationInProgressError } from '../../src/errors.ts';
 import { createSilentLogger } from '../../src/logging.ts';
 import { cancelRotation } from '../../src/rotation/control.ts';
 import type { Rotator, RunningRotation } from '../../src/rotation/engine.ts';
+import { rotationWarnings } from '../../src/rotation/messages.ts';
 import type { RotationRequest } from '../../src/rotation/plan.ts';
 import { buildServices } from '../../src/services.ts';
 import { Database, GuardFailedError, type Statement, type Written } from '../../src/store/database.ts';
@@ -165,6 +166,8 @@ describe('a verification', () => {
     expect(edits).toBe(5);
     const warning = { rotation_id: record.id, rows_left: 1, msg: expect.stringContaining('needs the new one') };
     expect(warnings).toMatchObject([warning, warning, warning]);
+    const said = rotationWarnings({ ...record, tables: [] });
+    expect(said).toContainEqual(expect.stringMatching(/^3 row\(s\) were written under the old key/));
   });
 });
 

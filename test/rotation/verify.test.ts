@@ -51,6 +51,22 @@ it('finds rows that were written under the old key, and then looks at them alone
   expect(await verify(work, second)).toMatchObject({ ...all, partsLeft: [] });
 });
 
+it('finds rows that have come since, or were moved', async () => {
+  const { gateway, work } = await start();
+  await gateway.update(keyA, 'row-3', 'sample-again');
+  const first = await verify(work);
+  await gateway.insert(keyA, { id: 'new' });
+  const second = await verify(work, first);
+  expect(second).toMatchObject({ ...all, rowsScanned: rows + 1, rowsVerified: rows - 2, rowsLeft: 2 });
+  await gateway.update(keyB, 'new', 'sample-again');
+  // As `INSERT OR REPLACE` does.
+  await gateway.run("UPDATE api_keys SET rowid = (SELECT max(rowid) + 1 FROM api_keys) WHERE id = 'row-3'");
+  const third = await verify(work, second);
+  expect(third).toMatchObject({ ...all, rowsScanned: rows + 1, rowsVerified: rows - 1, rowsLeft: 1 });
+  await gateway.update(keyB, 'row-3', 'sample-again');
+  expect(await verify(work, third)).toMatchObject({ ...all, rowsScanned: rows + 1, rowsVerified: rows, partsLeft: [] });
+});
+
 it('does not count what is deleted meanwhile', async () => {
   const { gateway, work } = await start();
   await gateway.update(keyA, 'row-3', 'sample-again');

@@ -4,6 +4,7 @@ import { Readable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { expect, it, onTestFinished } from 'vitest';
 import { type CoreConfig, readCliConfig } from '../../src/config.ts';
+import { StorageUnavailableError } from '../../src/errors.ts';
 import { Spool } from '../../src/snapshot/spool.ts';
 import { assemble } from '../../src/snapshot/take.ts';
 import { SnapshotThreads } from '../../src/snapshot/threads.ts';
@@ -69,6 +70,46 @@ it('says so where a thread cannot start', async () => {
   const threads = threadsOf(config, new URL('file:///nowhere/snapshot-thread.js'));
   await expect(threads.take()).rejects.toThrow();
   await expect(threads.restore(actor, await spoolOf(await takeSnapshot(vault)), 'merge')).rejects.toThrow();
+});
+
+/** A thread that notes whether another is at work meanwhile. */
+const overlapping = new URL(
+  `data:text/javascript,${encodeURIComponent(`
+  import { parentPort, workerData } from 'node:worker_threads';
+  const counts = new Int32Array(workerData.settings.counts);
+  if (Atomics.add(counts, 0, 1) > 0) Atomics.store(counts, 1, 1);
+  Atomics.wait(counts, 2, 0, 100);
+  Atomics.sub(counts, 0, 1);
+  parentPort.postMessage({ outcome: { kind: 'done', result: {} } });
+`)}`,
+);
+
+it('takes one after the other', async () => {
+  const counts = new SharedArrayBuffer(12);
+  const threads = new SnapshotThreads({ entry: overlapping, settings: { counts }, onSwitched: () => undefined });
+  await Promise.all([threads.take(), threads.take(), threads.take()]);
+  expect([...new Int32Array(counts)]).toEqual([0, 0, 0]);
+});
+
+it('takes none that nobody waits for', async () => {
+  const { threads } = await start(20_000);
+  const gone = new AbortController();
+  const ends = Promise.allSettled([threads.take(undefined, gone.signal), threads.take(undefined, gone.signal), threads.take()]);
+  await sleep(100);
+  gone.abort(new StorageUnavailableError('Nobody waits for the snapshot.'));
+  const [first, second, third] = await ends;
+  expect([first?.status, second?.status, third?.status]).toEqual(['rejected', 'rejected', 'fulfilled']);
+  if (third?.status === 'fulfilled') await third.value.spool.close();
+});
+
+it('begins nothing once it is closed', async () => {
+  const { vault, threads } = await start(20);
+  const spool = await spoolOf(await takeSnapshot(vault));
+  await threads.close();
+  const reason = { code: 'storage_unavailable', message: 'The vault is stopping.' };
+  await expect(threads.take()).rejects.toMatchObject(reason);
+  await expect(threads.restore(actor, spool, 'merge')).rejects.toMatchObject(reason);
+  expect(spool.file.fd).toBe(-1);
 });
 
 it('ends at its next row when it is closed, with nothing written', async () => {

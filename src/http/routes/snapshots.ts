@@ -4,7 +4,7 @@ import { Readable } from 'node:stream';
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import type { FastifyRequest } from 'fastify';
 import * as schemas from '../../contract/schemas.ts';
-import { PayloadTooLargeError, UnsupportedMediaTypeError } from '../../errors.ts';
+import { PayloadTooLargeError, StorageUnavailableError, UnsupportedMediaTypeError } from '../../errors.ts';
 import type { Snapshots } from '../../snapshot/snapshots.ts';
 import { actorOf } from '../auth.ts';
 import { allowLargeBody } from '../receiving.ts';
@@ -23,7 +23,9 @@ export function snapshotRoutes({ snapshots }: { readonly snapshots: Snapshots })
         response: { 200: schemas.SnapshotAnswer, ...schemas.errorAnswers },
       },
       handler: async (request, reply) => {
-        const snapshot = await snapshots.take(actorOf(request));
+        const gone = new AbortController();
+        reply.raw.once('close', () => gone.abort(new StorageUnavailableError('Nobody waits for the snapshot.')));
+        const snapshot = await snapshots.take(actorOf(request), undefined, gone.signal);
         const stream = Readable.from(snapshot.chunks());
         stream.once('close', () => void snapshot.close());
         return reply.type(ndjson).send(stream);
