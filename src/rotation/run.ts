@@ -244,7 +244,7 @@ export class RotationRun {
 
   /** Rows that were written under the old key meanwhile, by a program that does not know better, are rotated as well. */
   async #verifyAll(): Promise<RotationUpdate> {
-    const { rotations, logger } = this.#context;
+    const { rotations } = this.#context;
     const { lease } = this.#holder;
     let verification: Verification | undefined;
     for (let pass = 1; ; pass += 1) {
@@ -260,16 +260,17 @@ export class RotationRun {
         const error = `${rowsFailed} row(s) open with neither key: ${rows}; ${rowsLeft} row(s) are under the old key again.`;
         return { state: 'verify_failed', rowsScanned, rowsVerified, rowsSkipped, error };
       }
-      const counts = { rotation_id: lease.rotationId, rows_left: rowsLeft };
-      this.#rowsFoundLate += rowsLeft;
-      logger.warn(
-        counts,
-        'rows were edited meanwhile, and are rotated now: a program that writes under the old key needs the new one',
-      );
-      const { partsLeft } = verification;
-      this.#progress.begin(partsLeft?.length ?? rowsScanned);
-      await this.#writeInChunks(sealNow(this.#work, partsLeft ?? everything(this.#work)));
+      await this.#rotateLate(verification);
     }
+  }
+
+  /** What a verification has found under the old key. */
+  async #rotateLate({ rowsLeft, rowsScanned, partsLeft }: Verification): Promise<void> {
+    const message = 'rows were edited meanwhile, and are rotated now: a program that writes under the old key needs the new one';
+    this.#context.logger.warn({ rotation_id: this.#rotationId, rows_left: rowsLeft }, message);
+    this.#rowsFoundLate += rowsLeft;
+    this.#progress.begin(partsLeft?.length ?? rowsScanned);
+    await this.#writeInChunks(sealNow(this.#work, partsLeft ?? everything(this.#work)));
   }
 
   /** Best effort: where the database cannot be reached, the lease runs out and the record stays as it was. */

@@ -67,7 +67,8 @@ export class SnapshotThreads<Settings> implements SnapshotWork {
   /** One of a kind after the other: each thread has some 25 MB, and callers who give up and ask again would pile them up. */
   #inTurn<Result>(kind: 'take' | 'restore', work: () => Promise<Result>): Promise<Result> {
     const result = this.#last[kind].then(work);
-    this.#last[kind] = result.catch(() => undefined);
+    const nothing = (): void => undefined;
+    this.#last[kind] = result.then(nothing, nothing);
     return result;
   }
 
