@@ -2,7 +2,7 @@
 
 import { type CoveredPart, coveredPages, maxListedFailures, type RowFailure } from '../keys/covered-rows.ts';
 import type { EncryptedPage } from '../store/encrypted-rows.ts';
-import { type EncryptedTables, firstRowId, type TableCount } from '../store/encrypted-tables.ts';
+import type { EncryptedTables, TableCount } from '../store/encrypted-tables.ts';
 import type { RowCounts, SealedPage } from './page-work.ts';
 import type { PageWorkers } from './page-workers.ts';
 import type { Progress } from './progress.ts';
@@ -14,7 +14,7 @@ export interface Inspection extends RowCounts {
   readonly sealed: SealedPage[];
   /** Rows that are to be rotated, a part for each: all of them, or fewer where they are many. */
   readonly partsLeft: readonly CoveredPart[];
-  /** The highest row id that was seen of each table. */
+  /** The row id that was last seen of each table. */
   readonly lastRowIds: ReadonlyMap<string, bigint>;
 }
 
@@ -55,7 +55,7 @@ export async function inspect(
     failures.push(...page.failures.slice(0, maxListedFailures - failures.length));
     partsLeft.push(...page.rowIdsLeft.slice(0, maxPartsLeft - partsLeft.length).map((id) => partOf(page.table, id)));
     if (page.sealed !== null) sealed.push(page.sealed);
-    if (page.lastRowId > (lastRowIds.get(page.table) ?? firstRowId)) lastRowIds.set(page.table, page.lastRowId);
+    lastRowIds.set(page.table, page.lastRowId);
     rowsByTable.set(page.table, (rowsByTable.get(page.table) ?? 0) + page.rows);
     progress.advance(page.rows);
   }

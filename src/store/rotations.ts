@@ -67,7 +67,7 @@ export interface RotationRecord extends RotationCounts {
   readonly snapshot: RotationSnapshot | null;
   /** Whether it has come to the switch of the active key, from where on it may have written. */
   readonly isSwitched: boolean;
-  /** How many rows were found under the old key after they had been written: known to who ran it, and not kept. */
+  /** How many rows were found under the old key after they had been written: known to who ran it and waited, and not kept. */
   readonly rowsFoundLate?: number;
 }
 
