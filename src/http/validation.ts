@@ -5,9 +5,11 @@ import { Ajv } from 'ajv';
 import type { FastifyInstance, FastifyServerOptions } from 'fastify';
 import { isLabel, labelFormat, unicodeFormat } from '../contract/schemas.ts';
 
+const forBodies = createAjv(false);
+const forText = createAjv(true);
+const compiled = new Map<string, Serializer>();
+
 export function addValidation(app: FastifyInstance): void {
-  const forBodies = createAjv(false);
-  const forText = createAjv(true);
   app.setValidatorCompiler(({ schema, httpPart }) => (httpPart === 'body' ? forBodies : forText).compile(schema));
 }
 
@@ -33,7 +35,6 @@ type SerializerFactory = NonNullable<
 
 /** As Fastify's own, but equal schemas, such as those of the errors on every route, are compiled once. */
 export function serializerFactory(): SerializerFactory {
-  const compiled = new Map<string, Serializer>();
   return (externalSchemas, options) => {
     const compile = SerializerSelector()(externalSchemas, options);
     return (route) => {

@@ -2,7 +2,7 @@
 
 import { readFileSync, renameSync, symlinkSync, unlinkSync } from 'node:fs';
 import { join } from 'node:path';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, onTestFinished } from 'vitest';
 import { Anchors } from '../../src/audit/anchors.ts';
 import { vaultActor } from '../../src/audit/event.ts';
 import { AuditJournal } from '../../src/audit/journal.ts';
@@ -23,6 +23,10 @@ async function start() {
   const path = join(temporaryFolder(), 'audit.log');
   const sink = new AuditSink(path);
   await sink.open();
+  onTestFinished(async () => {
+    await sink.close();
+    await database.close();
+  });
   const store = new AuditStore(database);
   const keys = new AuditKeys(new Keyring([{ source: 'PROVARA_MASTER_KEY', key: parseMasterKey(keyA) }]), async () => null);
   const journal = new AuditJournal(store, keys);

@@ -24,7 +24,7 @@ const flags = ['--old', keyA, '--new', keyB];
 
 async function tableOf(rows: number) {
   const database = await temporaryDatabase();
-  for (let index = 0; index < rows; index += 1) await database.gateway.insert(keyA, { id: `row-${index}` });
+  await database.gateway.fill(keyA, rows);
   return {
     ...database,
     path: database.url.slice('file:'.length),

@@ -24,28 +24,14 @@ function rotateAndDie(url: string, atomicRows: number, moment: string, ordinal: 
 }
 
 /** Refills the table with rows under the old key, and forgets every rotation. */
-async function reset({ client }: GatewayDatabase, template: readonly Record<string, unknown>[]): Promise<void> {
-  const own = await client.execute("SELECT name FROM sqlite_schema WHERE type = 'table' AND name LIKE 'vault\\_%' ESCAPE '\\'");
-  await client.batch(
-    [
-      'DELETE FROM api_keys',
-      ...(own.rows.length > 0 ? ['DELETE FROM vault_active_key'] : []),
-      ...own.rows.flatMap(({ name }) => (name === 'vault_migrations' ? [] : [`DELETE FROM ${name}`])),
-      ...(own.rows.length > 0 ? ['INSERT INTO vault_rotation_lease (one, fence, expires_at) VALUES (1, 0, 0)'] : []),
-      {
-        sql: `INSERT INTO api_keys (id, name, provider, encrypted_value, iv, auth_tag, tenant_id, created_at, updated_at)
-              SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5, value->>6, 1, 1 FROM json_each(?)`,
-        args: [
-          JSON.stringify(
-            template.map(({ id, name, provider, encrypted_value, iv, auth_tag, tenant_id }) => [
-              ...[id, name, provider, encrypted_value, iv, auth_tag, tenant_id],
-            ]),
-          ),
-        ],
-      },
-    ],
-    'write',
+async function reset(gateway: GatewayDatabase, template: readonly Record<string, unknown>[]): Promise<void> {
+  const own = await gateway.client.execute(
+    "SELECT name FROM sqlite_schema WHERE type = 'table' AND name LIKE 'vault\\_%' ESCAPE '\\'",
   );
+  const emptied = own.rows.flatMap(({ name }) => (name === 'vault_migrations' ? [] : [`DELETE FROM ${name}`]));
+  const lease = 'INSERT INTO vault_rotation_lease (one, fence, expires_at) VALUES (1, 0, 0)';
+  await gateway.client.batch(['DELETE FROM vault_active_key', ...emptied, lease], 'write');
+  await gateway.refill(template);
 }
 
 async function valuesUnder(masterKey: string, gateway: GatewayDatabase): Promise<number> {
@@ -59,7 +45,7 @@ describe.each([
 ])('a rotation %s', (_mode, atomicRows) => {
   it('is finished by the same command, whichever of its writes it was killed at', { timeout: 600_000 }, async () => {
     const { url, gateway } = await temporaryDatabase();
-    for (let index = 0; index < rows; index += 1) await gateway.insert(keyA, { id: `row-${index}` });
+    await gateway.fill(keyA, rows);
     const template = await gateway.rows();
     // The first run also migrates; the writes are those of the second.
     await rotateAndDie(url, atomicRows, 'before', 0);

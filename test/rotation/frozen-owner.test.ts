@@ -57,7 +57,7 @@ it.runIf(process.platform === 'linux').each([
   ['the end', 10_000, 5],
 ])('whose next write is %s changes nothing after a takeover, nor after a rotation back', async (_name, atomicRows, ordinal) => {
   const { url, gateway } = await temporaryDatabase();
-  for (let index = 0; index < rows; index += 1) await gateway.insert(keyA, { id: `row-${index}` });
+  await gateway.fill(keyA, rows);
   await rotation(url, atomicRows, keyA, keyB);
   await rotation(url, atomicRows, keyB, keyA);
   const frozen = await frozenBefore(ordinal, url, atomicRows);

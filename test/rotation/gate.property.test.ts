@@ -9,7 +9,7 @@ import { sealRow } from '../../src/crypto/row.ts';
 import { VaultError } from '../../src/errors.ts';
 import { createSilentLogger } from '../../src/logging.ts';
 import { buildServices } from '../../src/services.ts';
-import { connectorTableSql, type GatewayDatabase, gatewaySeal } from '../support/gateway.ts';
+import { connectorTableSql, type GatewayDatabase, gatewaySeal, insertStatement } from '../support/gateway.ts';
 import { keyA, keyB, keyC, keyIdA, keyIdB, temporaryDatabase } from '../support/vault.ts';
 
 const unknownKey = 'e5'.repeat(32);
@@ -39,7 +39,7 @@ const someOptions = fc.record({ upgradeFormat: fc.boolean(), atomicRows: fc.cons
 const isGood = ({ key, damage, isSkipped }: SomeRow): boolean =>
   isSkipped || (damage === 'none' && (key === 'old' || key === 'new'));
 
-async function insert(gateway: GatewayDatabase, row: SomeRow, index: number): Promise<void> {
+function insertOf(row: SomeRow, index: number) {
   const [id, name, provider] = [`row-${index}`, `K${index}`, 'openai'];
   const binding = { table: 'api_keys', tenantId: row.tenantId, name, provider };
   const isFormat2 = row.isFormat2 && row.table === 'api_keys';
@@ -51,15 +51,15 @@ async function insert(gateway: GatewayDatabase, row: SomeRow, index: number): Pr
   if (row.damage === 'tag') sealed.auth_tag = createHash('md5').update(sealed.auth_tag).digest('hex');
   if (row.damage === 'no hex') sealed.iv = `zz${sealed.iv.slice(2)}`;
   const times = { created_at: 1, updated_at: 1 };
-  await gateway.insertSealed({ id, name, provider, tenant_id: row.tenantId, ...sealed, ...times }, row.table);
+  return insertStatement({ id, name, provider, tenant_id: row.tenantId, ...sealed, ...times }, row.table);
 }
 
 /** Makes the tables what the property asks for, and forgets every rotation. */
 async function fill(gateway: GatewayDatabase, rows: readonly SomeRow[]): Promise<void> {
   const tables = (await gateway.rows('sqlite_schema')).map(({ name }) => String(name));
   const forgotten = ['vault_active_key', 'vault_master_keys', 'vault_rotations'].filter((name) => tables.includes(name));
-  for (const table of ['api_keys', connectors, ...forgotten]) await gateway.run(`DELETE FROM ${table}`);
-  for (const [index, row] of rows.entries()) await insert(gateway, row, index);
+  const deletes = ['api_keys', connectors, ...forgotten].map((table) => `DELETE FROM ${table}`);
+  await gateway.client.batch([...deletes, ...rows.map(insertOf)], 'write');
 }
 
 async function allRows(gateway: GatewayDatabase): Promise<Record<string, unknown>[]> {

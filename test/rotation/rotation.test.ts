@@ -8,7 +8,7 @@ const staged = { PROVARA_MASTER_KEY_NEW: keyB };
 
 async function tableOf(rows: number, masterKey = keyA): Promise<{ url: string; gateway: GatewayDatabase }> {
   const database = await temporaryDatabase();
-  for (let index = 0; index < rows; index += 1) await database.gateway.insert(masterKey, { id: `row-${index}` });
+  await database.gateway.fill(masterKey, rows);
   return database;
 }
 

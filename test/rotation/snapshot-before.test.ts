@@ -10,7 +10,7 @@ import { keyA, keyB, keyIdA, keyIdB, startVault, temporaryDatabase, temporaryFol
 
 async function start(settings: Record<string, string> = {}) {
   const { url, gateway: database } = await temporaryDatabase();
-  for (let index = 0; index < 5; index += 1) await database.insert(keyA, { id: `row-${index}` });
+  await database.fill(keyA, 5);
   const folder = temporaryFolder();
   const vault = await startVault(url, { PROVARA_MASTER_KEY_NEW: keyB, VAULT_SNAPSHOT_DIR: folder, ...settings });
   return { url, database, folder, vault };

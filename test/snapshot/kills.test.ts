@@ -27,12 +27,12 @@ describe.each(['merge', 'replace'])('a restore in the mode %s', (mode) => {
   it('writes all or nothing, whichever of its writes it is killed at', { timeout: 300_000 }, async () => {
     const { url, gateway: database } = await temporaryDatabase();
     const vault = await startVault(url);
-    for (let index = 0; index < rows; index += 1) await database.insert(keyA, { id: `row-${index}` });
+    await database.fill(keyA, rows);
     const folder = temporaryFolder();
     const file = join(folder, 'taken.ndjson');
     writeFileSync(file, await takeSnapshot(vault));
     await vault.close();
-    const whole = await bytesOf(database, 'api_keys');
+    const [whole, template] = [await bytesOf(database, 'api_keys'), await database.rows()];
     const damage = async (): Promise<void> => {
       await database.run("DELETE FROM api_keys WHERE rowid % 3 = 0 OR id LIKE 'newer%'");
       await database.run("UPDATE api_keys SET auth_tag = 'no hex' WHERE rowid % 3 = 1");
@@ -46,8 +46,7 @@ describe.each(['merge', 'replace'])('a restore in the mode %s', (mode) => {
     expect(writes).toBeGreaterThan(4);
     for (const moment of ['before', 'after']) {
       for (let ordinal = 1; ordinal <= writes; ordinal += 1) {
-        await database.run('DELETE FROM api_keys');
-        await run('before', 0);
+        await database.refill(template);
         await damage();
         const damaged = await bytesOf(database, 'api_keys');
         expect((await run(moment, ordinal)).signal).toBe('SIGKILL');

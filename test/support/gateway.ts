@@ -42,6 +42,16 @@ export function gatewayOpen(masterKey: string, row: Pick<GatewayRow, 'encrypted_
   return decipher.update(row.encrypted_value, 'hex', 'utf8') + decipher.final('utf8');
 }
 
+export function insertStatement(row: GatewayRow, table: string): { sql: string; args: (string | number | null)[] } {
+  const { id, name, provider, tenant_id, encrypted_value, iv, auth_tag, created_at, updated_at } = row;
+  const kind = table === 'api_keys' ? 'provider' : 'type';
+  return {
+    sql: `INSERT INTO ${table} (id, name, ${kind}, tenant_id, encrypted_value, iv, auth_tag, created_at, updated_at)
+          VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+    args: [id, name, provider, tenant_id, encrypted_value, iv, auth_tag, created_at, updated_at],
+  };
+}
+
 export interface NewGatewayRow {
   readonly id: string;
   readonly name?: string;
@@ -95,19 +105,17 @@ export class GatewayDatabase {
     await this.client.batch([{ sql, args: [JSON.stringify(values)] }], 'write');
   }
 
+  /** Makes the table hold these rows again, as {@link rows} gave them. */
+  async refill(rows: readonly Record<string, unknown>[]): Promise<void> {
+    const columns = Object.keys(rows[0] ?? {});
+    const values = columns.map((_, index) => `value->>${index}`);
+    const sql = `INSERT INTO api_keys (${columns.join(', ')}) SELECT ${values.join(', ')} FROM json_each(?)`;
+    const json = JSON.stringify(rows.map((row) => columns.map((column) => row[column])));
+    await this.client.batch(['DELETE FROM api_keys', { sql, args: [json] }], 'write');
+  }
+
   async insertSealed(row: GatewayRow, table = 'api_keys'): Promise<void> {
-    const { id, name, provider, tenant_id, encrypted_value, iv, auth_tag, created_at, updated_at } = row;
-    const kind = table === 'api_keys' ? 'provider' : 'type';
-    await this.client.batch(
-      [
-        {
-          sql: `INSERT INTO ${table} (id, name, ${kind}, tenant_id, encrypted_value, iv, auth_tag, created_at, updated_at)
-                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-          args: [id, name, provider, tenant_id, encrypted_value, iv, auth_tag, created_at, updated_at],
-        },
-      ],
-      'write',
-    );
+    await this.client.batch([insertStatement(row, table)], 'write');
   }
 
   /** As the gateway replaces a value: it knows nothing of the vault's columns. */

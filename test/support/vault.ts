@@ -112,6 +112,8 @@ export async function startVault(
   const close = async (): Promise<void> => {
     if (!isOpen) return;
     isOpen = false;
+    // The end would give those who keep a connection a second for one more request.
+    app.server.closeIdleConnections();
     await app.close();
     await services.close();
   };
@@ -119,7 +121,7 @@ export async function startVault(
   return { origin, app, routes, services, gateway: caller(origin, gatewayToken), admin: caller(origin, adminToken), close };
 }
 
-/** Keeps no connection open, so that a vault which is closed has none to wait for. */
+/** Keeps no connection open, so that a service which is stopped has none to wait for. */
 const dispatcher = new Agent({ pipelining: 0 });
 
 /** Calls with a token, or without one where it is null. */
