@@ -13,6 +13,7 @@ export function rotationMessage({ rowsRotated, rowsScanned }: Pick<RotationRecor
 export interface WarningContext {
   readonly toKeyId: string;
   readonly rowsSkipped: number;
+  /** None by a dry run. */
   readonly rowsFoundLate?: number;
   readonly tables: readonly { readonly table: string }[];
 }

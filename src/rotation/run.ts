@@ -70,8 +70,6 @@ export class RotationRun {
   readonly #work: TableWork;
   /** Whether any of its writes, the switch included, may have been committed. */
   #mayHaveWritten: boolean;
-  /** By verifications, under the old key. */
-  #rowsFoundLate = 0;
   /** Of the state before, where one was written. */
   #snapshot: RotationSnapshot | null = null;
 
@@ -113,7 +111,7 @@ export class RotationRun {
       this.#holder.stop();
       await this.#work.workers.close();
     }
-    return { ...(await findRotation(rotations, rotationId)), rowsFoundLate: this.#rowsFoundLate };
+    return findRotation(rotations, rotationId);
   }
 
   get #rotationId(): string {
@@ -191,10 +189,10 @@ export class RotationRun {
     }
   }
 
-  async #writeInChunks(pages: AsyncIterable<SealedPage>): Promise<void> {
+  async #writeInChunks(pages: AsyncIterable<SealedPage>, counts: Pick<RotationUpdate, 'rowsFoundLate'> = {}): Promise<void> {
     const { database, rotations, replicas } = this.#context;
     const { lease } = this.#holder;
-    await this.#switch({ state: 'writing', isSwitched: true }, []);
+    await this.#switch({ state: 'writing', isSwitched: true, ...counts }, []);
     const hasNeighbours = (await replicas.live()).length > 0;
     let rowsRotated = (await rotations.find(lease.rotationId))?.rowsRotated ?? 0;
     await writeChunks(this.#work, this.#plan.to.id, pages, async (chunk) => {
@@ -268,9 +266,10 @@ export class RotationRun {
   async #rotateLate({ rowsLeft, rowsScanned, partsLeft }: Verification): Promise<void> {
     const message = 'rows were edited meanwhile, and are rotated now: a program that writes under the old key needs the new one';
     this.#context.logger.warn({ rotation_id: this.#rotationId, rows_left: rowsLeft }, message);
-    this.#rowsFoundLate += rowsLeft;
     this.#progress.begin(partsLeft?.length ?? rowsScanned);
-    await this.#writeInChunks(sealNow(this.#work, partsLeft ?? everything(this.#work)));
+    const earlier = await findRotation(this.#context.rotations, this.#rotationId);
+    const rowsFoundLate = earlier.rowsFoundLate + rowsLeft;
+    await this.#writeInChunks(sealNow(this.#work, partsLeft ?? everything(this.#work)), { rowsFoundLate });
   }
 
   /** Best effort: where the database cannot be reached, the lease runs out and the record stays as it was. */

@@ -65,7 +65,9 @@ export function translate(error: unknown): unknown {
   const message = error instanceof Error ? error.message : '';
   const [, kind, name] = /no such (table|column): ([\w.]+)/.exec(message) ?? [];
   if (kind !== undefined) {
-    return new MissingSchemaError(`The database has no ${kind} ${name}. Restart the vault to put back what it needs.`);
+    return new MissingSchemaError(
+      `The database has no ${kind} ${name}. Start this version of the vault: that puts back what it needs.`,
+    );
   }
   const status = statusOf(error);
   if (status === 401 || status === 403) return new ConfigurationError('The database refuses DATABASE_AUTH_TOKEN.');

@@ -69,6 +69,7 @@ const migrations: readonly (readonly string[])[] = [
       position integer PRIMARY KEY AUTOINCREMENT, chain text NOT NULL, sequence integer NOT NULL, line text NOT NULL,
       UNIQUE (chain, sequence))`,
   ],
+  ['ALTER TABLE vault_rotations ADD COLUMN rows_found_late integer NOT NULL DEFAULT 0'],
 ];
 
 const maxAttempts = 5;

@@ -45,6 +45,8 @@ interface RotationCounts {
   readonly rowsAlreadyRotated: number;
   readonly rowsSkipped: number;
   readonly rowsVerified: number;
+  /** How often a row was found under the old key after it had been written: another program still uses that key. */
+  readonly rowsFoundLate: number;
 }
 
 export interface RotationRecord extends RotationCounts {
@@ -67,8 +69,6 @@ export interface RotationRecord extends RotationCounts {
   readonly snapshot: RotationSnapshot | null;
   /** Whether it has come to the switch of the active key, from where on it may have written. */
   readonly isSwitched: boolean;
-  /** How many rows were found under the old key after they had been written: known to who ran it and waited, and not kept. */
-  readonly rowsFoundLate?: number;
 }
 
 export type NewRotation = Pick<RotationRecord, 'id' | 'fromKeyId' | 'toKeyId' | 'upgradeFormat' | 'isForced' | 'skippedRows'>;
@@ -97,7 +97,7 @@ const fenceGuard = 'rotation_fence';
 export const noRotationGuard = 'no_rotation';
 
 const columns = `id, state, from_key_id, to_key_id, upgrade_format, forced, skipped_rows, rows_scanned, rows_rotated,
-  rows_already_rotated, rows_skipped, rows_verified, error, started_at, finished_at, progress, snapshot, switched`;
+  rows_already_rotated, rows_skipped, rows_verified, rows_found_late, error, started_at, finished_at, progress, snapshot, switched`;
 const finalStates = "'completed', 'cancelled', 'failed'";
 
 export class RotationStore {
@@ -242,10 +242,11 @@ function updateStatement(id: string, update: RotationUpdate): Statement {
   const sql = `UPDATE vault_rotations SET state = ?, error = ?,
       rows_scanned = coalesce(?, rows_scanned), rows_rotated = coalesce(?, rows_rotated),
       rows_already_rotated = coalesce(?, rows_already_rotated), rows_skipped = coalesce(?, rows_skipped),
-      rows_verified = coalesce(?, rows_verified), snapshot = coalesce(?, snapshot),
-      switched = max(switched, ?)
+      rows_verified = coalesce(?, rows_verified), rows_found_late = coalesce(?, rows_found_late),
+      snapshot = coalesce(?, snapshot), switched = max(switched, ?)
     WHERE id = ?`;
-  const counts = [update.rowsScanned, update.rowsRotated, update.rowsAlreadyRotated, update.rowsSkipped, update.rowsVerified];
+  const { rowsScanned, rowsRotated, rowsAlreadyRotated, rowsSkipped, rowsVerified, rowsFoundLate } = update;
+  const counts = [rowsScanned, rowsRotated, rowsAlreadyRotated, rowsSkipped, rowsVerified, rowsFoundLate];
   const snapshot = update.snapshot === undefined ? null : JSON.stringify(update.snapshot);
   return {
     sql,
@@ -267,6 +268,7 @@ function toRotationRecord(row: Row): RotationRecord {
     rowsAlreadyRotated: integer(row, 'rows_already_rotated'),
     rowsSkipped: integer(row, 'rows_skipped'),
     rowsVerified: integer(row, 'rows_verified'),
+    rowsFoundLate: integer(row, 'rows_found_late'),
     error: textOrNull(row, 'error'),
     startedAt: integer(row, 'started_at'),
     finishedAt: integerOrNull(row, 'finished_at'),
