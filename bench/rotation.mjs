@@ -141,6 +141,9 @@ export async function growth() {
   ];
 }
 
+/** A rotation takes longer, so that all of it is meanwhile. */
+const latencySeconds = 5;
+
 export async function decryptWhileRotating() {
   const rows = 200_000;
   const { url } = await fileWith(rows);
@@ -158,7 +161,7 @@ export async function decryptWhileRotating() {
   let [from, to] = [ids[0], ids[1]];
   const whileRotating = async () => {
     const { rotation } = await admin('POST', '/admin/rotate/execute?wait=0', { old_key_id: from, new_key_id: to });
-    const p99Ms = await steadyLoad(route, rows, quarter);
+    const p99Ms = await steadyLoad(route, rows, quarter, latencySeconds);
     const { rotation: now } = await admin('GET', `/admin/rotate/${rotation.id}`);
     if (now.state === 'completed') throw new Error('The rotation ended before the load did.');
     [from, to] = [to, from];
@@ -172,7 +175,7 @@ export async function decryptWhileRotating() {
     return p99Ms;
   };
   const p99 = await alternate(7, {
-    before: () => steadyLoad(route, rows, quarter),
+    before: () => steadyLoad(route, rows, quarter, latencySeconds),
     during: whileRotating,
   });
   return [

@@ -6,9 +6,9 @@ import { Pool } from 'undici';
 import { headers, randomKeyOf } from './support.mjs';
 
 const connections = 64;
-const seconds = 5;
 
-const [url, rows, rate] = [process.argv[2], Number(process.argv[3]), Number(process.argv[4])];
+const url = process.argv[2];
+const [rows, rate, seconds] = process.argv.slice(3).map(Number);
 const { origin, pathname: path } = new URL(url);
 const pool = new Pool(origin, { connections });
 const milliseconds = new Float64Array(rate * seconds);
