@@ -23,8 +23,8 @@ const quietOptions = ['--max-semi-space-size=4', '--single-threaded-gc', '--init
 
 /**
  * Decrypts so many keys a second of a table of so many rows, as `steady-load.mjs` says, and answers the 99th percentile in
- * milliseconds, of all seconds but the first. In a process of its own each time: the collector of one that has put load on routes before stops it, and takes
- * both cores from the server, so that calls would be late whatever the route.
+ * milliseconds, of all seconds but the first. In a process of its own each time: the collector of one that has put load on routes
+ * before stops it, and takes both cores from the server, so that calls would be late whatever the route.
  */
 export async function steadyLoad(url, rows, rate, seconds) {
   const { stdout } = await run('steady-load.mjs', [url, rows, rate, seconds], {}, quietOptions);

@@ -40,7 +40,7 @@ import { rotateRoutes } from './routes/rotate.ts';
 import { snapshotRoutes } from './routes/snapshots.ts';
 import { statelessRoutes } from './routes/stateless.ts';
 import { createShedding } from './shedding.ts';
-import { addValidation, serializerFactory } from './validation.ts';
+import { addValidation, buildSerializer } from './validation.ts';
 
 const maxBodyBytes = 8 * 1024 * 1024;
 /** Longer than a client or proxy keeps a connection, so that none sends a request on one that is just being closed. */
@@ -100,7 +100,7 @@ export function createHttpServer(logger: FastifyBaseLogger): FastifyInstance {
       logger.info({ request_id: id, method: null, route: null, status: 400, error: 'validation_error' }, 'request');
     },
     routerOptions: { maxParamLength: 1_024 },
-    schemaController: { compilersFactory: { buildSerializer: serializerFactory() } },
+    schemaController: { compilersFactory: { buildSerializer } },
   });
 }
 

@@ -33,15 +33,13 @@ type SerializerFactory = NonNullable<
   NonNullable<NonNullable<FastifyServerOptions['schemaController']>['compilersFactory']>['buildSerializer']
 >;
 
-/** As Fastify's own, but equal schemas, such as those of the errors on every route, are compiled once. */
-export function serializerFactory(): SerializerFactory {
-  return (externalSchemas, options) => {
-    const compile = SerializerSelector()(externalSchemas, options);
-    return (route) => {
-      const key = JSON.stringify(route.schema);
-      const serializer = compiled.get(key) ?? compile(route);
-      compiled.set(key, serializer);
-      return serializer;
-    };
+/** As Fastify's own, but equal schemas, such as those of the errors on every route, are compiled once in a process. */
+export const buildSerializer: SerializerFactory = (externalSchemas, options) => {
+  const compile = SerializerSelector()(externalSchemas, options);
+  return (route) => {
+    const key = JSON.stringify(route.schema);
+    const serializer = compiled.get(key) ?? compile(route);
+    compiled.set(key, serializer);
+    return serializer;
   };
-}
+};

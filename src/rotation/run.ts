@@ -189,10 +189,10 @@ export class RotationRun {
     }
   }
 
-  async #writeInChunks(pages: AsyncIterable<SealedPage>, counts: Pick<RotationUpdate, 'rowsFoundLate'> = {}): Promise<void> {
+  async #writeInChunks(pages: AsyncIterable<SealedPage>, rowsFoundLate = 0): Promise<void> {
     const { database, rotations, replicas } = this.#context;
     const { lease } = this.#holder;
-    await this.#switch({ state: 'writing', isSwitched: true, ...counts }, []);
+    await this.#switch({ state: 'writing', isSwitched: true, rowsFoundLate }, []);
     const hasNeighbours = (await replicas.live()).length > 0;
     let rowsRotated = (await rotations.find(lease.rotationId))?.rowsRotated ?? 0;
     await writeChunks(this.#work, this.#plan.to.id, pages, async (chunk) => {
@@ -263,13 +263,11 @@ export class RotationRun {
   }
 
   /** What a verification has found under the old key. */
-  async #rotateLate({ rowsLeft, rowsScanned, partsLeft }: Verification): Promise<void> {
+  async #rotateLate({ rowsLeft, rowsOld, rowsScanned, partsLeft }: Verification): Promise<void> {
     const message = 'rows were edited meanwhile, and are rotated now: a program that writes under the old key needs the new one';
     this.#context.logger.warn({ rotation_id: this.#rotationId, rows_left: rowsLeft }, message);
     this.#progress.begin(partsLeft?.length ?? rowsScanned);
-    const earlier = await findRotation(this.#context.rotations, this.#rotationId);
-    const rowsFoundLate = earlier.rowsFoundLate + rowsLeft;
-    await this.#writeInChunks(sealNow(this.#work, partsLeft ?? everything(this.#work)), { rowsFoundLate });
+    await this.#writeInChunks(sealNow(this.#work, partsLeft ?? everything(this.#work)), rowsOld);
   }
 
   /** Best effort: where the database cannot be reached, the lease runs out and the record stays as it was. */

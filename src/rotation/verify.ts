@@ -9,6 +9,8 @@ export interface Verification {
   readonly rowsVerified: number;
   readonly rowsSkipped: number;
   /** Rows that a program which does not know of the vault has written under the old key meanwhile. */
+  readonly rowsOld: number;
+  /** These, and those that it has written in the format which is being left. */
   readonly rowsLeft: number;
   /** Where they are: a part for each, or null where they are so many that all is sooner read again. */
   readonly partsLeft: readonly CoveredPart[] | null;
@@ -33,6 +35,7 @@ export async function verify(work: TableWork, earlier?: Verification): Promise<V
     rowsScanned: settled.rowsScanned - settled.rowsLeft + rowsScanned,
     rowsVerified: settled.rowsVerified + rowsNew - rowsToUpgrade,
     rowsSkipped: settled.rowsSkipped + rowsSkipped,
+    rowsOld,
     rowsLeft,
     partsLeft: partsLeft.length === rowsLeft ? partsLeft : null,
     lastRowIds: highest(settled.lastRowIds, inspection.lastRowIds),

@@ -66,7 +66,7 @@ export function translate(error: unknown): unknown {
   const [, kind, name] = /no such (table|column): ([\w.]+)/.exec(message) ?? [];
   if (kind !== undefined) {
     return new MissingSchemaError(
-      `The database has no ${kind} ${name}. Start this version of the vault: that puts back what it needs.`,
+      `The database has no ${kind} ${name}. Restart the vault, in this version: that puts back what is its own.`,
     );
   }
   const status = statusOf(error);

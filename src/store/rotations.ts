@@ -45,8 +45,6 @@ interface RotationCounts {
   readonly rowsAlreadyRotated: number;
   readonly rowsSkipped: number;
   readonly rowsVerified: number;
-  /** How often a row was found under the old key after it had been written: another program still uses that key. */
-  readonly rowsFoundLate: number;
 }
 
 export interface RotationRecord extends RotationCounts {
@@ -69,6 +67,8 @@ export interface RotationRecord extends RotationCounts {
   readonly snapshot: RotationSnapshot | null;
   /** Whether it has come to the switch of the active key, from where on it may have written. */
   readonly isSwitched: boolean;
+  /** How often a row was found under the old key after all had been written, since it last ended as `verify_failed`. */
+  readonly rowsFoundLate: number;
 }
 
 export type NewRotation = Pick<RotationRecord, 'id' | 'fromKeyId' | 'toKeyId' | 'upgradeFormat' | 'isForced' | 'skippedRows'>;
@@ -85,6 +85,8 @@ export interface RotationUpdate extends Partial<RotationCounts> {
   readonly error?: string | null;
   readonly snapshot?: RotationSnapshot;
   readonly isSwitched?: true;
+  /** Beside those found before. */
+  readonly rowsFoundLate?: number;
 }
 
 /** Seconds without renewal after which another owner may take the lease. */
@@ -156,7 +158,8 @@ export class RotationStore {
         sql: `INSERT INTO vault_rotations (id, state, from_key_id, to_key_id, upgrade_format, forced, skipped_rows, started_at)
               SELECT ?, 'gating', ?, ?, ?, ?, ?, unixepoch() FROM vault_rotation_lease WHERE owner = ?
               ON CONFLICT (id) DO UPDATE SET state = 'gating', error = NULL, finished_at = NULL, forced = excluded.forced,
-                upgrade_format = excluded.upgrade_format, skipped_rows = excluded.skipped_rows`,
+                upgrade_format = excluded.upgrade_format, skipped_rows = excluded.skipped_rows,
+                rows_found_late = iif(state = 'verify_failed', 0, rows_found_late)`,
         args: [id, fromKeyId, toKeyId, upgradeFormat ? 1 : 0, isForced ? 1 : 0, JSON.stringify(skippedRows), owner],
       },
       auditStatement(record, 'EXISTS (SELECT 1 FROM vault_rotation_lease WHERE owner = ?)', [owner]),
@@ -242,15 +245,23 @@ function updateStatement(id: string, update: RotationUpdate): Statement {
   const sql = `UPDATE vault_rotations SET state = ?, error = ?,
       rows_scanned = coalesce(?, rows_scanned), rows_rotated = coalesce(?, rows_rotated),
       rows_already_rotated = coalesce(?, rows_already_rotated), rows_skipped = coalesce(?, rows_skipped),
-      rows_verified = coalesce(?, rows_verified), rows_found_late = coalesce(?, rows_found_late),
+      rows_verified = coalesce(?, rows_verified), rows_found_late = rows_found_late + ?,
       snapshot = coalesce(?, snapshot), switched = max(switched, ?)
     WHERE id = ?`;
-  const { rowsScanned, rowsRotated, rowsAlreadyRotated, rowsSkipped, rowsVerified, rowsFoundLate } = update;
-  const counts = [rowsScanned, rowsRotated, rowsAlreadyRotated, rowsSkipped, rowsVerified, rowsFoundLate];
+  const { rowsScanned, rowsRotated, rowsAlreadyRotated, rowsSkipped, rowsVerified, rowsFoundLate = 0 } = update;
+  const counts = [rowsScanned, rowsRotated, rowsAlreadyRotated, rowsSkipped, rowsVerified];
   const snapshot = update.snapshot === undefined ? null : JSON.stringify(update.snapshot);
   return {
     sql,
-    args: [update.state, update.error ?? null, ...counts.map((count) => count ?? null), snapshot, update.isSwitched ? 1 : 0, id],
+    args: [
+      update.state,
+      update.error ?? null,
+      ...counts.map((count) => count ?? null),
+      rowsFoundLate,
+      snapshot,
+      update.isSwitched ? 1 : 0,
+      id,
+    ],
   };
 }
 

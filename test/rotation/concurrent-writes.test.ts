@@ -4,7 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { pino } from 'pino';
 import { describe, expect, it } from 'vitest';
 import { readCliConfig } from '../../src/config.ts';
-import { RotationInProgressError } from '../../src/errors.ts';
+import { RotationInProgressError, StorageUnavailableError } from '../../src/errors.ts';
 import { createSilentLogger } from '../../src/logging.ts';
 import { cancelRotation } from '../../src/rotation/control.ts';
 import type { Rotator, RunningRotation } from '../../src/rotation/engine.ts';
@@ -59,8 +59,9 @@ async function interruptedRotation(
   const warnings: Record<string, unknown>[] = [];
   const logger = pino({ level: 'warn' }, { write: (line) => warnings.push(JSON.parse(line)) });
   const services = buildServices(config, logger, database);
-  await services.prepare();
+  // Before the start, which may take a rotation up again.
   database.interruptions = interruptions;
+  await services.prepare();
   const running = await startOnceFree(services.rotator, request);
   const record = await running.done;
   expect(database.interruptions).toHaveLength(0);
@@ -147,27 +148,48 @@ describe.each([
   });
 });
 
+/** Edits under the old key the row that is not being written: whoever reads both finds one of them under it, always. */
+function editing(gateway: GatewayDatabase): { edit: () => Promise<void>; edits: () => number } {
+  let edits = 0;
+  const edit = async (): Promise<void> => {
+    edits += 1;
+    const isOld = await Promise.all(['a', 'b'].map((id) => gateway.open(keyA, id).catch(() => null)));
+    await gateway.update(keyA, isOld[0] === null ? 'a' : 'b', `sample-${edits}`);
+  };
+  return { edit, edits: () => edits };
+}
+
 describe('a verification', () => {
+  it.each([
+    ['interrupted', 3],
+    ['verify_failed', 1],
+  ])('counts what it finds under the old key, and of a rotation that was %s counts %d in all', async (state, found) => {
+    const { url, gateway } = await temporaryDatabase();
+    for (const id of ['a', 'b']) await gateway.insert(keyA, { id });
+    const { edit } = editing(gateway);
+    const stop = (): Promise<void> => Promise.reject(new StorageUnavailableError('The database is gone on purpose.'));
+    await expect(interruptedRotation(url, gateway, '0', [edit, edit, edit, stop])).rejects.toThrow('gone on purpose');
+    const rotations = () => gateway.rows('vault_rotations');
+    expect((await rotations())[0]).toMatchObject({ state: 'interrupted', rows_found_late: 2 });
+    await gateway.run('UPDATE vault_rotations SET state = ?', [state]);
+    await interruptedRotation(url, gateway, '0', [edit]);
+    expect((await rotations())[0]).toMatchObject({ state: 'completed', rows_found_late: found });
+  });
+
   it('ends beside a program that goes on writing under the old key, once everything else has been read thrice', async () => {
     const { url, gateway } = await temporaryDatabase();
     for (const id of ['a', 'b']) await gateway.insert(keyA, { id });
-    let edits = 0;
-    const edit = async (): Promise<void> => {
-      edits += 1;
-      // The row that is not being written: whoever reads both finds one of them under the old key, always.
-      const isOld = await Promise.all(['a', 'b'].map((id) => gateway.open(keyA, id).catch(() => null)));
-      await gateway.update(keyA, isOld[0] === null ? 'a' : 'b', `sample-${edits}`);
-    };
+    const { edit, edits } = editing(gateway);
     const endless = Object.assign<(() => Promise<void>)[], object>([], { shift: () => edit });
     const { record, warnings } = await interruptedRotation(url, gateway, '0', endless);
     expect(record).toMatchObject({ state: 'completed', rowsScanned: 2, rowsVerified: 2 });
     // Two while both were written for the first time, which was in vain for one of them, and one after each of three passes.
-    expect(edits).toBe(5);
+    expect(edits()).toBe(5);
     const warning = { rotation_id: record.id, rows_left: 1, msg: expect.stringContaining('needs the new one') };
     expect(warnings).toMatchObject([warning, warning, warning]);
     const { admin } = await startVault(url, { PROVARA_MASTER_KEY_NEW: keyB });
     const { body } = await admin('GET', `/admin/rotate/${record.id}`);
-    expect(body.rotation.warnings).toContainEqual(expect.stringMatching(/^3 row\(s\) were written under the old key/));
+    expect(body.rotation.warnings).toContainEqual(expect.stringMatching(/^3 time\(s\) a row was written under the old key/));
   });
 });
 

@@ -1,4 +1,4 @@
-/** Two hundred kills -9 at random moments: after each, every row opens with one of the two keys, and the same command goes on. */
+/** Two hundred kills -9 at random moments: the same command goes on after each, and every row opens with one of the two keys. */
 
 import { spawn } from 'node:child_process';
 import { randomInt } from 'node:crypto';
