@@ -29,7 +29,7 @@ export function rotationWarnings({ toKeyId, rowsSkipped, rowsFoundLate = 0, tabl
   }
   if (rowsFoundLate > 0) {
     warnings.push(
-      `${rowsFoundLate} time(s) a row was written under the old key after it had been rotated, and rotated again: a program still uses that key. Give it the new one, and run this again before you retire the old.`,
+      `${rowsFoundLate} time(s) a row was written under the old key after all had been rotated, and was rotated too: a program still uses that key. Give it the new one, and run this again before you retire the old.`,
     );
   }
   return warnings;
