@@ -238,7 +238,8 @@ describe('key:verify and key:status', () => {
     expect(code).toBe(0);
     expect(stdout).toContain(`[status] active key: ${keyIdB}`);
     expect(stdout).toContain(`[status] ${keyIdA}: retired, PROVARA_MASTER_KEY, 0 row(s)\n`);
-    expect(stdout).toContain('[status] last rotation: completed, rotated 2 of 3 row(s).');
+    expect(stdout).toContain('[status] last rotation: completed, rotated 2 of 3 row(s).\n');
+    expect(stdout).toContain('[status] 1 skipped row(s) are still under another key: keep that key in the keyring.\n');
   });
 });
 

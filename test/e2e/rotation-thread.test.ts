@@ -14,9 +14,8 @@ import {
   temporaryDatabase,
 } from '../support/vault.ts';
 
-const rows = 20_000;
-
 it('is interrupted when the service is stopped, and finished by the next start', async () => {
+  const rows = 5_000;
   const { url, gateway: database } = await temporaryDatabase();
   await database.fill(keyA, rows);
   const settings = environmentFor(url, { PROVARA_MASTER_KEY_NEW: keyB, VAULT_ROTATION_ATOMIC_ROWS: '0' });
@@ -33,6 +32,7 @@ it('is interrupted when the service is stopped, and finished by the next start',
 });
 
 it('lets those who store come in between its commits', async () => {
+  const rows = 20_000;
   const { url, gateway: database } = await temporaryDatabase();
   await database.fill(keyA, rows);
   const settings = environmentFor(url, { PROVARA_MASTER_KEY_NEW: keyB, VAULT_ROTATION_ATOMIC_ROWS: '0' });

@@ -33,7 +33,7 @@ describe('rows as the gateway has written them', () => {
     async (kind) => {
       const { url, gateway: database } = await temporaryDatabase();
       const rows = legacy.rows.filter((row) => row.master_key === kind);
-      for (const row of rows) await database.insertSealed(row);
+      await database.insertSealed(rows);
       const { gateway } = await startVault(url, { PROVARA_MASTER_KEY: legacy.master_keys[kind] });
       for (const { id, name, provider, tenant_id, plaintext } of rows) {
         const decrypted = await gateway('POST', '/v1/api-keys/decrypt', { tenant_id, name });

@@ -14,6 +14,8 @@ import { keyA, keyB, keyC, keyIdA, keyIdB, temporaryDatabase } from '../support/
 
 const unknownKey = 'e5'.repeat(32);
 const keys = { old: keyA, new: keyB, other: keyC, unknown: unknownKey };
+/** Fewer where a statement is a call over the network: what the gate decides is the same there. */
+const numRuns = process.env.VAULT_TEST_ENGINE === 'server' ? 50 : 150;
 const connectors = 'context_connector_credentials';
 
 const someRow = fc.record({
@@ -122,6 +124,6 @@ describe('any table', () => {
         expect(String(found?.iv).length).toBe(isUpgraded ? 24 : String(original?.iv).length);
       }
     });
-    await fc.assert(property, { numRuns: 150 });
+    await fc.assert(property, { numRuns });
   });
 });

@@ -45,7 +45,8 @@ describe.each([
 ])('rotations %s, there and back, under the load of two replicas', (_mode, atomicRows) => {
   it('fail no call, lose no edit, bring back no row, and leave every row under the new key', { timeout: 240_000 }, async () => {
     const { url, gateway: database } = await temporaryDatabase();
-    for (let index = 0; index < rows; index += 1) await database.insert(keyA, { id: `id-${index}`, name: `row-${index}` });
+    const many = Array.from({ length: rows }, (_, index) => ({ id: `id-${index}`, name: `row-${index}` }));
+    await database.insertAll(keyA, many);
     const settings = { PROVARA_MASTER_KEY_NEW: keyB, VAULT_ROTATION_ATOMIC_ROWS: atomicRows };
     const vaults = [await startVault(url, settings), await startVault(url, settings)] as const;
     const ledger: Ledger = { values: new Map(), deleted: new Set(), failures: [], calls: 0 };

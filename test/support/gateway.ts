@@ -74,21 +74,15 @@ export class GatewayDatabase {
   }
 
   async insert(masterKey: string, row: NewGatewayRow, table = 'api_keys'): Promise<void> {
-    const {
-      id,
-      name = id,
-      provider = 'openai',
-      tenantId = null,
-      value = `sample-value-of-${id}`,
-      updatedAt = 1_745_000_000,
-    } = row;
-    await this.insertSealed(
-      {
-        ...{ id, name, provider, tenant_id: tenantId, created_at: 1_745_000_000, updated_at: updatedAt },
-        ...gatewaySeal(masterKey, value),
-      },
-      table,
-    );
+    await this.insertAll(masterKey, [row], table);
+  }
+
+  async insertAll(masterKey: string, rows: readonly NewGatewayRow[], table = 'api_keys'): Promise<void> {
+    const sealed = rows.map(({ id, name = id, provider = 'openai', tenantId = null, value, updatedAt = 1_745_000_000 }) => ({
+      ...{ id, name, provider, tenant_id: tenantId, created_at: 1_745_000_000, updated_at: updatedAt },
+      ...gatewaySeal(masterKey, value ?? `sample-value-of-${id}`),
+    }));
+    await this.insertSealed(sealed, table);
   }
 
   /**
@@ -114,8 +108,9 @@ export class GatewayDatabase {
     await this.client.batch(['DELETE FROM api_keys', { sql, args: [json] }], 'write');
   }
 
-  async insertSealed(row: GatewayRow, table = 'api_keys'): Promise<void> {
-    await this.client.batch([insertStatement(row, table)], 'write');
+  async insertSealed(rows: readonly GatewayRow[], table = 'api_keys'): Promise<void> {
+    const statements = rows.map((row) => insertStatement(row, table));
+    await this.client.batch(statements, 'write');
   }
 
   /** As the gateway replaces a value: it knows nothing of the vault's columns. */

@@ -17,10 +17,11 @@ describe('rows that are more than an argument takes, by what they are bound to a
     const { url, gateway: database } = await temporaryDatabase();
     const quotes = '"'.repeat(255);
     const rows = 499;
-    for (let index = 0; index < rows; index += 1) {
+    const many = Array.from({ length: rows }, (_, index) => {
       const name = `${index}`.padEnd(255, '"');
-      await database.insert(keyA, { id: `row-${index}`, tenantId: quotes, name, provider: quotes, value: 'x'.repeat(2_003) });
-    }
+      return { id: `row-${index}`, tenantId: quotes, name, provider: quotes, value: 'x'.repeat(2_003) };
+    });
+    await database.insertAll(keyA, many);
     await database.insert(keyA, { id: 'large', value: 'x'.repeat(1_300_000) });
     const { admin } = await startVault(url, { PROVARA_MASTER_KEY_NEW: keyB, VAULT_ROTATION_ATOMIC_ROWS: atomicRows });
     const { body } = await admin('POST', '/admin/rotate/execute?wait=60');
@@ -49,7 +50,8 @@ describe('keys that are more than the server sends at once', () => {
   it('come in shorter pages, each of them once', async () => {
     const { url, gateway: database } = await temporaryDatabase();
     const ids = Array.from({ length: 120 }, (_, index) => `row-${String(index).padStart(3, '0')}`);
-    for (const id of ids) await database.insert(keyA, { id, tenantId: 'acme', value: id.padEnd(65_536, 'x') });
+    const rows = ids.map((id) => ({ id, tenantId: 'acme', value: id.padEnd(65_536, 'x') }));
+    for (let from = 0; from < rows.length; from += 10) await database.insertAll(keyA, rows.slice(from, from + 10));
     const { gateway } = await startVault(url);
     const decrypted: string[] = [];
     for (let cursor: string | undefined; ; ) {
