@@ -55,4 +55,5 @@ function printStatus({ active_key_id, keys, rotation }: Awaited<ReturnType<typeo
     print(`[status] ${key_id}: ${state}, ${held}${safe_to_retire ? ', safe to retire' : ''}`);
   }
   print(rotation === null ? '[status] no rotation yet' : `[status] last rotation: ${rotation.state}, ${rotation.message}`);
+  for (const warning of rotation?.warnings ?? []) print(`[status] ${warning}`);
 }
