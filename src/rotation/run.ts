@@ -264,7 +264,10 @@ export class RotationRun {
 
   /** What a verification has found under the old key. */
   async #rotateLate({ rowsLeft, rowsOld, rowsScanned, partsLeft }: Verification): Promise<void> {
-    const message = 'rows were edited meanwhile, and are rotated now: a program that writes under the old key needs the new one';
+    const message =
+      rowsOld > 0
+        ? 'rows were edited meanwhile, and are rotated now: a program that writes under the old key needs the new one'
+        : 'rows were written in the old format meanwhile, and are upgraded now';
     this.#context.logger.warn({ rotation_id: this.#rotationId, rows_left: rowsLeft }, message);
     this.#progress.begin(partsLeft?.length ?? rowsScanned);
     await this.#writeInChunks(sealNow(this.#work, partsLeft ?? everything(this.#work)), rowsOld);
