@@ -52,7 +52,7 @@ export class ActiveKey {
   }
 }
 
-function missingKeyError(keyId: string): ConfigurationError {
+export function missingKeyError(keyId: string): ConfigurationError {
   return new ConfigurationError(
     `The master key ${keyId} is not in the keyring. Add it as PROVARA_MASTER_KEY, PROVARA_MASTER_KEY_NEW or PROVARA_MASTER_KEY_OLD.`,
   );

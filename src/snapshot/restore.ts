@@ -7,6 +7,7 @@ import type { AuditJournal } from '../audit/journal.ts';
 import type { Keyring } from '../crypto/keyring.ts';
 import type { MasterKey } from '../crypto/master-key.ts';
 import { ReplicaMissingKeyError, RotationInProgressError, StorageUnavailableError, ValidationError } from '../errors.ts';
+import { missingKeyError } from '../keys/active-key.ts';
 import { nameOf } from '../keys/adoption.ts';
 import { auditStatement } from '../store/audit.ts';
 import { type Database, GuardFailedError, type Statement } from '../store/database.ts';
@@ -57,9 +58,9 @@ export function assertMode({ snapshotDir }: Pick<RestoreContext, 'snapshotDir'>,
 
 /**
  * `merge` puts back rows that are missing or do not open now; `replace` makes the tables, and the active key, what the
- * snapshot holds. Throws InvalidSnapshotError, RotationInProgressError, ReplicaMissingKeyError or StorageUnavailableError;
- * nothing was written then, but that after StorageUnavailableError the last transaction may have been: the same call, made
- * again, settles it.
+ * snapshot holds. Throws InvalidSnapshotError, RotationInProgressError, ReplicaMissingKeyError, ConfigurationError where the
+ * keyring lacks the active key, or StorageUnavailableError; nothing was written then, but that after StorageUnavailableError
+ * the last transaction may have been: the same call, made again, settles it.
  */
 export async function restoreSnapshot(
   context: RestoreContext,
@@ -94,13 +95,27 @@ interface Restoring extends RestoreContext {
 
 async function merge(restoring: Restoring, spool: Spool, { header, rows }: CheckedSnapshot): Promise<RestoreResult> {
   const { restores, keyring, journal, actor, id, tables, rest } = restoring;
-  await stageMissing({ restores, keyring, id, shapes: shapesByName(tables), rest }, readSnapshotRows(spool));
+  const missingKeyIds = await missingKeys(restoring);
+  const staging = { restores, keyring, missingKeyIds, id, shapes: shapesByName(tables), rest };
+  await stageMissing(staging, readSnapshotRows(spool));
   const activeKey = keyring.get(header.active_key_id);
   const first = activeKey === undefined ? [] : restoreActiveKeyStatements(nameOf(activeKey), true);
   const restored = await journal.recorded(actor, restoreEvent({ mode: 'merge', rows }), (record) =>
     restores.merge(id, tables, [noRotationStatement(), ...first, auditStatement(record)]),
   );
   return { restored, kept: rows - restored, before: null };
+}
+
+/**
+ * The keys of this database that the keyring lacks. Throws ConfigurationError where the active one is among them: all rows would
+ * look as if they were damaged, and older ones would take their places.
+ */
+async function missingKeys({ masterKeys, keyring }: RestoreContext): Promise<ReadonlySet<string>> {
+  const known = (await masterKeys.all()).map(({ keyId }) => keyId);
+  const missing = new Set(known.filter((keyId) => keyring.get(keyId) === undefined));
+  const activeKeyId = await masterKeys.activeKeyId();
+  if (activeKeyId !== null && missing.has(activeKeyId)) throw missingKeyError(activeKeyId);
+  return missing;
 }
 
 async function replace(restoring: Restoring, spool: Spool, checked: CheckedSnapshot): Promise<RestoreResult> {

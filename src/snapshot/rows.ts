@@ -19,6 +19,17 @@ export function keyIdOf(keyring: Keyring, table: string, columns: readonly strin
   return opened?.key.id ?? null;
 }
 
+/** The columns that tell under which key a row is, where they are {@link keyIdHintOf}'s to read. */
+export function hintColumns(table: string): string[] {
+  return table === apiKeysTable ? ['key_id', 'key_id_tag'] : [];
+}
+
+/** The key id that the row names, or null where it names none, or names that of a ciphertext which has been replaced since. */
+export function keyIdHintOf(columns: readonly string[], cells: readonly Cell[]): string | null {
+  const textOf = (column: string): string | null => textOfCell(cells[positionOf(columns, column)]);
+  return textOf('key_id_tag') === textOf('auth_tag') ? textOf('key_id') : null;
+}
+
 /** What operators name a row by: see {@link EncryptedRow.id}. */
 export function nameOfRow(columns: readonly string[], rowId: string, cells: readonly Cell[]): string {
   return nameOfCell(cells[positionOf(columns, 'id')]) ?? `rowid:${rowId}`;

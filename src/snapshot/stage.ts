@@ -6,7 +6,7 @@ import type { Keyring } from '../crypto/keyring.ts';
 import type { Cell } from '../store/cells.ts';
 import { type MovedTable, presentColumns, type RestoreStore, type StagedRow } from '../store/restores.ts';
 import type { TableRow } from './check.ts';
-import { keyIdOf, openingColumns } from './rows.ts';
+import { hintColumns, keyIdHintOf, keyIdOf, openingColumns } from './rows.ts';
 
 const chunkRows = 200;
 const chunkCharacters = 1_000_000;
@@ -31,14 +31,17 @@ export async function stageWhole({ restores, id, shapes, rest }: StageContext, r
   }
 }
 
+export interface StageMissingContext extends StageContext {
+  readonly keyring: Keyring;
+  /** Keys of this database that the keyring lacks: a row that names one of them may be fine. */
+  readonly missingKeyIds: ReadonlySet<string>;
+}
+
 /** Stages the rows that are missing now, or that stand there and do not open. */
-export async function stageMissing(
-  context: StageContext & { readonly keyring: Keyring },
-  rows: AsyncIterable<TableRow>,
-): Promise<void> {
-  const { restores, id, shapes, keyring, rest } = context;
+export async function stageMissing(context: StageMissingContext, rows: AsyncIterable<TableRow>): Promise<void> {
+  const { restores, id, shapes, rest } = context;
   for await (const { shape, rows: chunk } of chunksOf(rows, shapes, rest)) {
-    const columns = openingColumns(shape.table);
+    const columns = [...openingColumns(shape.table), ...hintColumns(shape.table)];
     const staged = chunk.map((row) => toStaged(shape, row));
     const keys = staged.map(({ matchCell, rowId }) => `[${matchCell},"${rowId}"]`);
     const present = await restores.present(shape, keys, columns);
@@ -46,16 +49,26 @@ export async function stageMissing(
       const found = present.get(index);
       if (found === undefined) return [row];
       const cells = JSON.parse(found.cells) as Cell[];
-      if (keyIdOf(keyring, shape.table, columns, cells) !== null) return [];
-      // Of two that do not open, the one that stands there stays.
       const taken = chunk[index];
-      if (taken === undefined || keyIdOf(keyring, shape.table, taken.table.columns, taken.row.cells) === null) return [];
+      if (taken === undefined || !isBetter(context, taken, columns, cells)) return [];
       const read = JSON.stringify(cells.slice(0, presentColumns.length));
       return [{ ...row, present: { rowId: found.rowId, cells: read } }];
     });
     if (due.length > 0) await restores.stage(id, shape.table, due);
     await nextTurn();
   }
+}
+
+/** Whether the row opens, and the one that stands there, with these cells, does not and would not with a key that is missing. */
+function isBetter(
+  { keyring, missingKeyIds }: StageMissingContext,
+  { table, row }: TableRow,
+  columns: readonly string[],
+  present: readonly Cell[],
+): boolean {
+  if (keyIdOf(keyring, table.table, columns, present) !== null) return false;
+  if (missingKeyIds.has(keyIdHintOf(columns, present) ?? '')) return false;
+  return keyIdOf(keyring, table.table, table.columns, row.cells) !== null;
 }
 
 function toStaged({ primaryKey, columnsPutBack }: MovedTable, { row }: TableRow): StagedRow {

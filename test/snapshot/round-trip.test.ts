@@ -6,7 +6,17 @@ import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { connectorTableSql, gatewaySeal } from '../support/gateway.ts';
 import { bytesOf, linesOf, sendSnapshot, takeSnapshot } from '../support/snapshot.ts';
-import { keyA, keyB, keyIdA, keyIdB, startVault, temporaryDatabase, temporaryFolder, tester } from '../support/vault.ts';
+import {
+  keyA,
+  keyB,
+  keyIdA,
+  keyIdB,
+  startVault,
+  type TestVault,
+  temporaryDatabase,
+  temporaryFolder,
+  tester,
+} from '../support/vault.ts';
 
 const connectors = 'context_connector_credentials';
 const tables = ['api_keys', connectors];
@@ -43,6 +53,19 @@ async function fill({ vault, database }: Started): Promise<void> {
 
 async function allBytes({ database }: Started): Promise<unknown[][]> {
   return Promise.all(tables.map((table) => bytesOf(database, table)));
+}
+
+/** A row whose value was replaced after a rotation, a snapshot from before, and `alone`, which starts a vault with the first key only. */
+async function replacedUnderNextKey() {
+  const { url, vault } = await start();
+  const store = (value: string) => vault.gateway('POST', '/v1/api-keys', { name: 'K', provider: 'openai', value });
+  const { id } = (await store('sample-older')).body.key;
+  const snapshot = await takeSnapshot(vault);
+  expect((await vault.admin('POST', '/admin/rotate/execute')).status).toBe(200);
+  await store('sample-newer');
+  const newer = async ({ gateway }: TestVault) => (await gateway('POST', '/v1/api-keys/decrypt', { name: 'K' })).body.key.value;
+  const alone = () => startVault(url, { VAULT_ENCRYPTED_TABLES: tables.join(',') });
+  return { id, newer, snapshot, vault, alone };
 }
 
 describe('a snapshot', () => {
@@ -155,6 +178,23 @@ describe('a restore', () => {
     expect((await sendSnapshot(vault, snapshot)).body).toEqual({ restored: 1, kept: 1 });
     expect(await database.open(keyA, 'one')).toBe('sample-value-of-one');
     expect(await database.open(keyA, 'two')).toBe('sample-newer');
+  });
+
+  it('by merge is refused where the active key is not in the keyring: every row would look as if it were damaged', async () => {
+    const { newer, snapshot, vault, alone } = await replacedUnderNextKey();
+    const lacking = await alone();
+    const { status, body } = await sendSnapshot(lacking, snapshot);
+    expect([status, body.error.type]).toEqual([503, 'configuration_error']);
+    expect(body.error.message).toContain(`The master key ${keyIdB} is not in the keyring.`);
+    expect(await newer(vault)).toBe('sample-newer');
+  });
+
+  it('by merge leaves alone a row that names a key which is not in the keyring', async () => {
+    const { id, newer, snapshot, vault, alone } = await replacedUnderNextKey();
+    const back = { old_key_id: keyIdB, new_key_id: keyIdA, skip_ids: [id] };
+    expect((await vault.admin('POST', '/admin/rotate/execute', back)).status).toBe(200);
+    expect((await sendSnapshot(await alone(), snapshot)).body).toEqual({ restored: 0, kept: 1 });
+    expect(await newer(vault)).toBe('sample-newer');
   });
 
   it('by replacement takes away what the snapshot has not, and keeps the state before in a file of its owner', async () => {
