@@ -207,7 +207,7 @@ const SkipIds = Type.Array(Type.String({ minLength: 1 }), {
 const keyChoice = { old_key_id: Type.Optional(KeyId), new_key_id: Type.Optional(KeyId), skip_ids: Type.Optional(SkipIds) };
 export const DryRunBody = Type.Object(keyChoice, strict);
 export const ExecuteBody = Type.Object({ ...keyChoice, upgrade_format: Type.Optional(Type.Boolean()) }, strict);
-export const ExecuteQuery = Type.Object({ wait: Type.Integer({ minimum: 0, maximum: 600, default: 25 }) }, strict);
+export const ExecuteQuery = Type.Object({ wait: Type.Optional(Type.Integer({ minimum: 0, maximum: 600, default: 25 })) }, strict);
 
 export const DryRunAnswer = Type.Object(
   {
@@ -317,7 +317,7 @@ export const SnapshotAnswer = {
 export const RestoreBody = {
   content: { 'application/x-ndjson': { schema: Type.Unsafe({ description: 'A snapshot of at most 1 GiB.' }) } },
 } as const;
-export const RestoreQuery = Type.Object({ mode: Type.Enum(['merge', 'replace'], { default: 'merge' }) }, strict);
+export const RestoreQuery = Type.Object({ mode: Type.Optional(Type.Enum(['merge', 'replace'], { default: 'merge' })) }, strict);
 export const RestoreAnswer = Type.Object({ restored: Count, kept: Count }, strict);
 
 // ── audit ───────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -59,7 +59,7 @@ export function rotateRoutes({ rotator, rotations, journal, encryptedTables }: R
       handler: async (request, reply) => {
         const { body, query } = request;
         const running = await rotator.start({ ...toRequest(body), actor: actorOf(request) });
-        const finished = await waitFor(running, query.wait * 1000);
+        const finished = await waitFor(running, (query.wait ?? 25) * 1000);
         if (finished !== null) return { rotation: present(finished) };
         reply.code(202).header('Location', `/admin/rotate/${running.id}`);
         return { rotation: present(await find(running.id)) };

@@ -56,12 +56,13 @@ function restoreRoute(snapshots: Snapshots): FastifyPluginAsyncTypebox {
         response: { 200: schemas.RestoreAnswer, ...schemas.errorAnswers },
       },
       handler: async (request, reply) => {
-        const { body, query } = request;
+        const { body } = request;
+        const { mode = 'merge' } = request.query;
         // A body that is refused before its end is not read on.
         reply.header('Connection', 'close');
-        snapshots.assertMode(query.mode);
+        snapshots.assertMode(mode);
         const source = body as AsyncIterable<Uint8Array>;
-        const { restored, kept } = await snapshots.restore(actorOf(request), source, query.mode, maxSnapshotBytes);
+        const { restored, kept } = await snapshots.restore(actorOf(request), source, mode, maxSnapshotBytes);
         reply.removeHeader('Connection');
         return { restored, kept };
       },
