@@ -18,13 +18,17 @@ export interface Survey {
   readonly failures: readonly RowFailure[];
 }
 
-/** Surveys the covered tables that exist. Throws what `rest` throws. */
-export async function survey(
+/** Surveys the covered tables that exist. Throws what `rest` throws, and StorageUnavailableError. */
+export function survey(
   tables: EncryptedTables,
   settings: CoverageSettings,
   keyring: Keyring,
   rest: Rest = withoutRest,
 ): Promise<Survey> {
+  return tables.pass(() => surveyOnce(tables, settings, keyring, rest));
+}
+
+async function surveyOnce(tables: EncryptedTables, settings: CoverageSettings, keyring: Keyring, rest: Rest): Promise<Survey> {
   let rowsScanned = 0;
   let rowsFailed = 0;
   let rowsOfFormat1 = 0;

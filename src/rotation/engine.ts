@@ -9,7 +9,7 @@ import { assertNothingUncovered, inspectCoverage } from '../keys/coverage.ts';
 import { isMigrated } from '../store/migrations.ts';
 import type { RotationProgress, RotationRecord } from '../store/rotations.ts';
 import { assertPassed } from './gate.ts';
-import { type Inspection, inspect } from './inspection.ts';
+import { type Inspection, inspectAll } from './inspection.ts';
 import { assertNotStopping, LeaseHolder } from './lease-holder.ts';
 import { planRotation, type RotationPlan, type RotationRequest } from './plan.ts';
 import { Progress } from './progress.ts';
@@ -63,7 +63,7 @@ export class RotationEngine implements Rotator {
     const workers = this.#context.startWorkers(plan, keyring);
     const assertGoesOn = (): void => assertNotStopping(this.#stop.signal);
     const work = { tables, tableNames: coverage.encryptedTables, workers, progress, assertGoesOn };
-    const report = await inspect(work).finally(() => workers.close());
+    const report = await inspectAll(work).finally(() => workers.close());
     assertPassed(report);
     return { ...report, fromKeyId: plan.fromKeyId, toKeyId: plan.to.id };
   }

@@ -34,7 +34,12 @@ export function everything({ tableNames }: Pick<TableWork, 'tableNames'>): Cover
   return tableNames.map((table) => ({ table }));
 }
 
-/** Of all rows, or of those in some parts. Seals too the pages that `isToSeal` says yes to. */
+/** Of all rows. Each pass that is made asks for an `isToSeal` of its own. Throws StorageUnavailableError. */
+export function inspectAll(work: TableWork, sealing?: () => (page: EncryptedPage) => boolean): Promise<Inspection> {
+  return work.tables.pass(() => inspect(work, sealing?.()));
+}
+
+/** Of all rows, or of those in some parts, in one pass: see {@link EncryptedTables.pass}. Seals too the pages that `isToSeal` says yes to. */
 export async function inspect(
   work: TableWork,
   isToSeal: (page: EncryptedPage) => boolean = () => false,

@@ -17,7 +17,7 @@ import { type ReplicaStore, replicaKeysGuard } from '../store/replicas.ts';
 import type { RotationRecord, RotationSnapshot, RotationStore, RotationUpdate } from '../store/rotations.ts';
 import { findRotation } from './control.ts';
 import { assertPassed, sealsFirstPages } from './gate.ts';
-import { everything, type Inspection, inspect, type TableWork } from './inspection.ts';
+import { everything, type Inspection, inspectAll, type TableWork } from './inspection.ts';
 import type { LeaseHolder } from './lease-holder.ts';
 import type { SealedPage } from './page-work.ts';
 import type { StartPageWorkers } from './page-workers.ts';
@@ -155,7 +155,7 @@ export class RotationRun {
     this.#progress.begin(0);
     await restoreColumns(database);
     assertNothingUncovered(await inspectCoverage(tables, coverage));
-    const report = await inspect(this.#work, sealsFirstPages());
+    const report = await inspectAll(this.#work, sealsFirstPages);
     const { rowsScanned, rowsSkipped, rowsNew, rowsToUpgrade } = report;
     const counts = { rowsScanned, rowsSkipped, rowsRotated: 0, rowsAlreadyRotated: rowsNew - rowsToUpgrade };
     await rotations.advance(this.#holder.lease, { state: 'gating', ...counts });

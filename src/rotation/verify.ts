@@ -16,6 +16,8 @@ export interface Verification {
   readonly partsLeft: readonly CoveredPart[] | null;
   /** What has been seen of each table ends with this row id: whatever is inserted, or moved, comes behind it. */
   readonly lastRowIds: ReadonlyMap<string, bigint>;
+  /** Row ids that were read in another epoch are no longer those of the same rows. */
+  readonly epoch: number;
   readonly rowsFailed: number;
   readonly failures: readonly RowFailure[];
 }
@@ -23,9 +25,13 @@ export interface Verification {
 /**
  * Of everything; or, after an earlier one that has left a few rows, of those and of what has come behind all that it saw: every
  * other was under the new key when it was read, and no verification says more of a row. So it ends beside a program that goes on
- * writing a few rows, however long reading everything takes.
+ * writing a few rows, however long reading everything takes. Throws StorageUnavailableError.
  */
-export async function verify(work: TableWork, earlier?: Verification): Promise<Verification> {
+export function verify(work: TableWork, earlier?: Verification): Promise<Verification> {
+  return work.tables.pass((epoch) => verifyOnce(work, epoch, earlier?.epoch === epoch ? earlier : undefined));
+}
+
+async function verifyOnce(work: TableWork, epoch: number, earlier?: Verification): Promise<Verification> {
   const settled = earlier?.partsLeft ? earlier : nothing;
   const parts = earlier?.partsLeft ? [...earlier.partsLeft, ...behind(earlier, work.tableNames)] : everything(work);
   const inspection = await inspect(work, undefined, parts);
@@ -38,6 +44,7 @@ export async function verify(work: TableWork, earlier?: Verification): Promise<V
     rowsOld,
     rowsLeft,
     partsLeft: partsLeft.length === rowsLeft ? partsLeft : null,
+    epoch,
     lastRowIds: highest(settled.lastRowIds, inspection.lastRowIds),
     rowsFailed,
     failures,

@@ -47,9 +47,28 @@ export interface Snapshot {
 /**
  * Reads every covered row into a temporary file, so that the header can name the keys that they need. A row that no key opens
  * is part of it, and counted. Each row is as it was when it was read: nothing is locked. Throws ConfigurationError where a
- * covered table is missing, or the active key is; and what `rest` throws.
+ * covered table is missing, or the active key is; StorageUnavailableError; and what `rest` throws.
  */
-export async function takeSnapshot(context: TakeContext, { firstKeyId, onPage }: TakeOptions = {}): Promise<TakenRows> {
+export async function takeSnapshot(context: TakeContext, options: TakeOptions = {}): Promise<TakenRows> {
+  const passed: Spool[] = [];
+  try {
+    return await context.rows.pass(async () => {
+      await closeAll(passed);
+      const taken = await takeOnce(context, options);
+      passed.push(taken.spool);
+      return taken;
+    });
+  } catch (error) {
+    await closeAll(passed);
+    throw error;
+  }
+}
+
+async function closeAll(spools: Spool[]): Promise<void> {
+  for (const spool of spools.splice(0)) await spool.close();
+}
+
+async function takeOnce(context: TakeContext, { firstKeyId, onPage }: TakeOptions): Promise<TakenRows> {
   const { masterKeys, keyring } = context;
   const key = authenticatingKey(keyring, (await masterKeys.activeKeyId()) ?? firstKeyId ?? null);
   const spool = await Spool.create();

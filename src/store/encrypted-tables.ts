@@ -15,6 +15,7 @@ import {
   pageRows,
   type RowIdRange,
 } from './encrypted-rows.ts';
+import { withLastingRowIds } from './row-ids.ts';
 
 const ciphertextColumns = ['encrypted_value', 'iv', 'auth_tag'] as const;
 const bindingColumns = ['tenant_id', 'name', 'provider'] as const;
@@ -43,6 +44,11 @@ export class EncryptedTables {
       GROUP BY m.name HAVING count(*) = 3 ORDER BY m.name`;
     const names = (await this.#database.read(sql)).map((row) => text(row, 'name'));
     return Promise.all(names.map(async (table) => ({ table, rows: await this.#count(table) })));
+  }
+
+  /** As {@link withLastingRowIds}: what reads all {@link pages} is to be such a pass. */
+  pass<Result>(pass: (epoch: number) => Promise<Result>): Promise<Result> {
+    return withLastingRowIds(this.#database, pass);
   }
 
   /** All rows, or those of a range, in the order of their row ids. What is inserted behind the reader's place meanwhile is not seen. */

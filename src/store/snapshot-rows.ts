@@ -5,6 +5,7 @@ import { encodeCells } from './cells.ts';
 import type { Row } from './connection.ts';
 import { type Database, integer, text } from './database.ts';
 import { firstRowId, quote } from './encrypted-tables.ts';
+import { withLastingRowIds } from './row-ids.ts';
 
 const pageRows = 500;
 /** Characters after which a page ends, so that it fits into memory and a server's answer. */
@@ -49,6 +50,11 @@ export class SnapshotRows {
       columns: rows.map((row) => text(row, 'name')),
       primaryKey: keys.length === 1 ? (keys[0] ?? null) : null,
     };
+  }
+
+  /** As {@link withLastingRowIds}: what reads all {@link pages} is to be such a pass. */
+  pass<Result>(pass: () => Promise<Result>): Promise<Result> {
+    return withLastingRowIds(this.#database, pass);
   }
 
   /** All rows in the order of their row ids, each as it was when its page was read. */

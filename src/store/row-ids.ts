@@ -1,0 +1,31 @@
+/**
+ * A pass over all rows in the order of their row ids sees each of them. Whoever makes a table anew, as migrations do, gives its rows
+ * other row ids, and VACUUM does where a table has no index, so that rows may come to stand behind the reader: then the pass is
+ * made again.
+ */
+
+import { StorageUnavailableError } from '../errors.ts';
+import { type Database, integer } from './database.ts';
+
+const maxPasses = 5;
+
+/**
+ * Answers what a pass answers during which no row ids were given anew; `epoch` tells those before from those after. Throws
+ * StorageUnavailableError where that is not to be had.
+ */
+export async function withLastingRowIds<Result>(database: Database, pass: (epoch: number) => Promise<Result>): Promise<Result> {
+  for (let attempt = 1; attempt <= maxPasses; attempt += 1) {
+    const epoch = await readEpoch(database);
+    const result = await pass(epoch);
+    if ((await readEpoch(database)) === epoch) return result;
+  }
+  throw new StorageUnavailableError(
+    'The tables were made anew, as by a migration, each time they were read: run this again once that is over.',
+  );
+}
+
+/** Every change of the schema counts it up, and VACUUM. */
+async function readEpoch(database: Database): Promise<number> {
+  const [row] = await database.read('SELECT schema_version FROM pragma_schema_version');
+  return row === undefined ? 0 : integer(row, 'schema_version');
+}
