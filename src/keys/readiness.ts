@@ -74,7 +74,8 @@ export class ReadinessCheck {
     if (unfinished !== null) {
       const { fromKeyId, toKeyId } = unfinished;
       // Of one that is run again after it was finished, the old key may have been retired.
-      const isRerun = (await rotations.findLastCompletedTo(toKeyId))?.fromKeyId === fromKeyId;
+      const last = await rotations.findLastCompleted();
+      const isRerun = last?.fromKeyId === fromKeyId && last.toKeyId === toKeyId;
       for (const keyId of isRerun ? [toKeyId] : [fromKeyId, toKeyId]) if (!needed.has(keyId)) needed.set(keyId, 'being rotated');
     }
     const missing = [...needed].filter(([keyId]) => keyring.get(keyId) === undefined);

@@ -97,7 +97,21 @@ export async function isMigrated(database: Database): Promise<boolean> {
   return rows.length > 0;
 }
 
+/**
+ * A table that was there and is not any more is not made anew, empty: the gateway's own migration may be about to give its name to
+ * the one that it has filled. Throws ConfigurationError.
+ */
+async function assertNotTakenAway(database: Database): Promise<void> {
+  const taken = await database.read(`SELECT 1 FROM sqlite_schema WHERE name = 'vault_active_key'
+    AND NOT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'api_keys')`);
+  if (taken.length === 0) return;
+  throw new ConfigurationError(
+    "The table api_keys, which the vault has served, is not there: let the gateway's migration end, or restore the database.",
+  );
+}
+
 async function migrateOnce(database: Database): Promise<void> {
+  await assertNotTakenAway(database);
   await database.writeIdempotent([
     { sql: gatewayTable },
     { sql: 'CREATE TABLE IF NOT EXISTS vault_migrations (version integer PRIMARY KEY NOT NULL, applied_at integer NOT NULL)' },

@@ -92,6 +92,9 @@ export interface RotationUpdate extends Partial<RotationCounts> {
 /** Seconds without renewal after which another owner may take the lease. */
 export const leaseSeconds = 15;
 
+/** So is one that runs for longer than it may: the clock has been set back since, and whoever holds it renews it in seconds. */
+const isExpired = `(expires_at <= unixepoch() OR expires_at > unixepoch() + ${leaseSeconds})`;
+
 /** The guard that fails once the lease belongs to somebody else. */
 const fenceGuard = 'rotation_fence';
 
@@ -122,6 +125,10 @@ export class RotationStore {
     return this.#one(`WHERE state IN (${finalStates}) ORDER BY finished_at DESC, rowid DESC`);
   }
 
+  async findLastCompleted(): Promise<RotationRecord | null> {
+    return this.#one("WHERE state = 'completed' ORDER BY finished_at DESC, rowid DESC");
+  }
+
   /** The last one that made this key the active one, or null. */
   async findLastCompletedTo(keyId: string): Promise<RotationRecord | null> {
     return this.#one("WHERE state = 'completed' AND to_key_id = ? ORDER BY finished_at DESC, rowid DESC", [keyId]);
@@ -136,7 +143,7 @@ export class RotationStore {
 
   /** The id of the rotation whose lease is held and has not expired, or null. */
   async findRunningId(): Promise<string | null> {
-    const [row] = await this.#database.read('SELECT rotation_id FROM vault_rotation_lease WHERE expires_at > unixepoch()');
+    const [row] = await this.#database.read(`SELECT rotation_id FROM vault_rotation_lease WHERE NOT (${isExpired})`);
     return row === undefined ? null : textOrNull(row, 'rotation_id');
   }
 
@@ -151,7 +158,7 @@ export class RotationStore {
     const [lease] = await this.#database.write([
       {
         sql: `UPDATE vault_rotation_lease SET rotation_id = ?, owner = ?, fence = fence + 1, expires_at = unixepoch() + ${leaseSeconds}
-              WHERE expires_at <= unixepoch() AND NOT EXISTS (${otherUnfinished}) AND NOT EXISTS (${itselfFinished})`,
+              WHERE ${isExpired} AND NOT EXISTS (${otherUnfinished}) AND NOT EXISTS (${itselfFinished})`,
         args: [id, owner, id, id],
       },
       {

@@ -124,3 +124,31 @@ describe('/ready', () => {
     expect((await caller(vault.origin, null)('GET', '/health')).body).toEqual({ status: 'ok' });
   });
 });
+
+describe('a replica without the old key, where a rotation to its key is unfinished', () => {
+  /** So many completed rotations, there and back, and one there that was cut off behind its switch. */
+  async function cutOffAfter(completed: number) {
+    const { url, gateway: database } = await temporaryDatabase();
+    await database.insert(keyA, { id: 'a' });
+    const { admin, close } = await startVault(url, { PROVARA_MASTER_KEY_NEW: keyB });
+    for (let round = 0; round < completed; round += 1) {
+      const [from, to] = round % 2 === 0 ? [keyIdA, keyIdB] : [keyIdB, keyIdA];
+      const { status } = await admin('POST', '/admin/rotate/execute', { old_key_id: from, new_key_id: to });
+      expect(status).toBe(200);
+    }
+    await close();
+    await database.run(`INSERT INTO vault_rotations (id, state, from_key_id, to_key_id, upgrade_format, forced, skipped_rows, started_at, switched)
+      VALUES ('cut-off', 'writing', '${keyIdA}', '${keyIdB}', 0, 0, '[]', unixepoch(), 1)`);
+    await database.run(`UPDATE vault_active_key SET key_id = '${keyIdB}'`);
+    return startVault(url, { PROVARA_MASTER_KEY: keyB });
+  }
+
+  it('is ready where the last that was finished was the same: the old key may have been retired since', async () => {
+    expect((await ready(await cutOffAfter(1))).status).toBe(200);
+  });
+
+  it('is not ready where rows may be under the old key again', async () => {
+    const { status, body } = await ready(await cutOffAfter(2));
+    expect([status, body.error.message]).toEqual([503, expect.stringContaining(`The master key ${keyIdA} (being rotated)`)]);
+  });
+});

@@ -106,6 +106,13 @@ describe('a rotation whose process has gone', () => {
     expect(await database.open(keyB, 'a')).toBe('sample-value-of-a');
   });
 
+  it('is finished also where the clock has been set back since', async () => {
+    const { url, database, id } = await abandonedRotation();
+    await database.run('UPDATE vault_rotation_lease SET expires_at = unixepoch() + 3600');
+    expect(await untilCompleted(await startVault(url, staged), id)).toMatchObject({ rows_rotated: 2, rows_verified: 2 });
+    expect(await database.open(keyB, 'a')).toBe('sample-value-of-a');
+  });
+
   it('is left alone by a replica that lacks one of its keys, which is not ready', async () => {
     const { url, database } = await abandonedRotation();
     await database.run('UPDATE vault_rotation_lease SET expires_at = 0');

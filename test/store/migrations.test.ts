@@ -69,6 +69,17 @@ describe('a migration', () => {
     expect(await gateway.open(keyA, 'a')).toBe('sample-value-of-a');
   });
 
+  it('makes no empty table in place of one that is being made anew', async () => {
+    const { url, gateway } = await temporaryDatabase();
+    await gateway.insert(keyA, { id: 'a' });
+    await migrated(url);
+    await gateway.run('ALTER TABLE api_keys RENAME TO __new_api_keys');
+    await expect(migrated(url)).rejects.toThrow('The table api_keys, which the vault has served, is not there');
+    await gateway.run('ALTER TABLE __new_api_keys RENAME TO api_keys');
+    await migrated(url);
+    expect(await gateway.open(keyA, 'a')).toBe('sample-value-of-a');
+  });
+
   it('names a column that the gateway’s table lacks, and does not start', async () => {
     const { url, gateway } = await temporaryDatabase({ withTable: false });
     await gateway.run('CREATE TABLE api_keys (id text PRIMARY KEY, name text, provider text, encrypted_value text, iv text)');
