@@ -31,7 +31,7 @@ export class ActiveKey {
     const keyId = await this.id();
     if (keyId === null) throw new ConfigurationError('No key of the keyring opens a row: check PROVARA_MASTER_KEY.');
     const key = this.#keyring.get(keyId);
-    if (key === undefined) throw missingKeyError(keyId);
+    if (key === undefined) throw await missingKeyError(this.#store, keyId);
     return key;
   }
 
@@ -48,12 +48,18 @@ export class ActiveKey {
     const keyId = namedKeyId ?? (await this.id());
     if (keyId === null || this.#keyring.get(keyId) !== undefined) return;
     const known = await this.#store.all();
-    if (known.some((record) => record.keyId === keyId)) throw missingKeyError(keyId);
+    if (known.some((record) => record.keyId === keyId)) throw await missingKeyError(this.#store, keyId);
   }
 }
 
-export function missingKeyError(keyId: string): ConfigurationError {
+/** What messages and logs call a key: the id of a passphrase helps guessing it. */
+export async function nameOfKey(store: MasterKeyStore, keyId: string): Promise<string> {
+  const known = await store.all();
+  return known.some((record) => record.keyId === keyId && record.isPassphrase) ? 'passphrase' : keyId;
+}
+
+export async function missingKeyError(store: MasterKeyStore, keyId: string): Promise<ConfigurationError> {
   return new ConfigurationError(
-    `The master key ${keyId} is not in the keyring. Add it as PROVARA_MASTER_KEY, PROVARA_MASTER_KEY_NEW or PROVARA_MASTER_KEY_OLD.`,
+    `The master key ${await nameOfKey(store, keyId)} is not in the keyring. Add it as PROVARA_MASTER_KEY, PROVARA_MASTER_KEY_NEW or PROVARA_MASTER_KEY_OLD.`,
   );
 }

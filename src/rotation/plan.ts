@@ -4,6 +4,7 @@ import { type Actor, vaultActor } from '../audit/event.ts';
 import type { Keyring, KeyringEntry } from '../crypto/keyring.ts';
 import type { MasterKey } from '../crypto/master-key.ts';
 import { ConfigurationError, RotationInProgressError, ValidationError } from '../errors.ts';
+import { nameOfKey } from '../keys/active-key.ts';
 import type { EncryptedTables } from '../store/encrypted-tables.ts';
 import type { MasterKeyStore } from '../store/master-keys.ts';
 import type { RotationRecord, RotationStore, SkippedRow } from '../store/rotations.ts';
@@ -53,7 +54,7 @@ export async function planRotation(context: PlanContext, request: RotationReques
   if (fromKeyId === toKeyId) throw new ValidationError('The old and new keys are identical: nothing to rotate.');
   const from = keyring.get(fromKeyId) ?? null;
   if (from === null && toKeyId !== activeKeyId) {
-    throw new ConfigurationError(`The old master key ${fromKeyId} is not in the keyring: set it as PROVARA_MASTER_KEY_OLD.`);
+    throw await missingOldKeyError(context, fromKeyId);
   }
   const earlier = unfinished ?? (await records?.rotations.findLastCompletedTo(toKeyId)) ?? null;
   const known = earlier?.fromKeyId === fromKeyId ? earlier.skippedRows : [];
@@ -69,6 +70,11 @@ export async function planRotation(context: PlanContext, request: RotationReques
     activeKeyId,
     actor: request.actor ?? vaultActor,
   };
+}
+
+async function missingOldKeyError({ records }: PlanContext, keyId: string): Promise<ConfigurationError> {
+  const name = records === null ? keyId : await nameOfKey(records.masterKeys, keyId);
+  return new ConfigurationError(`The old master key ${name} is not in the keyring: set it as PROVARA_MASTER_KEY_OLD.`);
 }
 
 interface KeyChoice {

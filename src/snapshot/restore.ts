@@ -114,7 +114,7 @@ async function missingKeys({ masterKeys, keyring }: RestoreContext): Promise<Rea
   const known = (await masterKeys.all()).map(({ keyId }) => keyId);
   const missing = new Set(known.filter((keyId) => keyring.get(keyId) === undefined));
   const activeKeyId = await masterKeys.activeKeyId();
-  if (activeKeyId !== null && missing.has(activeKeyId)) throw missingKeyError(activeKeyId);
+  if (activeKeyId !== null && missing.has(activeKeyId)) throw await missingKeyError(masterKeys, activeKeyId);
   return missing;
 }
 

@@ -105,6 +105,12 @@ describe('/ready', () => {
       expect(JSON.stringify(body)).not.toContain(passphraseId);
     }
     expect(held.body.error.message).toContain('passphrase (PROVARA_MASTER_KEY)');
+    const other = await startVault(url, { PROVARA_MASTER_KEY: keyA });
+    const stored = await other.gateway('POST', '/v1/api-keys', { name: 'N', provider: 'openai', value: 'sample' });
+    expect([stored.status, stored.body.error.message]).toEqual([
+      503,
+      expect.stringContaining('The master key passphrase is not'),
+    ]);
   });
 
   it('warns of rows that do not open and of tables that are not covered', async () => {
