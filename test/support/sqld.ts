@@ -70,11 +70,12 @@ let portsGiven = 0;
 
 /** One that no other test takes before it is used: two that were told the same would each find the other's server. */
 export async function freePort(): Promise<number> {
-  for (;;) {
+  for (let tried = 0; tried < portsOfProcess; tried += 1) {
     const port = firstPort + (portsGiven % portsOfProcess);
     portsGiven += 1;
     if (await isFree(port)) return port;
   }
+  throw new Error(`All ${portsOfProcess} ports of this process are taken: stop servers that are no longer needed.`);
 }
 
 async function isFree(port: number): Promise<boolean> {

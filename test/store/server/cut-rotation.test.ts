@@ -6,7 +6,7 @@ import { createSilentLogger } from '../../../src/logging.ts';
 import { buildServices, type Services } from '../../../src/services.ts';
 import { type FaultProxy, startFaultProxy } from '../../support/fault-proxy.ts';
 import { GatewayDatabase, type GatewayRow, gatewayOpen } from '../../support/gateway.ts';
-import { startSqld } from '../../support/sqld.ts';
+import { type SqldServer, startSqld } from '../../support/sqld.ts';
 import { keyA, keyB, keyIdA, keyIdB } from '../../support/vault.ts';
 
 const rows = 40;
@@ -14,6 +14,7 @@ const rows = 40;
 const atOnce = 20;
 
 interface Bench {
+  readonly server: SqldServer;
   readonly proxy: FaultProxy;
   readonly services: Services;
   readonly database: GatewayDatabase;
@@ -28,7 +29,7 @@ async function prepare(atomicRows: string): Promise<Bench> {
   const environment = { PROVARA_MASTER_KEY: keyA, PROVARA_MASTER_KEY_NEW: keyB, VAULT_ROTATION_ATOMIC_ROWS: atomicRows };
   const services = buildServices(readCliConfig({ DATABASE_URL: proxy.url, ...environment }), createSilentLogger());
   await services.migrate();
-  return { proxy, services, database };
+  return { server, proxy, services, database };
 }
 
 async function rotate({ rotator }: Services): Promise<string> {
@@ -48,7 +49,7 @@ async function rotateAgain(services: Services, database: GatewayDatabase): Promi
 
 /** Answers whether the rotation came as far as that request. */
 async function cutAt(ordinal: number, moment: 'cut before' | 'cut after', atomicRows: string): Promise<boolean> {
-  const { proxy, services, database } = await prepare(atomicRows);
+  const { server, proxy, services, database } = await prepare(atomicRows);
   let requests = 0;
   proxy.fault = () => {
     requests += 1;
@@ -63,6 +64,8 @@ async function cutAt(ordinal: number, moment: 'cut before' | 'cut after', atomic
   expect(found.map((row) => gatewayOpen(keyB, row))).toEqual(found.map(({ id }) => `sample-value-of-${id}`));
   expect(found).toHaveLength(rows);
   await services.close();
+  // As many servers as there are cases would be more than there are ports.
+  await server.stop();
   return isReached;
 }
 
