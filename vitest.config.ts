@@ -30,7 +30,7 @@ const shared = {
 const onBothEngines = ['test/{keys,rotation,snapshot,store,vault}/**/*.test.ts', 'test/http/{api-keys,stateless}.test.ts'];
 const onOneFile = ['test/store/file/**/*.test.ts', 'test/rotation/random-kills.test.ts'];
 const onOneServer = ['test/store/server/**/*.test.ts'];
-/** A second run, on another Node, leaves out what takes minutes, or makes the image or the package once more. */
+/** A second run, on another Node, leaves out what takes long, or makes the image or the package once more. */
 const isQuick = process.env.VAULT_TEST_QUICK === 'true';
 const long = [
   'test/e2e/{image,package,rests}.test.ts',

@@ -3,7 +3,7 @@
 import type { Keyring } from '../crypto/keyring.ts';
 import type { MasterKey } from '../crypto/master-key.ts';
 import { ConfigurationError } from '../errors.ts';
-import type { MasterKeyStore } from '../store/master-keys.ts';
+import type { MasterKeyRecord, MasterKeyStore } from '../store/master-keys.ts';
 
 /** For so long a remembered key id is used to seal. A store is conditional on it, so that age costs a retry, never a wrong row. */
 const maxAgeMs = 100;
@@ -31,7 +31,7 @@ export class ActiveKey {
     const keyId = await this.id();
     if (keyId === null) throw new ConfigurationError('No key of the keyring opens a row: check PROVARA_MASTER_KEY.');
     const key = this.#keyring.get(keyId);
-    if (key === undefined) throw await missingKeyError(this.#store, keyId);
+    if (key === undefined) throw missingKeyError(await this.#store.all(), keyId);
     return key;
   }
 
@@ -48,18 +48,17 @@ export class ActiveKey {
     const keyId = namedKeyId ?? (await this.id());
     if (keyId === null || this.#keyring.get(keyId) !== undefined) return;
     const known = await this.#store.all();
-    if (known.some((record) => record.keyId === keyId)) throw await missingKeyError(this.#store, keyId);
+    if (known.some((record) => record.keyId === keyId)) throw missingKeyError(known, keyId);
   }
 }
 
 /** What messages and logs call a key: the id of a passphrase helps guessing it. */
-export async function nameOfKey(store: MasterKeyStore, keyId: string): Promise<string> {
-  const known = await store.all();
+export function nameOfKey(known: readonly MasterKeyRecord[], keyId: string): string {
   return known.some((record) => record.keyId === keyId && record.isPassphrase) ? 'passphrase' : keyId;
 }
 
-export async function missingKeyError(store: MasterKeyStore, keyId: string): Promise<ConfigurationError> {
+export function missingKeyError(known: readonly MasterKeyRecord[], keyId: string): ConfigurationError {
   return new ConfigurationError(
-    `The master key ${await nameOfKey(store, keyId)} is not in the keyring. Add it as PROVARA_MASTER_KEY, PROVARA_MASTER_KEY_NEW or PROVARA_MASTER_KEY_OLD.`,
+    `The master key ${nameOfKey(known, keyId)} is not in the keyring. Add it as PROVARA_MASTER_KEY, PROVARA_MASTER_KEY_NEW or PROVARA_MASTER_KEY_OLD.`,
   );
 }

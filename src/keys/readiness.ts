@@ -6,6 +6,7 @@ import { ConfigurationError, StorageUnavailableError } from '../errors.ts';
 import type { EncryptedTables } from '../store/encrypted-tables.ts';
 import type { MasterKeyStore } from '../store/master-keys.ts';
 import type { RotationStore } from '../store/rotations.ts';
+import { nameOfKey } from './active-key.ts';
 import { type CoverageSettings, inspectCoverage } from './coverage.ts';
 import type { Survey } from './survey.ts';
 import type { Surveyor } from './surveyor.ts';
@@ -80,11 +81,11 @@ export class ReadinessCheck {
     }
     const missing = [...needed].filter(([keyId]) => keyring.get(keyId) === undefined);
     if (missing.length === 0) return [];
-    const passphrases = new Set((await masterKeys.all()).filter(({ isPassphrase }) => isPassphrase).map(({ keyId }) => keyId));
-    return missing.map(([keyId, role]) => {
-      const name = passphrases.has(keyId) ? 'passphrase' : keyId;
-      return `The master key ${name} (${role}) is not in the keyring, which has ${this.#keyringNames()}: check PROVARA_MASTER_KEY.`;
-    });
+    const known = await masterKeys.all();
+    return missing.map(
+      ([keyId, role]) =>
+        `The master key ${nameOfKey(known, keyId)} (${role}) is not in the keyring, which has ${this.#keyringNames()}: check PROVARA_MASTER_KEY.`,
+    );
   }
 
   #keyringNames(): string {

@@ -73,7 +73,7 @@ export async function planRotation(context: PlanContext, request: RotationReques
 }
 
 async function missingOldKeyError({ records }: PlanContext, keyId: string): Promise<ConfigurationError> {
-  const name = records === null ? keyId : await nameOfKey(records.masterKeys, keyId);
+  const name = nameOfKey((await records?.masterKeys.all()) ?? [], keyId);
   return new ConfigurationError(`The old master key ${name} is not in the keyring: set it as PROVARA_MASTER_KEY_OLD.`);
 }
 

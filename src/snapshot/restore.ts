@@ -111,10 +111,10 @@ async function merge(restoring: Restoring, spool: Spool, { header, rows }: Check
  * look as if they were damaged, and older ones would take their places.
  */
 async function missingKeys({ masterKeys, keyring }: RestoreContext): Promise<ReadonlySet<string>> {
-  const known = (await masterKeys.all()).map(({ keyId }) => keyId);
-  const missing = new Set(known.filter((keyId) => keyring.get(keyId) === undefined));
+  const known = await masterKeys.all();
+  const missing = new Set(known.map(({ keyId }) => keyId).filter((keyId) => keyring.get(keyId) === undefined));
   const activeKeyId = await masterKeys.activeKeyId();
-  if (activeKeyId !== null && missing.has(activeKeyId)) throw await missingKeyError(masterKeys, activeKeyId);
+  if (activeKeyId !== null && missing.has(activeKeyId)) throw missingKeyError(known, activeKeyId);
   return missing;
 }
 

@@ -103,10 +103,10 @@ export async function isMigrated(database: Database): Promise<boolean> {
  */
 async function assertNotTakenAway(database: Database): Promise<void> {
   const taken = await database.read(`SELECT 1 FROM sqlite_schema WHERE name = 'vault_active_key'
-    AND NOT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'api_keys')`);
+    AND NOT EXISTS (SELECT 1 FROM sqlite_schema WHERE lower(name) = 'api_keys')`);
   if (taken.length === 0) return;
   throw new ConfigurationError(
-    "The table api_keys, which the vault has served, is not there: let the gateway's migration end, or restore the database.",
+    "The table api_keys, which the vault has served, is not there: let the gateway's migration end, or run it, and put a snapshot back.",
   );
 }
 

@@ -176,6 +176,17 @@ describe('a verification', () => {
     expect((await rotations())[0]).toMatchObject({ state: 'completed', rows_found_late: found });
   });
 
+  it('blames no program under the old key for rows that come under the new one in the old format', async () => {
+    const { url, gateway } = await temporaryDatabase();
+    for (const id of ['a', 'b']) await gateway.insert(keyA, { id });
+    const store = () => gateway.insert(keyB, { id: 'late' });
+    const request = { upgradeFormat: true };
+    const { record, warnings } = await interruptedRotation(url, gateway, '0', [store], request);
+    expect(record).toMatchObject({ state: 'completed', rowsVerified: 3, rowsFoundLate: 0 });
+    expect(warnings).toEqual([expect.objectContaining({ rows_left: 1, msg: expect.stringContaining('old format') })]);
+    expect((await gateway.rows()).map(({ iv }) => String(iv).length)).toEqual([24, 24, 24]);
+  });
+
   it('ends beside a program that goes on writing under the old key, once everything else has been read thrice', async () => {
     const { url, gateway } = await temporaryDatabase();
     for (const id of ['a', 'b']) await gateway.insert(keyA, { id });

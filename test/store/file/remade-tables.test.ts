@@ -1,7 +1,7 @@
 /** Whoever reads all rows sees all of them, also where a migration that makes their table anew gives them other row ids meanwhile. */
 
 import NativeDatabase from 'libsql';
-import { expect, it, onTestFinished } from 'vitest';
+import { describe, expect, it, onTestFinished } from 'vitest';
 import { Keyring } from '../../../src/crypto/keyring.ts';
 import { type MasterKey, parseMasterKey } from '../../../src/crypto/master-key.ts';
 import { StorageUnavailableError } from '../../../src/errors.ts';
@@ -60,43 +60,45 @@ async function start() {
   return { gateway, database, remade, workWith };
 }
 
-it('a gate and a verification', async () => {
-  const { remade, workWith } = await start();
-  expect(await inspectAll(workWith(remade()))).toMatchObject({ rowsScanned: rows, rowsNew: rows });
-  const again = await start();
-  expect(await verify(again.workWith(again.remade()))).toMatchObject({ rowsScanned: rows, rowsVerified: rows });
-});
+describe('all rows of a table that is made anew meanwhile are seen by', () => {
+  it('a gate and a verification', async () => {
+    const { remade, workWith } = await start();
+    expect(await inspectAll(workWith(remade()))).toMatchObject({ rowsScanned: rows, rowsNew: rows });
+    const again = await start();
+    expect(await verify(again.workWith(again.remade()))).toMatchObject({ rowsScanned: rows, rowsVerified: rows });
+  });
 
-it('a verification of the rows alone that an earlier one has found', async () => {
-  const { gateway, remade, workWith } = await start();
-  await gateway.update(keyA, `row-${pageRows + 5}`, 'sample-again');
-  const first = await verify(workWith(() => undefined));
-  expect(first).toMatchObject({ rowsScanned: rows, rowsLeft: 1 });
-  remade()();
-  expect(
-    await verify(
-      workWith(() => undefined),
-      first,
-    ),
-  ).toMatchObject({ rowsScanned: rows, rowsLeft: 1 });
-});
+  it('a verification of the rows alone that an earlier one has found', async () => {
+    const { gateway, remade, workWith } = await start();
+    await gateway.update(keyA, `row-${pageRows + 5}`, 'sample-again');
+    const first = await verify(workWith(() => undefined));
+    expect(first).toMatchObject({ rowsScanned: rows, rowsLeft: 1 });
+    remade()();
+    expect(
+      await verify(
+        workWith(() => undefined),
+        first,
+      ),
+    ).toMatchObject({ rowsScanned: rows, rowsLeft: 1 });
+  });
 
-it('a survey', async () => {
-  const { database, remade } = await start();
-  const found = await survey(new EncryptedTables(database), coverage, keyring, remade());
-  expect([found.rowsScanned, found.rowsByKeyId]).toEqual([rows, new Map([[keyIdB, rows]])]);
-});
+  it('a survey', async () => {
+    const { database, remade } = await start();
+    const found = await survey(new EncryptedTables(database), coverage, keyring, remade());
+    expect([found.rowsScanned, found.rowsByKeyId]).toEqual([rows, new Map([[keyIdB, rows]])]);
+  });
 
-it('a snapshot', async () => {
-  const { database, remade } = await start();
-  const masterKeys = new MasterKeyStore(database);
-  const context = { rows: new SnapshotRows(database), coverage, masterKeys, keyring, rest: remade() };
-  const { header, spool } = await takeSnapshot(context, { firstKeyId: keyIdB });
-  await spool.close();
-  expect(header.tables.map((table) => table.rows)).toEqual([rows]);
-});
+  it('a snapshot', async () => {
+    const { database, remade } = await start();
+    const masterKeys = new MasterKeyStore(database);
+    const context = { rows: new SnapshotRows(database), coverage, masterKeys, keyring, rest: remade() };
+    const { header, spool } = await takeSnapshot(context, { firstKeyId: keyIdB });
+    await spool.close();
+    expect(header.tables.map((table) => table.rows)).toEqual([rows]);
+  });
 
-it('or says that it could not, where that happens each time', async () => {
-  const { remade, workWith } = await start();
-  await expect(verify(workWith(remade(100)))).rejects.toThrow(StorageUnavailableError);
+  it('a verification, or it says that it has not, where that happens each time', async () => {
+    const { remade, workWith } = await start();
+    await expect(verify(workWith(remade(100)))).rejects.toThrow(StorageUnavailableError);
+  });
 });
