@@ -8,11 +8,11 @@ import type { EncryptedRow, Replacement } from '../store/encrypted-rows.ts';
 import type { RotationPlan } from './plan.ts';
 
 /** As much of the plan as the rows need. */
-export type RowsPlan = Pick<RotationPlan, 'from' | 'to' | 'upgradeFormat' | 'skippedRows'>;
+export type RowsPlan = Pick<RotationPlan, 'from' | 'to' | 'upgradeFormat' | 'skippedRows' | 'isSwitched'>;
 
 export type RowClass =
   | { readonly kind: 'skipped' }
-  /** Under the old key, or under the new one in a format that is to be upgraded. */
+  /** Under the old key, or under the new one in a format that is to be upgraded; behind the switch, under any of the keyring. */
   | { readonly kind: 'to_rotate'; readonly isUnderNewKey: boolean; readonly plaintext: Buffer }
   | { readonly kind: 'rotated' }
   | { readonly kind: 'failed'; readonly failure: RowFailure };
@@ -58,7 +58,10 @@ export class RowClassifier {
     return { rowId: row.rowId, read: { encryptedValue, iv, authTag, tenantId, name, provider }, sealed };
   }
 
-  /** Rows of one key tend to stand together, so the key of the last one is tried first. */
+  /**
+   * Rows of one key tend to stand together, so the key of the last one is tried first. Before the switch a row under a third key is
+   * for the operator to explain; behind it there is no way back, and what opens is rotated.
+   */
   #open(table: string, row: EncryptedRow): OpenedRow | null {
     for (const key of [this.#lastKey, this.#lastKey === this.#plan.to ? this.#plan.from : this.#plan.to]) {
       const plaintext = key === null ? null : openCoveredRowWith(key, table, row);
@@ -66,7 +69,7 @@ export class RowClassifier {
       this.#lastKey = key;
       return { key, plaintext };
     }
-    return null;
+    return this.#plan.isSwitched ? openCoveredRow(this.#keyring, table, row) : null;
   }
 
   #isUpgraded(table: string, row: EncryptedRow): boolean {

@@ -31,6 +31,8 @@ export interface RotationPlan {
   readonly isForced: boolean;
   /** The rotation that this takes up again, or null. */
   readonly unfinished: RotationRecord | null;
+  /** Whether that has come to the switch of the active key: rows may have been written since, under any key that a program still has. */
+  readonly isSwitched: boolean;
   /** The key that is active while planning; null on a table that the vault has never served. */
   readonly activeKeyId: string | null;
   readonly actor: Actor;
@@ -67,6 +69,7 @@ export async function planRotation(context: PlanContext, request: RotationReques
     upgradeFormat: request.upgradeFormat ?? unfinished?.upgradeFormat ?? false,
     isForced: request.isForced ?? false,
     unfinished,
+    isSwitched: unfinished?.isSwitched ?? false,
     activeKeyId,
     actor: request.actor ?? vaultActor,
   };

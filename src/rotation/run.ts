@@ -82,7 +82,7 @@ export class RotationRun {
     const workers = context.startWorkers(plan, context.keyring);
     const assertGoesOn = (): void => holder.assertHeld();
     this.#work = { tables, tableNames: coverage.encryptedTables, workers, progress, assertGoesOn };
-    this.#mayHaveWritten = plan.unfinished?.isSwitched ?? false;
+    this.#mayHaveWritten = plan.isSwitched;
   }
 
   /** Runs to the end and records how it ended, whatever that is. Rejects with why it did not complete. */

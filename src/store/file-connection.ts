@@ -3,6 +3,7 @@
  * which the client on top of the same package does not do: compiling takes longer than most of them run.
  */
 
+import { statSync } from 'node:fs';
 import { LibsqlBatchError, LibsqlError } from '@libsql/client';
 import NativeDatabase from 'libsql';
 import { LRUCache } from 'lru-cache';
@@ -39,6 +40,8 @@ interface Compiled {
 export class FileConnection implements Connection {
   readonly #path: string;
   readonly #lockWaitMs: number;
+  /** Null where it cannot be told. */
+  readonly #identity: string | null;
   readonly #compiled = new LRUCache<string, Compiled>({ max: maxKept });
   #database: NativeDatabase.Database | null;
   #isClosed = false;
@@ -48,6 +51,7 @@ export class FileConnection implements Connection {
     this.#path = path;
     this.#lockWaitMs = lockWaitMs;
     this.#database = this.#open();
+    this.#identity = identityOf(path);
   }
 
   /** Opened by the first use after {@link reconnect}, and again by the next where that fails. */
@@ -58,6 +62,7 @@ export class FileConnection implements Connection {
   }
 
   async execute(statement: SqlStatement): Promise<Result> {
+    this.#assertInPlace();
     return this.#run(statement);
   }
 
@@ -72,6 +77,13 @@ export class FileConnection implements Connection {
   }
 
   #commit(statements: readonly SqlStatement[]): Result[] {
+    this.#assertInPlace();
+    const results = this.#transact(statements);
+    this.#assertInPlace();
+    return results;
+  }
+
+  #transact(statements: readonly SqlStatement[]): Result[] {
     this.#run({ sql: 'BEGIN IMMEDIATE' });
     try {
       const results = statements.map((statement, index) => this.#runAt(index, statement));
@@ -110,6 +122,17 @@ export class FileConnection implements Connection {
         ? toLibsqlError(error)
         : new LibsqlError('The file does not open.', 'SQLITE_CANTOPEN');
     }
+  }
+
+  /**
+   * Throws where the path no longer names the file that was opened first: what is written to that one goes with it, and the one that
+   * has come may not be opened, since the write-ahead log beside it is the old one's.
+   */
+  #assertInPlace(): void {
+    const identity = identityOf(this.#path);
+    if (identity === this.#identity) return;
+    if (identity === null) throw new LibsqlError('The file is not there.', 'SQLITE_CANTOPEN');
+    throw new LibsqlError('Another file has taken its place.', 'SQLITE_READONLY_DBMOVED');
   }
 
   #runAt(index: number, statement: SqlStatement): Result {
@@ -170,6 +193,15 @@ export class FileConnection implements Connection {
     } catch {
       this.reconnect();
     }
+  }
+}
+
+function identityOf(path: string): string | null {
+  try {
+    const { dev, ino } = statSync(path);
+    return `${dev}:${ino}`;
+  } catch {
+    return null;
   }
 }
 

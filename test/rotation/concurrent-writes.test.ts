@@ -47,8 +47,10 @@ async function interruptedRotation(
   atomicRows: string,
   interruptions: (() => Promise<void>)[],
   request: RotationRequest = {},
+  others: Record<string, string> = {},
 ) {
   const settings = {
+    ...others,
     DATABASE_URL: url,
     PROVARA_MASTER_KEY: keyA,
     PROVARA_MASTER_KEY_NEW: keyB,
@@ -174,6 +176,19 @@ describe('a verification', () => {
     await gateway.run('UPDATE vault_rotations SET state = ?', [state]);
     await interruptedRotation(url, gateway, '0', [edit]);
     expect((await rotations())[0]).toMatchObject({ state: 'completed', rows_found_late: found });
+  });
+
+  it('names a row that has come under an older key of the keyring, and the same rotation, run again, rotates it', async () => {
+    const { url, gateway } = await temporaryDatabase();
+    for (const id of ['a', 'b']) await gateway.insert(keyA, { id });
+    const store = () => gateway.insert(keyC, { id: 'late', value: 'sample-late' });
+    const older = { PROVARA_MASTER_KEY_OLD: keyC };
+    const { record } = await interruptedRotation(url, gateway, '0', [store], {}, older);
+    expect(record).toMatchObject({ state: 'verify_failed', error: expect.stringContaining('api_keys.id=late (other_key)') });
+    const again = await interruptedRotation(url, gateway, '0', [], {}, older);
+    expect([again.record.id, again.record.state]).toEqual([record.id, 'completed']);
+    expect(again.survey.rowsByKeyId).toEqual(new Map([[keyIdB, 3]]));
+    expect(await gateway.open(keyB, 'late')).toBe('sample-late');
   });
 
   it('blames no program under the old key for rows that come under the new one in the old format', async () => {

@@ -42,7 +42,8 @@ const [oldKey, newKey, otherKey] = [keyA, keyB, keyC].map(parseMasterKey) as [
   ReturnType<typeof parseMasterKey>,
 ];
 const keyring = new Keyring([oldKey, newKey, otherKey].map((key, index) => ({ source: `KEY_${index}`, key })));
-const plan = { from: oldKey, to: newKey, upgradeFormat: false, skippedRows: [{ table: 'api_keys', id: 'row-7' }] };
+const skippedRows = [{ table: 'api_keys', id: 'row-7' }];
+const plan = { from: oldKey, to: newKey, upgradeFormat: false, skippedRows, isSwitched: false };
 
 async function collect<Item>(items: AsyncIterable<Item>): Promise<Item[]> {
   const collected: Item[] = [];

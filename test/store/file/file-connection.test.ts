@@ -1,9 +1,10 @@
 /** A connection to a file keeps its statements, and nothing of one call, of a failure or of an older schema is in the next. */
 
-import { renameSync } from 'node:fs';
+import { copyFileSync, renameSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
+import { StorageUnavailableError } from '../../../src/errors.ts';
 import { Database } from '../../../src/store/database.ts';
 import { FileConnection } from '../../../src/store/file-connection.ts';
 import { temporaryDatabase } from '../../support/vault.ts';
@@ -102,5 +103,50 @@ describe('a file that is away for a moment, just when another writer holds its l
     expect(await write()).toBe(1);
     expect(await database.read('SELECT count(*) AS rows FROM t')).toEqual([{ rows: 2n }]);
     await database.close();
+  });
+});
+
+describe('a file that another takes the place of, under an open connection', () => {
+  it('takes no write that would go with it, nor answers what nobody can look up any more', async () => {
+    const { url } = await open();
+    const path = url.slice('file:'.length);
+    copyFileSync(path, `${path}-backup`);
+    const database = new Database({ url });
+    await database.useWriteAheadLog();
+    const write = () => database.writeOne("INSERT INTO t (b) VALUES ('ours')");
+    expect(await write()).toBe(1);
+    renameSync(`${path}-backup`, path);
+    await expect(write()).rejects.toThrow('another file has taken its place');
+    await expect(database.read('SELECT 1')).rejects.toThrow(StorageUnavailableError);
+    await database.close();
+  });
+
+  it('acknowledges no write that was committed to it while that happened', async () => {
+    const { url } = await open();
+    const path = url.slice('file:'.length);
+    copyFileSync(path, `${path}-backup`);
+    const connection = new FileConnection(path, 20);
+    await connection.execute({ sql: 'PRAGMA journal_mode = WAL' });
+    const replacing = {
+      get sql(): string {
+        renameSync(`${path}-backup`, path);
+        return "INSERT INTO t (b) VALUES ('ours')";
+      },
+    };
+    await expect(connection.batch([replacing])).rejects.toThrow('Another file has taken its place');
+    connection.close();
+  });
+
+  it('nor is the other written to, by a connection that begins anew', async () => {
+    const { url, connection, rows } = await open();
+    const path = url.slice('file:'.length);
+    copyFileSync(path, `${path}-backup`);
+    connection.reconnect();
+    renameSync(`${path}-backup`, path);
+    await expect(connection.batch([{ sql: "INSERT INTO t (b) VALUES ('ours')" }])).rejects.toThrow('Another file');
+    await expect(rows()).rejects.toThrow('Another file');
+    const other = new FileConnection(path, 20);
+    expect((await other.execute({ sql: 'SELECT b FROM t' })).rows).toEqual([]);
+    for (const each of [connection, other]) each.close();
   });
 });
