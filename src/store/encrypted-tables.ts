@@ -37,10 +37,10 @@ export class EncryptedTables {
     this.#database = database;
   }
 
-  /** Every table with the three columns, with how many rows it holds. */
+  /** Every table with the three columns, with how many rows it holds. Virtual ones keep theirs in others, and may be of a module that is not here. */
   async discover(): Promise<TableCount[]> {
     const sql = `SELECT m.name FROM sqlite_schema AS m JOIN pragma_table_info(m.name) AS c
-      WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND lower(c.name) IN ('encrypted_value', 'iv', 'auth_tag')
+      WHERE m.type = 'table' AND m.sql NOT LIKE 'CREATE VIRTUAL%' AND m.name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND lower(c.name) IN ('encrypted_value', 'iv', 'auth_tag')
       GROUP BY m.name HAVING count(*) = 3 ORDER BY m.name`;
     const names = (await this.#database.read(sql)).map((row) => text(row, 'name'));
     return Promise.all(names.map(async (table) => ({ table, rows: await this.#count(table) })));

@@ -4,6 +4,8 @@ import { type Database, guard, type Statement, text } from './database.ts';
 
 /** Seconds after which a replica that has not been heard of counts as gone. */
 const liveSeconds = 15;
+/** So does one that was heard of in a time to come: the clock has been set back since, and whoever lives beats in seconds. */
+const isLive = `seen_at BETWEEN unixepoch() - ${liveSeconds - 1} AND unixepoch() + ${liveSeconds}`;
 const forgottenSeconds = 3_600;
 
 export interface Replica {
@@ -23,7 +25,7 @@ export class ReplicaStore {
   }
 
   async live(): Promise<Replica[]> {
-    const sql = `SELECT id, host, key_ids FROM vault_replicas WHERE seen_at > unixepoch() - ${liveSeconds} ORDER BY host, id`;
+    const sql = `SELECT id, host, key_ids FROM vault_replicas WHERE ${isLive} ORDER BY host, id`;
     const rows = await this.#database.read(sql);
     return rows.map((row) => ({
       id: text(row, 'id'),
@@ -53,6 +55,6 @@ export class ReplicaStore {
 /** Fails the batch unless every live replica holds all of these keys. */
 export function replicaKeysStatement(keyIds: readonly string[]): Statement {
   const holdsAll = keyIds.map(() => 'instr(key_ids, ?) > 0').join(' AND ');
-  const condition = `NOT EXISTS (SELECT 1 FROM vault_replicas WHERE seen_at > unixepoch() - ${liveSeconds} AND NOT (${holdsAll}))`;
+  const condition = `NOT EXISTS (SELECT 1 FROM vault_replicas WHERE ${isLive} AND NOT (${holdsAll}))`;
   return guard(replicaKeysGuard, condition, [...keyIds]);
 }

@@ -1,8 +1,10 @@
 /** Which key a database's rows are under is found out by opening them, and a vault with the wrong key takes no traffic. */
 
+import NativeDatabase from 'libsql';
 import { describe, expect, it } from 'vitest';
 import {
   caller,
+  engine,
   keyA,
   keyB,
   keyC,
@@ -121,6 +123,17 @@ describe('/ready', () => {
     const { status, body } = await ready(await startVault(url));
     expect(status).toBe(200);
     expect(body.warnings.join('\n')).toMatch(/api_keys_backup holds 2[\s\S]*1 of 2 row\(s\) do not open/);
+  });
+
+  it.runIf(engine === 'file')('does not look into a virtual table, whose module may be another program’s', async () => {
+    const { url, gateway: database } = await temporaryDatabase();
+    await database.insert(keyA, { id: 'a1' });
+    const other = new NativeDatabase(url.slice('file:'.length));
+    other.exec(`PRAGMA writable_schema = ON; INSERT INTO sqlite_schema (type, name, tbl_name, rootpage, sql)
+      VALUES ('table', 'vectors', 'vectors', 0, 'CREATE VIRTUAL TABLE vectors USING their_module(a)')`);
+    other.close();
+    const { status, body } = await ready(await startVault(url));
+    expect([status, body.warnings]).toEqual([200, []]);
   });
 
   it('is 200 without warnings for a vault that is well', async () => {

@@ -513,4 +513,14 @@ describe('replicas', () => {
     await behind.close();
     expect((await admin('POST', '/admin/rotate/execute')).status).toBe(200);
   });
+
+  it('that have gone stop none, also where the clock has been set back since they were heard of', async () => {
+    const { url, gateway: database } = await tableOf(1);
+    const { admin } = await startVault(url, staged);
+    await database.run(
+      `INSERT INTO vault_replicas (id, host, key_ids, seen_at) VALUES ('gone', 'sample', '["${keyIdA}"]', unixepoch() + 3600)`,
+    );
+    expect((await admin('GET', '/admin/master-keys')).body.replicas).toHaveLength(1);
+    expect((await admin('POST', '/admin/rotate/execute')).status).toBe(200);
+  });
 });
