@@ -4,9 +4,9 @@ import { parseRecord } from '../crypto/audit-chain.ts';
 import type { MasterKeyReport } from '../keys/report.ts';
 import type { Survey } from '../keys/survey.ts';
 import type { DryRun } from '../rotation/engine.ts';
-import { dryRunMessage, rotationMessage, rotationWarnings } from '../rotation/messages.ts';
+import { dryRunMessage, leftMessage, rotationMessage, rotationWarnings } from '../rotation/messages.ts';
 import type { AuditRow } from '../store/audit.ts';
-import type { RotationProgress, RotationRecord } from '../store/rotations.ts';
+import { isRunning, type RotationProgress, type RotationRecord } from '../store/rotations.ts';
 import type { ListedApiKey } from '../vault/api-keys.ts';
 import type { ApiKeyAnswer, AuditRecordAnswer, RotationAnswer } from './schemas.ts';
 
@@ -56,7 +56,7 @@ export function presentRotation(
   tables: readonly string[],
   liveProgress: RotationProgress | null,
 ): RotationAnswer {
-  const progress = liveProgress ?? rotation.progress;
+  const progress = isRunning(rotation) ? (liveProgress ?? rotation.progress) : null;
   return {
     id: rotation.id,
     state: rotation.state,
@@ -77,7 +77,7 @@ export function presentRotation(
       seconds_left: progress.secondsLeft,
     },
     snapshot: rotation.snapshot,
-    error: rotation.error,
+    error: rotation.error ?? (rotation.state === 'interrupted' ? leftMessage : null),
     warnings: rotationWarnings({ ...rotation, tables: tables.map((table) => ({ table })) }),
     message: rotationMessage(rotation),
   };

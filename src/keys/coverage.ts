@@ -29,6 +29,11 @@ export async function inspectCoverage(tables: EncryptedTables, settings: Coverag
   };
 }
 
+/** How many rows the covered tables hold. */
+export function rowsOf({ covered }: Coverage): number {
+  return covered.reduce((sum, { rows }) => sum + rows, 0);
+}
+
 export function assertNothingUncovered({ uncovered }: Coverage): void {
   if (uncovered.length === 0) return;
   const names = uncovered.map(({ table }) => table).join(', ');

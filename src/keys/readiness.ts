@@ -5,9 +5,9 @@ import type { Keyring } from '../crypto/keyring.ts';
 import { ConfigurationError, StorageUnavailableError } from '../errors.ts';
 import type { EncryptedTables } from '../store/encrypted-tables.ts';
 import type { MasterKeyStore } from '../store/master-keys.ts';
-import type { RotationStore } from '../store/rotations.ts';
+import { isRunning, type RotationRecord, type RotationStore } from '../store/rotations.ts';
 import { nameOfKey } from './active-key.ts';
-import { type CoverageSettings, inspectCoverage } from './coverage.ts';
+import { type CoverageSettings, inspectCoverage, rowsOf } from './coverage.ts';
 import type { Survey } from './survey.ts';
 import type { Surveyor } from './surveyor.ts';
 
@@ -58,19 +58,19 @@ export class ReadinessCheck {
   }
 
   async #check(): Promise<string[]> {
-    const reasons = await this.#missingKeys();
-    const warnings = await this.#warnings();
+    const unfinished = await this.#context.rotations.findUnfinished();
+    const reasons = await this.#missingKeys(unfinished);
+    const warnings = [...leftRotationWarnings(unfinished), ...(await this.#warnings())];
     if (reasons.length > 0) throw new ConfigurationError(reasons.join(' '), { reasons, warnings });
     return warnings;
   }
 
-  async #missingKeys(): Promise<string[]> {
+  async #missingKeys(unfinished: RotationRecord | null): Promise<string[]> {
     const { masterKeys, rotations, keyring } = this.#context;
     const activeKeyId = await masterKeys.activeKeyId();
     if (activeKeyId === null) {
       return [`No key of the keyring opens a row of the database. It has ${this.#keyringNames()}: check PROVARA_MASTER_KEY.`];
     }
-    const unfinished = await rotations.findUnfinished();
     const needed = new Map([[activeKeyId, 'active']]);
     if (unfinished !== null) {
       const { fromKeyId, toKeyId } = unfinished;
@@ -96,12 +96,11 @@ export class ReadinessCheck {
   }
 
   async #warnings(): Promise<string[]> {
-    const { covered, missing, uncovered } = await inspectCoverage(this.#context.tables, this.#context.coverage);
-    const rows = covered.reduce((sum, table) => sum + table.rows, 0);
-    const latest = await this.latestSurvey(rows > maxRowsWaitedFor ? 0 : surveyWaitMs);
+    const coverage = await inspectCoverage(this.#context.tables, this.#context.coverage);
+    const latest = await this.latestSurvey(rowsOf(coverage) > maxRowsWaitedFor ? 0 : surveyWaitMs);
     const warnings = [
-      ...missing.map((table) => `The covered table ${table} does not exist, or lacks the encrypted columns.`),
-      ...uncovered.map(
+      ...coverage.missing.map((table) => `The covered table ${table} does not exist, or lacks the encrypted columns.`),
+      ...coverage.uncovered.map(
         ({ table, rows }) => `The table ${table} holds ${rows} encrypted row(s) and is not covered: no rotation can run.`,
       ),
     ];
@@ -144,4 +143,10 @@ export class ReadinessCheck {
       this.#survey = null;
     }
   }
+}
+
+function leftRotationWarnings(unfinished: RotationRecord | null): string[] {
+  if (unfinished === null || isRunning(unfinished)) return [];
+  const { id, state } = unfinished;
+  return [`The rotation ${id} is unfinished (${state}): see GET /admin/rotate/${id}, and run it again to finish it.`];
 }

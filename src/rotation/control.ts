@@ -30,10 +30,15 @@ export async function cancelRotation({ rotations, journal }: CancelContext, acto
   );
   const rotation = await findRotation(rotations, id);
   if (isCancelled || rotation.state === 'cancelled') return rotation;
-  const refusal = new RotationInProgressError(
-    `Rotation ${id} is ${rotation.state} and cannot be cancelled any more. To undo it, rotate from ${rotation.toKeyId} back to ${rotation.fromKeyId}.`,
-    { rotation_id: id },
-  );
+  const refusal = new RotationInProgressError(`Rotation ${id} cannot be cancelled any more: ${wayBackFrom(rotation)}`, {
+    rotation_id: id,
+  });
   await journal.refused(actor, 'rotation.cancel', refusal, { rotation_id: id });
   throw refusal;
+}
+
+function wayBackFrom({ state, fromKeyId, toKeyId }: RotationRecord): string {
+  if (state === 'failed') return 'it has failed, and written nothing.';
+  const back = `rotate from ${toKeyId} back to ${fromKeyId}`;
+  return state === 'completed' ? `it is completed. To undo it, ${back}.` : `it has switched. Finish it, and to undo it, ${back}.`;
 }

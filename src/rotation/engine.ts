@@ -5,7 +5,7 @@
 
 import { randomUUID } from 'node:crypto';
 import { type AuditEvent, vaultActor } from '../audit/event.ts';
-import { assertNothingUncovered, inspectCoverage } from '../keys/coverage.ts';
+import { assertNothingUncovered, inspectCoverage, rowsOf } from '../keys/coverage.ts';
 import { isMigrated } from '../store/migrations.ts';
 import type { RotationProgress, RotationRecord } from '../store/rotations.ts';
 import { assertPassed } from './gate.ts';
@@ -59,7 +59,9 @@ export class RotationEngine implements Rotator {
   async dryRun(request: RotationRequest, progress = new Progress()): Promise<DryRun> {
     const { database, tables, keyring, coverage } = this.#context;
     const plan = await this.#plan(request, await isMigrated(database));
-    assertNothingUncovered(await inspectCoverage(tables, coverage));
+    const found = await inspectCoverage(tables, coverage);
+    assertNothingUncovered(found);
+    progress.begin(rowsOf(found));
     const workers = this.#context.startWorkers(plan, keyring);
     const assertGoesOn = (): void => assertNotStopping(this.#stop.signal);
     const work = { tables, tableNames: coverage.encryptedTables, workers, progress, assertGoesOn };

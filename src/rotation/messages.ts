@@ -10,6 +10,9 @@ export function rotationMessage({ rowsRotated, rowsScanned }: Pick<RotationRecor
   return `rotated ${rowsRotated} of ${rowsScanned} row(s).`;
 }
 
+/** Of a rotation whose process could not say how it ended. */
+export const leftMessage = 'The process that ran it has gone: run the same rotation again to finish it.';
+
 export interface WarningContext {
   readonly toKeyId: string;
   readonly rowsSkipped: number;

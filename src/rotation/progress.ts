@@ -7,7 +7,7 @@ export class Progress {
   #rowsTotal = 0;
   #startedAtMs = Date.now();
 
-  /** Begins a phase that goes through so many rows. Where that is unknown, 0. */
+  /** Begins a phase that goes through about so many rows. */
   begin(rowsTotal: number): void {
     this.#rowsDone = 0;
     this.#rowsTotal = rowsTotal;

@@ -7,7 +7,7 @@ import type { AuditKeys } from '../audit/keys.ts';
 import type { Keyring } from '../crypto/keyring.ts';
 import { RotationInProgressError, StorageUnavailableError, VaultError } from '../errors.ts';
 import { nameOf } from '../keys/adoption.ts';
-import { assertNothingUncovered, type CoverageSettings, inspectCoverage } from '../keys/coverage.ts';
+import { assertNothingUncovered, type CoverageSettings, inspectCoverage, rowsOf } from '../keys/coverage.ts';
 import { auditStatement } from '../store/audit.ts';
 import { type Database, GuardFailedError, type Statement } from '../store/database.ts';
 import { type EncryptedTables, tableStateGuard } from '../store/encrypted-tables.ts';
@@ -152,9 +152,10 @@ export class RotationRun {
 
   async #gate(): Promise<Inspection> {
     const { database, rotations, tables, coverage } = this.#context;
-    this.#progress.begin(0);
     await restoreColumns(database);
-    assertNothingUncovered(await inspectCoverage(tables, coverage));
+    const found = await inspectCoverage(tables, coverage);
+    assertNothingUncovered(found);
+    this.#progress.begin(rowsOf(found));
     const report = await inspectAll(this.#work, sealsFirstPages);
     const { rowsScanned, rowsSkipped, rowsNew, rowsToUpgrade } = report;
     const counts = { rowsScanned, rowsSkipped, rowsRotated: 0, rowsAlreadyRotated: rowsNew - rowsToUpgrade };

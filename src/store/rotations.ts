@@ -15,6 +15,7 @@ export const rotationStates = [
   'verify_failed',
 ] as const;
 type RotationState = (typeof rotationStates)[number];
+const runningStates: readonly RotationState[] = ['gating', 'writing', 'verifying'];
 
 /** A row that a rotation leaves out. */
 export interface SkippedRow {
@@ -61,7 +62,7 @@ export interface RotationRecord extends RotationCounts {
   /** Unix seconds. */
   readonly startedAt: number;
   readonly finishedAt: number | null;
-  /** As its owner last reported it, at most some seconds ago; null once it has ended. */
+  /** As its owner last reported it, at most some seconds ago; null where it does not run. */
   readonly progress: RotationProgress | null;
   /** Null where no folder for snapshots is set, or nothing was to be written. */
   readonly snapshot: RotationSnapshot | null;
@@ -69,6 +70,11 @@ export interface RotationRecord extends RotationCounts {
   readonly isSwitched: boolean;
   /** How often a row was found under the old key after all had been written, since it last ended as `verify_failed`. */
   readonly rowsFoundLate: number;
+}
+
+/** Whether some process is at work on it. */
+export function isRunning({ state }: Pick<RotationRecord, 'state'>): boolean {
+  return runningStates.includes(state);
 }
 
 export type NewRotation = Pick<RotationRecord, 'id' | 'fromKeyId' | 'toKeyId' | 'upgradeFormat' | 'isForced' | 'skippedRows'>;
@@ -101,7 +107,10 @@ const fenceGuard = 'rotation_fence';
 /** The guard that fails while a rotation is unfinished. */
 export const noRotationGuard = 'no_rotation';
 
-const columns = `id, state, from_key_id, to_key_id, upgrade_format, forced, skipped_rows, rows_scanned, rows_rotated,
+/** Whatever its owner wrote down last: one that has not renewed its lease has left the rotation. */
+const presentState = `iif(state IN (${runningStates.map((state) => `'${state}'`).join(', ')}) AND NOT EXISTS (
+    SELECT 1 FROM vault_rotation_lease WHERE rotation_id = vault_rotations.id AND NOT ${isExpired}), 'interrupted', state) AS state`;
+const columns = `id, ${presentState}, from_key_id, to_key_id, upgrade_format, forced, skipped_rows, rows_scanned, rows_rotated,
   rows_already_rotated, rows_skipped, rows_verified, rows_found_late, error, started_at, finished_at, progress, snapshot, switched`;
 const finalStates = "'completed', 'cancelled', 'failed'";
 
@@ -164,7 +173,7 @@ export class RotationStore {
       {
         sql: `INSERT INTO vault_rotations (id, state, from_key_id, to_key_id, upgrade_format, forced, skipped_rows, started_at)
               SELECT ?, 'gating', ?, ?, ?, ?, ?, unixepoch() FROM vault_rotation_lease WHERE owner = ?
-              ON CONFLICT (id) DO UPDATE SET state = 'gating', error = NULL, finished_at = NULL, forced = excluded.forced,
+              ON CONFLICT (id) DO UPDATE SET state = 'gating', error = NULL, finished_at = NULL, progress = NULL, forced = excluded.forced,
                 upgrade_format = excluded.upgrade_format, skipped_rows = excluded.skipped_rows,
                 rows_found_late = iif(state = 'verify_failed', 0, rows_found_late)`,
         args: [id, fromKeyId, toKeyId, upgradeFormat ? 1 : 0, isForced ? 1 : 0, JSON.stringify(skippedRows), owner],
@@ -273,9 +282,10 @@ function updateStatement(id: string, update: RotationUpdate): Statement {
 }
 
 function toRotationRecord(row: Row): RotationRecord {
+  const state = text(row, 'state') as RotationState;
   return {
     id: text(row, 'id'),
-    state: text(row, 'state') as RotationState,
+    state,
     fromKeyId: text(row, 'from_key_id'),
     toKeyId: text(row, 'to_key_id'),
     upgradeFormat: integer(row, 'upgrade_format') === 1,
@@ -290,7 +300,7 @@ function toRotationRecord(row: Row): RotationRecord {
     error: textOrNull(row, 'error'),
     startedAt: integer(row, 'started_at'),
     finishedAt: integerOrNull(row, 'finished_at'),
-    progress: fromJson<RotationProgress>(textOrNull(row, 'progress')),
+    progress: isRunning({ state }) ? fromJson<RotationProgress>(textOrNull(row, 'progress')) : null,
     snapshot: fromJson<RotationSnapshot>(textOrNull(row, 'snapshot')),
     isSwitched: integer(row, 'switched') === 1,
   };

@@ -69,7 +69,10 @@ describe('a cancelled rotation', () => {
     const { id } = (await admin('POST', '/admin/rotate/execute')).body.rotation;
     const refused = await admin('POST', `/admin/rotate/${id}/cancel`);
     expect([refused.status, refused.body.error.type]).toEqual([409, 'rotation_in_progress']);
-    expect(refused.body.error.message).toContain(`rotate from ${keyIdB} back to ${keyIdA}`);
+    expect(refused.body.error.message).toContain(`To undo it, rotate from ${keyIdB} back to ${keyIdA}`);
+    await database.run("UPDATE vault_rotations SET state = 'verify_failed'");
+    const unfinished = await admin('POST', `/admin/rotate/${id}/cancel`);
+    expect([unfinished.status, unfinished.body.error.message]).toEqual([409, expect.stringContaining('Finish it, and to undo it')]);
     expect((await admin('POST', '/admin/rotate/no-such-rotation/cancel')).status).toBe(404);
     expect(await database.open(keyB, 'a')).toBe('sample-value-of-a');
   });
@@ -113,12 +116,17 @@ describe('a rotation whose process has gone', () => {
     expect(await database.open(keyB, 'a')).toBe('sample-value-of-a');
   });
 
-  it('is left alone by a replica that lacks one of its keys, which is not ready', async () => {
-    const { url, database } = await abandonedRotation();
+  it('is left alone by a replica that lacks one of its keys, which is not ready, and shows as interrupted', async () => {
+    const { url, database, id } = await abandonedRotation();
     await database.run('UPDATE vault_rotation_lease SET expires_at = 0');
     const vault = await startVault(url);
-    expect((await vault.gateway('GET', '/ready')).status).toBe(503);
-    expect((await vault.admin('GET', '/admin/rotate')).body.running).toMatchObject({ state: 'gating' });
+    const ready = await vault.gateway('GET', '/ready');
+    expect([ready.status, ready.body.error.details.warnings]).toEqual([
+      503,
+      [expect.stringContaining(`The rotation ${id} is unfinished (interrupted)`)],
+    ]);
+    const { running } = (await vault.admin('GET', '/admin/rotate')).body;
+    expect(running).toMatchObject({ state: 'interrupted', progress: null, error: expect.stringContaining('run the same') });
     expect(await database.open(keyA, 'a')).toBe('sample-value-of-a');
   });
 });
