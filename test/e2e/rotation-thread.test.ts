@@ -50,6 +50,23 @@ it('lets those who store come in between its commits', async () => {
   expect(Math.max(...rotatedMeanwhile)).toBeLessThan(rows / 4);
 });
 
+it('says how far it is, of how many rows, from the gate on, and nothing of it once it has ended', async () => {
+  const rows = 20_000;
+  const { url, gateway: database } = await temporaryDatabase();
+  await database.fill(keyA, rows);
+  const { origin } = await startServer(environmentFor(url, { PROVARA_MASTER_KEY_NEW: keyB }));
+  const admin = caller(origin, adminToken);
+  const { id } = (await admin('POST', '/admin/rotate/execute?wait=0')).body.rotation;
+  const seen: Record<string, unknown>[] = [];
+  for (let state = ''; state !== 'completed'; ) {
+    const { rotation } = (await admin('GET', `/admin/rotate/${id}`)).body;
+    if (rotation.progress?.rows_done > 0) seen.push(rotation.progress);
+    if (rotation.state === 'completed') expect(rotation.progress).toBeNull();
+    ({ state } = rotation);
+  }
+  expect(new Set(seen.map(({ rows_total }) => rows_total))).toEqual(new Set([rows]));
+});
+
 it('answers with the gate’s failure and every row that it names', async () => {
   const { url, gateway: database } = await temporaryDatabase();
   await database.insert(keyA, { id: 'a' });

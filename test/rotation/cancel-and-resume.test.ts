@@ -72,7 +72,10 @@ describe('a cancelled rotation', () => {
     expect(refused.body.error.message).toContain(`To undo it, rotate from ${keyIdB} back to ${keyIdA}`);
     await database.run("UPDATE vault_rotations SET state = 'verify_failed'");
     const unfinished = await admin('POST', `/admin/rotate/${id}/cancel`);
-    expect([unfinished.status, unfinished.body.error.message]).toEqual([409, expect.stringContaining('Finish it, and to undo it')]);
+    expect([unfinished.status, unfinished.body.error.message]).toEqual([
+      409,
+      expect.stringContaining('Finish it, and to undo it'),
+    ]);
     expect((await admin('POST', '/admin/rotate/no-such-rotation/cancel')).status).toBe(404);
     expect(await database.open(keyB, 'a')).toBe('sample-value-of-a');
   });
