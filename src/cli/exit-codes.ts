@@ -1,7 +1,7 @@
 /** The exit codes of every command: one a kind of failure, so that a script can tell them apart. */
 
 import { CommanderError } from 'commander';
-import { type ErrorCode, VaultError } from '../errors.ts';
+import { type ErrorCode, StorageUnavailableError, VaultError } from '../errors.ts';
 import { SettingsError } from '../settings.ts';
 
 export const exitCodes = {
@@ -14,6 +14,7 @@ export const exitCodes = {
   rowsDoNotOpen: 6,
   snapshotRefused: 7,
   auditBroken: 8,
+  stopped: 9,
 } as const;
 
 export const exitCodeHelp = `
@@ -26,7 +27,11 @@ Exit codes:
   5  the database is unavailable: run the same command again
   6  rows do not open with any key, or did not when they were read back
   7  the snapshot is refused: not whole, not authentic, or not of these tables; nothing was written
-  8  a record of the audit is broken, missing or out of its place, or cannot be verified`;
+  8  a record of the audit is broken, missing or out of its place, or cannot be verified
+  9  stopped before its end, by a signal or because the rotation was cancelled: run the same command again`;
+
+/** A signal has ended the command before its end. */
+export class StoppedError extends StorageUnavailableError {}
 
 const codeByError: Partial<Record<ErrorCode, number>> = {
   validation_error: exitCodes.usage,
@@ -42,5 +47,6 @@ const codeByError: Partial<Record<ErrorCode, number>> = {
 export function exitCodeOf(error: unknown): number {
   if (error instanceof CommanderError) return error.exitCode === 0 ? exitCodes.done : exitCodes.usage;
   if (error instanceof SettingsError) return exitCodes.usage;
+  if (error instanceof StoppedError) return exitCodes.stopped;
   return error instanceof VaultError ? (codeByError[error.code] ?? exitCodes.unexpected) : exitCodes.unexpected;
 }

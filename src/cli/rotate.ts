@@ -7,7 +7,7 @@ import { presentDryRun, presentRotation } from '../contract/presenters.ts';
 import { Keyring } from '../crypto/keyring.ts';
 import { type MasterKey, parseMasterKey } from '../crypto/master-key.ts';
 import { type DecryptGateFailedError, ValidationError } from '../errors.ts';
-import { dryRunMessage, rotationMessage, rotationWarnings } from '../rotation/messages.ts';
+import { dryRunMessage, rotationMessage, rotationWarnings, type WarningContext } from '../rotation/messages.ts';
 import type { RotationRequest } from '../rotation/plan.ts';
 import { Progress } from '../rotation/progress.ts';
 import type { Services } from '../services.ts';
@@ -15,7 +15,7 @@ import { type Environment, SettingsReader } from '../settings.ts';
 import type { RotationProgress } from '../store/rotations.ts';
 import { exitCodes } from './exit-codes.ts';
 import { print, printError, printJson } from './output.ts';
-import { readConfig, withServices } from './session.ts';
+import { readConfig, untilSignalled, withServices } from './session.ts';
 
 const oldKeyName = '--old';
 const barIntervalMs = 200;
@@ -45,8 +45,9 @@ export async function rotate(flags: RotateFlags, environment: Environment): Prom
     isForced: flags.force,
     actor: cliActor(),
   };
+  const run = flags.dryRun === true ? dryRun : execute;
   return withServices({ ...config, keyring }, (services) =>
-    flags.dryRun === true ? dryRun(services, request, flags) : execute(services, request, flags, config.coverage.encryptedTables),
+    untilSignalled(services, () => run(services, request, flags, config.coverage.encryptedTables)),
   );
 }
 
@@ -98,6 +99,7 @@ async function dryRun({ rotator }: Services, request: RotationRequest, { json }:
     print(`[rotate] ${dryRunMessage(report.rowsScanned, oldKeyName)}`);
     if (report.rowsNew > 0) print(`[rotate] ${report.rowsNew} of them are under the --new key already.`);
     if (report.rowsSkipped > 0) print(`[rotate] ${report.rowsSkipped} row(s) are skipped.`);
+    printWarnings(report);
   }
   return exitCodes.done;
 }
@@ -114,17 +116,24 @@ async function execute(
   const running = await rotator.start(request);
   const rotation = await withBar(running.progress, running.done);
   if (json) printJson({ rotation: presentRotation(rotation, tables, null) });
-  else {
+  else if (rotation.state !== 'cancelled') {
     print(`[rotate] ${rotationMessage(rotation)}`);
     if (rotation.snapshot !== null) print(`[rotate] before: ${rotation.snapshot.path}, SHA-256 ${rotation.snapshot.sha256}`);
     if (rotation.rowsAlreadyRotated > 0)
       print(`[rotate] ${rotation.rowsAlreadyRotated} row(s) were under the --new key already.`);
-    const warnings = rotationWarnings({ ...rotation, tables: tables.map((table) => ({ table })) });
-    for (const warning of warnings) print(`[rotate] ${warning}`);
+    printWarnings({ ...rotation, tables: tables.map((table) => ({ table })) });
   }
   if (rotation.state === 'completed') return exitCodes.done;
+  if (rotation.state === 'cancelled') {
+    printError('The rotation was cancelled; nothing was written.');
+    return exitCodes.stopped;
+  }
   printError(rotation.error ?? `The rotation ended as ${rotation.state}.`);
   return exitCodes.rowsDoNotOpen;
+}
+
+function printWarnings(context: WarningContext): void {
+  for (const warning of rotationWarnings(context)) print(`[rotate] ${warning}`);
 }
 
 /** Shows how far the work is, on standard error and on a terminal alone, until it ends. */
@@ -138,10 +147,10 @@ async function withBar<Result>(report: () => RotationProgress, work: Promise<Res
     },
     Presets.shades_classic,
   );
-  bar.start(0, 0, { left: '?' });
+  bar.start(1, 0, { left: '?' });
   const timer = setInterval(() => {
     const { rowsDone, rowsTotal, secondsLeft } = report();
-    bar.setTotal(Math.max(rowsTotal, rowsDone));
+    bar.setTotal(Math.max(rowsTotal, rowsDone, 1));
     bar.update(rowsDone, { left: secondsLeft === null ? '?' : `${secondsLeft} s` });
   }, barIntervalMs);
   try {

@@ -3,11 +3,12 @@
 import { existsSync } from 'node:fs';
 import { type CoreConfig, readCliConfig } from '../config.ts';
 import { keptEnvironment } from '../development.ts';
-import { ConfigurationError } from '../errors.ts';
+import { ConfigurationError, StorageUnavailableError } from '../errors.ts';
 import { createSilentLogger } from '../logging.ts';
 import { buildServices, type Services } from '../services.ts';
 import type { Environment } from '../settings.ts';
 import { databaseFilePath, isFileUrl } from '../store/database.ts';
+import { StoppedError } from './exit-codes.ts';
 
 /** The environment, completed outside production by what `npm start` keeps in `data/dev.env`. */
 export function readConfig(environment: Environment): CoreConfig {
@@ -21,12 +22,27 @@ export async function withServices<Result>(config: CoreConfig, run: (services: S
     throw new ConfigurationError('DATABASE_URL names a file that does not exist.');
   }
   const services = buildServices(config, createSilentLogger(), undefined, 'all_cores');
-  const stop = (): void => void services.rotator.close();
-  process.once('SIGINT', stop).once('SIGTERM', stop);
   try {
     return await run(services);
   } finally {
-    process.off('SIGINT', stop).off('SIGTERM', stop);
     await services.rotator.close();
+  }
+}
+
+/** A first signal ends a rotation at its next step, on record, and a second one the process. Throws StoppedError. */
+export async function untilSignalled<Result>({ rotator }: Services, work: () => Promise<Result>): Promise<Result> {
+  let received: NodeJS.Signals | null = null;
+  const stop = (signal: NodeJS.Signals): void => {
+    received = signal;
+    void rotator.close();
+  };
+  process.once('SIGINT', stop).once('SIGTERM', stop);
+  try {
+    return await work();
+  } catch (error) {
+    if (received === null || !(error instanceof StorageUnavailableError)) throw error;
+    throw new StoppedError(`Stopped by ${received}: run the same command again to finish.`);
+  } finally {
+    process.off('SIGINT', stop).off('SIGTERM', stop);
   }
 }

@@ -5,8 +5,9 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { connectorTableSql } from '../support/gateway.ts';
-import { runCli, startServer } from '../support/process.ts';
+import { runCli, startCli, startServer } from '../support/process.ts';
 import {
+  adminToken,
   caller,
   environmentFor,
   gatewayToken,
@@ -43,7 +44,9 @@ describe('key:rotate', () => {
     const dryRun = await runCli(['rotate', ...flags, '--dry-run'], environment);
     expect(dryRun).toEqual({
       code: 0,
-      stdout: '[rotate] DRY RUN — scanned 3 row(s). Every row decrypts cleanly with the --old key.\n',
+      stdout: expect.stringMatching(
+        /^\[rotate\] DRY RUN — scanned 3 row\(s\)\. Every row decrypts cleanly with the --old key\.\n\[rotate\] Programs that open rows of api_keys themselves/,
+      ),
       stderr: '',
     });
     const executed = await runCli(['rotate', ...flags], environment);
@@ -183,7 +186,7 @@ describe('a dry run', () => {
     await server.stop('SIGKILL');
     const before = [hashOf(path), hashOf(`${path}-wal`)];
     const { code, stdout } = await runCli(['rotate', ...flags, '--dry-run'], { DATABASE_URL: `file:${path}` }, dirname(path));
-    expect([code, stdout]).toEqual([0, '[rotate] DRY RUN — scanned 20 row(s). Every row decrypts cleanly with the --old key.\n']);
+    expect([code, stdout]).toEqual([0, expect.stringContaining('[rotate] DRY RUN — scanned 20 row(s).')]);
     expect([hashOf(path), hashOf(`${path}-wal`)]).toEqual(before);
   });
 });
@@ -212,6 +215,37 @@ describe('a rotation with the service up', () => {
     expect(await database.open(keyA, 'row-0')).toBe('sample-value-of-row-0');
     expect((await runCli(['rotate', ...flags, '--force'], environment)).code).toBe(0);
     expect((await database.rows('vault_rotations')).at(-1)?.forced).toBe(1);
+  });
+});
+
+describe('key:rotate that is stopped before its end', () => {
+  /** One that has just begun, at its gate. */
+  async function begun() {
+    const { url, environment, gateway: database } = await tableOf(20_000);
+    const service = await startServer(environmentFor(url, { PROVARA_MASTER_KEY_NEW: keyB }));
+    const { child, ended } = startCli(['rotate', ...flags], environment);
+    await expect.poll(() => database.rows('vault_rotations'), { interval: 5 }).toHaveLength(1);
+    return { environment, database, admin: caller(service.origin, adminToken), child, ended };
+  }
+
+  it('by a signal says so on record and to whoever sent it, with exit code 9, and ends when it is run again', async () => {
+    const { environment, database, child, ended } = await begun();
+    child.kill('SIGINT');
+    const { code, stdout, stderr } = await ended;
+    expect([code, stdout, stderr]).toEqual([9, '', 'error: Stopped by SIGINT: run the same command again to finish.\n']);
+    expect(await database.rows('vault_rotations')).toMatchObject([{ state: 'interrupted' }]);
+    const again = await runCli(['rotate', ...flags], environment);
+    expect([again.code, again.stdout.split('\n')[0]]).toEqual([0, expect.stringMatching(/^\[rotate\] rotated \d+ of 20000 row/)]);
+    expect(await database.rows('vault_rotations')).toMatchObject([{ state: 'completed', rows_verified: 20_000 }]);
+  });
+
+  it('by cancelling it over HTTP says that nothing was written, with exit code 9', async () => {
+    const { database, admin, ended } = await begun();
+    const { id } = (await admin('GET', '/admin/rotate')).body.running;
+    expect((await admin('POST', `/admin/rotate/${id}/cancel`)).status).toBe(200);
+    const { code, stdout, stderr } = await ended;
+    expect([code, stdout, stderr]).toEqual([9, '', 'error: The rotation was cancelled; nothing was written.\n']);
+    expect(await database.open(keyA, 'row-0')).toBe('sample-value-of-row-0');
   });
 });
 
@@ -256,6 +290,6 @@ describe('--help', () => {
 
   it('documents every exit code', async () => {
     const { stdout } = await runCli(['--help'], {});
-    for (const code of [0, 1, 2, 3, 4, 5, 6, 7]) expect(stdout).toMatch(new RegExp(`^ {2}${code} {2}\\S`, 'm'));
+    for (const code of [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]) expect(stdout).toMatch(new RegExp(`^ {2}${code} {2}\\S`, 'm'));
   });
 });

@@ -15,28 +15,41 @@ export interface CommandResult {
   readonly stderr: string;
 }
 
+export interface RunningCommand {
+  readonly child: ChildProcess;
+  readonly ended: Promise<CommandResult>;
+}
+
 /** Runs a command with nothing but this environment, as another user where one is given. */
-export function runCommand(
+export function startCommand(
   file: string,
   args: readonly string[],
   environment: Environment,
   cwd: string,
   uid?: number,
-): Promise<CommandResult> {
-  return new Promise((resolve) => {
-    execFile(
-      file,
-      args,
-      { env: bare(environment), cwd, timeout: 60_000, ...(uid !== undefined && { uid }) },
-      (error, stdout, stderr) => {
-        resolve({ code: typeof error?.code === 'number' ? error.code : error === null ? 0 : -1, stdout, stderr });
-      },
-    );
+): RunningCommand {
+  const options = { env: bare(environment), cwd, timeout: 60_000, ...(uid !== undefined && { uid }) };
+  let end: (result: CommandResult) => void = () => undefined;
+  const ended = new Promise<CommandResult>((resolve) => {
+    end = resolve;
   });
+  const child = execFile(file, args, options, (error, stdout, stderr) => {
+    end({ code: typeof error?.code === 'number' ? error.code : error === null ? 0 : -1, stdout, stderr });
+  });
+  return { child, ended };
+}
+
+/** As {@link startCommand}, to its end. */
+export function runCommand(...given: Parameters<typeof startCommand>): Promise<CommandResult> {
+  return startCommand(...given).ended;
+}
+
+export function startCli(args: readonly string[], environment: Environment, cwd = root): RunningCommand {
+  return startCommand(process.execPath, [join(root, 'dist/cli.js'), ...args], environment, cwd);
 }
 
 export function runCli(args: readonly string[], environment: Environment, cwd = root): Promise<CommandResult> {
-  return runCommand(process.execPath, [join(root, 'dist/cli.js'), ...args], environment, cwd);
+  return startCli(args, environment, cwd).ended;
 }
 
 /** Runs the service to its end, for starts that must fail. */
