@@ -58,9 +58,7 @@ export function readServerConfig(environment: Environment): ServerConfig {
   const reader = new SettingsReader(environment);
   const production = isProduction(environment);
   const core = readCore(reader, production);
-  if (reader.text('PROVARA_MASTER_KEY') === undefined && reader.text('PROVARA_MASTER_KEY_FILE') === undefined) {
-    reader.problem('PROVARA_MASTER_KEY is required for API key encryption');
-  }
+  if (!reader.isSet('PROVARA_MASTER_KEY')) reader.problem('PROVARA_MASTER_KEY is required for API key encryption');
   const config: ServerConfig = {
     ...core,
     isProduction: production,
@@ -89,10 +87,14 @@ export function readCliConfig(environment: Environment): CoreConfig {
 function readCore(reader: SettingsReader, production: boolean): CoreConfig {
   const encryptedTables = readTables(reader, 'VAULT_ENCRYPTED_TABLES') ?? ['api_keys'];
   if (!encryptedTables.includes('api_keys')) reader.problem('VAULT_ENCRYPTED_TABLES must include api_keys.');
+  const exemptTables = readTables(reader, 'VAULT_EXEMPT_TABLES') ?? [];
+  if (exemptTables.some((table) => encryptedTables.includes(table))) {
+    reader.problem('VAULT_EXEMPT_TABLES names a table that is covered: api_keys, or one of VAULT_ENCRYPTED_TABLES.');
+  }
   return {
     database: readDatabase(reader, production),
     keyring: readKeyring(reader),
-    coverage: { encryptedTables, exemptTables: readTables(reader, 'VAULT_EXEMPT_TABLES') ?? [] },
+    coverage: { encryptedTables, exemptTables },
     atomicRows: reader.integer('VAULT_ROTATION_ATOMIC_ROWS', 10_000, { min: 0, max: 1_000_000 }),
     rotationDueDays: reader.integer('VAULT_ROTATION_DUE_DAYS', 365, { min: 1, max: 36_500 }),
     snapshotDir: readSnapshotDir(reader),

@@ -7,7 +7,7 @@ import type { FastifyInstance } from 'fastify';
 import type { Logger } from 'pino';
 import { isProduction, readServerConfig, type ServerConfig } from './config.ts';
 import { completeEnvironment, type DevelopmentEnvironment } from './development.ts';
-import { VaultError } from './errors.ts';
+import { ConfigurationError, VaultError } from './errors.ts';
 import { addVault, createHttpServer } from './http/app.ts';
 import { createLogger } from './logging.ts';
 import { VaultMetrics } from './metrics/vault-metrics.ts';
@@ -80,9 +80,10 @@ async function listen(app: FastifyInstance, host: string, port: number): Promise
   try {
     await app.listen({ host, port });
   } catch (error) {
-    const isNoIpv6 = error instanceof Error && 'code' in error && ['EAFNOSUPPORT', 'EADDRNOTAVAIL'].includes(String(error.code));
-    if (host !== '::' || !isNoIpv6) throw error;
-    await app.listen({ host: '0.0.0.0', port });
+    const code = error instanceof Error && 'code' in error ? String(error.code) : '';
+    if (host === '::' && ['EAFNOSUPPORT', 'EADDRNOTAVAIL'].includes(code)) return listen(app, '0.0.0.0', port);
+    if (!code.startsWith('E')) throw error;
+    throw new ConfigurationError(`It cannot listen on port ${port} of ${host} (${code}): check PORT and HOST.`);
   }
 }
 

@@ -37,6 +37,11 @@ export class SettingsReader {
     return this.#environment[name] || undefined;
   }
 
+  /** Whether `NAME` or `NAME_FILE` is, whatever is wrong with it. */
+  isSet(name: string): boolean {
+    return this.text(name) !== undefined || this.text(`${name}_FILE`) !== undefined;
+  }
+
   /** The value of `NAME`, or the contents of the file that `NAME_FILE` names, less one trailing newline. */
   textOrFile(name: string): string | undefined {
     const value = this.text(name);

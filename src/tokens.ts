@@ -128,7 +128,8 @@ function parseSecret(text: string): { digest: Buffer; weakness: string | null } 
     return sha256Hex.test(hex) ? { digest: Buffer.from(hex, 'hex'), weakness: null } : null;
   }
   const token = decode(text);
-  if (token === null || token === '' || /\s/.test(token)) return null;
+  // With a colon it may be a digest with a slip in its prefix.
+  if (token === null || token === '' || text.includes(':') || /\s/.test(token)) return null;
   return { digest: digestOf(token), weakness: tokenWeakness(token) };
 }
 

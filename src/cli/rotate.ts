@@ -81,9 +81,9 @@ function describe({ reason, key_id }: GateFailure): string {
 function readKeys(flags: RotateFlags, environment: Environment): [MasterKey, MasterKey] {
   const reader = new SettingsReader(environment);
   const read = (flag: string, value: string | undefined, variable: string): string => {
-    const text = value ?? reader.textOrFile(variable);
-    if (text === undefined || text === '') reader.problem(`${flag}, ${variable} or ${variable}_FILE is required.`);
-    return text ?? '';
+    if (value !== undefined && value !== '') return value;
+    if (!reader.isSet(variable)) reader.problem(`${flag}, ${variable} or ${variable}_FILE is required.`);
+    return reader.textOrFile(variable) ?? '';
   };
   const oldText = read(oldKeyName, flags.old, 'PROVARA_MASTER_KEY_OLD');
   const newText = read('--new', flags.new, 'PROVARA_MASTER_KEY_NEW');

@@ -1,8 +1,10 @@
 /** The one table from an error's code to its HTTP status, and the one shape that every error is answered in. */
 
+import { maxHeaderSize } from 'node:http';
 import type { Socket } from 'node:net';
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { FastifySchemaValidationError } from 'fastify/types/schema.js';
+import { labelFormat, unicodeFormat } from '../contract/schemas.ts';
 import {
   AuditUnavailableError,
   type ErrorCode,
@@ -46,6 +48,18 @@ declare module 'fastify' {
   }
 }
 
+/** What a request that could not be parsed is told, by Node's code. */
+const unparsable: Readonly<Record<string, string>> = {
+  ERR_HTTP_REQUEST_TIMEOUT: 'The request did not arrive in time.',
+  HPE_HEADER_OVERFLOW: `The request's headers are larger than ${maxHeaderSize / 1024} KiB.`,
+};
+
+/** What a format of our own asks for. */
+const formats: Readonly<Record<string, string>> = {
+  [labelFormat]: 'must be 1 to 255 bytes without control characters',
+  [unicodeFormat]: 'must be well-formed Unicode',
+};
+
 export interface ErrorAnswer {
   readonly type: ErrorCode;
   readonly message: string;
@@ -79,8 +93,7 @@ export function addErrorHandling(app: FastifyInstance): void {
 /** The answer to bytes that are no HTTP request, so that there is no reply object to answer with. False where nobody is there to answer. */
 export function answerUnparsable(error: Error, socket: Socket, id: string): boolean {
   if (!socket.writable) return false;
-  const isLate = 'code' in error && error.code === 'ERR_HTTP_REQUEST_TIMEOUT';
-  const message = isLate ? 'The request did not arrive in time.' : 'This is not an HTTP request.';
+  const message = unparsable['code' in error ? String(error.code) : ''] ?? 'This is not an HTTP request.';
   const body = JSON.stringify({ error: { type: 'validation_error', message, request_id: id } });
   const headers = ['HTTP/1.1 400 Bad Request', ...Object.entries(commonHeaders(id)).map(([name, value]) => `${name}: ${value}`)];
   headers.push(
@@ -116,8 +129,7 @@ function retryAfterSecondsOf(error: unknown): number | null {
   return found === undefined ? null : (error as InstanceType<typeof found>).retryAfterSeconds;
 }
 
-/** Names the place and what is wrong with it, never the value. */
-/** Where a body may have several shapes, what came closest to one of them says what is wrong. */
+/** Names the place and what is wrong with it, never the value. Where a body may have several shapes, by what came closest to one. */
 function describeValidation({ validation = [], validationContext }: FastifyError): string {
   const depthOf = ({ instancePath }: FastifySchemaValidationError): number => instancePath.split('/').length;
   const found = validation.filter(({ keyword }) => keyword !== 'anyOf');
@@ -130,5 +142,7 @@ function describeValidation({ validation = [], validationContext }: FastifyError
 
 function describeOne({ params, message }: FastifySchemaValidationError): string {
   const unknown = params.additionalProperty;
+  const format = formats[String(params.format)];
+  if (format !== undefined) return format;
   return unknown === undefined ? (message ?? 'is malformed') : `has an unknown field ${JSON.stringify(unknown)}`;
 }

@@ -103,6 +103,8 @@ async function chooseKeys(context: PlanContext, request: RotationRequest, active
       throw new ValidationError(`${field} ${keyId} is not in the keyring: see GET /admin/master-keys.`);
     }
   }
+  const isActiveMissing = activeKeyId !== null && keyring.get(activeKeyId) === undefined;
+  if (isActiveMissing && request.oldKeyId === undefined) throw await missingOldKeyError(context, activeKeyId);
   const toKeyId = request.newKeyId ?? (await stagedKeyId(context, activeKeyId));
   if (request.oldKeyId !== undefined) return { fromKeyId: request.oldKeyId, toKeyId };
   if (activeKeyId === null) throw new ConfigurationError('No key of the keyring opens a row: check PROVARA_MASTER_KEY.');

@@ -70,6 +70,16 @@ describe('key:rotate', () => {
     expect((await runCli(['rotate'], { ...environment, ...fromFiles })).stdout).toContain('[rotate] rotated 1 of 1 row(s).');
   });
 
+  it('says of a key that is given twice that it is, and nothing else', async () => {
+    const { environment } = await tableOf(1);
+    const twice = { PROVARA_MASTER_KEY_OLD: keyA, PROVARA_MASTER_KEY_OLD_FILE: 'old.key', PROVARA_MASTER_KEY_NEW: keyB };
+    const { code, stderr } = await runCli(['rotate'], { ...environment, ...twice });
+    expect([code, stderr]).toEqual([
+      2,
+      'error: PROVARA_MASTER_KEY_OLD and PROVARA_MASTER_KEY_OLD_FILE are both set: keep one.\n',
+    ]);
+  });
+
   it('names every failing row on standard error, exits with 3, and writes nothing', async () => {
     const { environment, gateway: database } = await tableOf(2);
     await database.insert(keyC, { id: 'foreign' });

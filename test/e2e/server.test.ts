@@ -59,6 +59,18 @@ describe('in production', () => {
     expect(stderr).toContain('PROVARA_MASTER_KEY is required for API key encryption');
   });
 
+  it('an address that it cannot listen on is named by its settings', async () => {
+    const { url } = await temporaryDatabase();
+    const { origin } = await startServer(environmentFor(url));
+    for (const settings of [{ HOST: '127.0.0.1', PORT: new URL(origin).port }, { HOST: 'no-such-host.invalid' }]) {
+      const { code, stderr } = await runServer(environmentFor(url, settings));
+      expect([code, stderr]).toEqual([
+        1,
+        expect.stringMatching(/^The vault cannot start: .* \(E[A-Z_]+\): check PORT and HOST\.\n$/),
+      ]);
+    }
+  });
+
   it('everything that is malformed is named at once and never by its value', async () => {
     const folder = temporaryFolder();
     mkdirSync(join(folder, 'a-directory'));

@@ -44,6 +44,9 @@ describe('a malformed request', () => {
       'body.items must NOT have more than 1000 items.',
     );
     expect(await messageOf('/v1/decrypt', { encrypted_value: '00', iv: '00' })).toContain("'auth_tag'");
+    expect(await messageOf('/v1/api-keys/decrypt', { name: 'é'.repeat(128) })).toBe(
+      'body.name must be 1 to 255 bytes without control characters.',
+    );
   });
 
   it.each([
@@ -102,11 +105,14 @@ describe('a malformed request', () => {
     },
   );
 
-  it('that is no HTTP gets 400 in the same shape', async () => {
+  it.each([
+    ['that is no HTTP', 'NOT HTTP AT ALL\r\n\r\n', 'not an HTTP request'],
+    ['whose headers are too large', `GET / HTTP/1.1\r\nX-Sample: ${'x'.repeat(20_000)}\r\n\r\n`, 'larger than 16 KiB'],
+  ])('%s gets 400 in the same shape', async (_case, bytes, message) => {
     const { origin } = await start();
     const { port } = new URL(origin);
     const answer = await new Promise<string>((resolve, reject) => {
-      const socket = connect(Number(port), '127.0.0.1', () => socket.write('NOT HTTP AT ALL\r\n\r\n'));
+      const socket = connect(Number(port), '127.0.0.1', () => socket.write(bytes));
       let text = '';
       socket.on('data', (chunk) => {
         text += chunk;
@@ -114,7 +120,8 @@ describe('a malformed request', () => {
       socket.on('end', () => resolve(text)).on('error', reject);
     });
     expect(answer).toMatch(/^HTTP\/1\.1 400 /);
-    expect(JSON.parse(answer.split('\r\n\r\n')[1] ?? '').error.type).toBe('validation_error');
+    const { error } = JSON.parse(answer.split('\r\n\r\n')[1] ?? '');
+    expect([error.type, error.message]).toEqual(['validation_error', expect.stringContaining(message)]);
   });
 
   it('with a request id of its own keeps it where it is short and printable, and gets a new one otherwise', async () => {

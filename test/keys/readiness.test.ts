@@ -90,6 +90,12 @@ describe('/ready', () => {
     expect((await ready(vault)).status).toBe(503);
     expect((await vault.gateway('POST', '/v1/api-keys/decrypt', { name: 'K' })).body.key.value).toBe('sample-value');
     expect((await vault.gateway('POST', '/v1/api-keys', { name: 'N', provider: 'p', value: 'sample' })).status).toBe(503);
+    const { status, body } = await vault.admin('POST', '/admin/rotate/execute');
+    expect([status, body.error.type, body.error.message]).toEqual([
+      503,
+      'configuration_error',
+      expect.stringContaining(`${keyIdA} is not in the keyring`),
+    ]);
   });
 
   it('says passphrase instead of a passphrase’s key id, which would help guessing it', async () => {
