@@ -98,6 +98,7 @@ export function buildServices(
   observer: VaultObserver = unobserved,
 ): Services {
   const { keyring, coverage, rotationDueDays, requireFormat2 } = config;
+  const threadConfig = { ...config, database: database.location };
   const tables = new EncryptedTables(database);
   const masterKeys = new MasterKeyStore(database);
   const rotations = new RotationStore(database);
@@ -120,13 +121,15 @@ export function buildServices(
   };
   const rotator =
     place === 'threads'
-      ? buildRotationThreads(config, logger, onSwitched)
+      ? buildRotationThreads(threadConfig, logger, onSwitched)
       : buildEngine(config, logger, database, onSwitched, place);
-  const surveyor = place === 'threads' ? buildSurveyThreads(config, tables, logger) : surveyHere(tables, coverage, keyring);
+  const surveyor = place === 'threads' ? buildSurveyThreads(threadConfig, tables, logger) : surveyHere(tables, coverage, keyring);
   const textWorkers = place === 'threads' ? buildTextThread(keyring, logger) : workOnTextsHere(keyring);
   const restores = new RestoreStore(database);
   const snapshotWork =
-    place === 'threads' ? buildSnapshotThreads(config, onSwitched) : buildSnapshotWork(config, database, journal, onSwitched);
+    place === 'threads'
+      ? buildSnapshotThreads(threadConfig, onSwitched)
+      : buildSnapshotWork(config, database, journal, onSwitched);
   const snapshots = new Snapshots({ work: snapshotWork, journal, keyring, snapshotDir: config.snapshotDir, logger });
   const ageWatch = new AgeWatch({ masterKeys, rotationDueDays, logger });
   const resumption = new Resumption(rotator, rotations, logger);

@@ -84,7 +84,7 @@ export class ReadinessCheck {
     const known = await masterKeys.all();
     return missing.map(
       ([keyId, role]) =>
-        `The master key ${nameOfKey(known, keyId)} (${role}) is not in the keyring, which has ${this.#keyringNames()}: check PROVARA_MASTER_KEY.`,
+        `The master key ${nameOfKey(known, keyId)} (${role}) is not in the keyring, which has ${this.#keyringNames()}: ${adviceFor(role)}.`,
     );
   }
 
@@ -143,6 +143,12 @@ export class ReadinessCheck {
       this.#survey = null;
     }
   }
+}
+
+function adviceFor(role: string): string {
+  return role === 'active'
+    ? 'check PROVARA_MASTER_KEY'
+    : 'the rotation needs it as PROVARA_MASTER_KEY_OLD or PROVARA_MASTER_KEY_NEW';
 }
 
 function leftRotationWarnings(unfinished: RotationRecord | null): string[] {

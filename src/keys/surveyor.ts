@@ -5,7 +5,7 @@ import { StorageUnavailableError, VaultError } from '../errors.ts';
 import type { DatabaseLocation } from '../store/database.ts';
 import type { EncryptedTables } from '../store/encrypted-tables.ts';
 import { TaskThread } from '../task-thread.ts';
-import { type CoverageSettings, inspectCoverage } from './coverage.ts';
+import { type CoverageSettings, inspectCoverage, rowsOf } from './coverage.ts';
 import { type Survey, survey } from './survey.ts';
 
 export interface Surveyor {
@@ -57,8 +57,7 @@ export class SurveyThreads implements Surveyor {
   /** All that ask while one is under way share the next: that one may have passed the rows that they ask about. */
   async survey(): Promise<Survey> {
     const { tables, coverage } = this.#context;
-    const { covered } = await inspectCoverage(tables, coverage);
-    if (covered.reduce((sum, { rows }) => sum + rows, 0) <= maxRowsHere) return this.#here.survey();
+    if (rowsOf(await inspectCoverage(tables, coverage)) <= maxRowsHere) return this.#here.survey();
     this.#next ??= this.#afterRunning();
     return this.#next;
   }

@@ -48,6 +48,8 @@ export interface Written {
 export interface DatabaseLocation {
   readonly url: string;
   readonly authToken?: string | undefined;
+  /** Of the file that the process has opened already: another that has taken its place is not opened. */
+  readonly fileIdentity?: string | undefined;
 }
 
 /** Whether a URL names a file on this machine rather than a server. */
@@ -103,6 +105,8 @@ interface Attempt {
 
 export class Database {
   readonly #connection: Connection;
+  /** What another connection of this process is to be opened with. */
+  readonly location: DatabaseLocation;
   /** Null for a server. */
   readonly #log: WriteAheadLog | null;
   readonly #limit = pLimit(maxRequests);
@@ -113,12 +117,13 @@ export class Database {
   #clockOffset: number | null = null;
 
   /** Opens the database, creating the file where there is none. Throws ConfigurationError where it cannot be opened at all. */
-  constructor({ url, authToken }: DatabaseLocation) {
+  constructor(location: DatabaseLocation) {
+    const { url, authToken, fileIdentity } = location;
     this.#log = isFileUrl(url) ? new WriteAheadLog(databaseFilePath(url), lockWaitMs) : null;
     try {
-      this.#connection = isFileUrl(url)
-        ? new FileConnection(databaseFilePath(url), lockWaitMs)
-        : new ServerConnection(url, authToken, maxRequests);
+      const file = isFileUrl(url) ? new FileConnection(databaseFilePath(url), lockWaitMs, fileIdentity) : null;
+      this.#connection = file ?? new ServerConnection(url, authToken, maxRequests);
+      this.location = { ...location, fileIdentity: file?.identity };
     } catch (error) {
       throw new ConfigurationError(`DATABASE_URL could not be opened: ${describe(error)}.`);
     }

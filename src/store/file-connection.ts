@@ -40,18 +40,23 @@ interface Compiled {
 export class FileConnection implements Connection {
   readonly #path: string;
   readonly #lockWaitMs: number;
-  /** Null where it cannot be told. */
-  readonly #identity: string | null;
+  /** Of the file, whatever it is called. */
+  readonly identity: string;
   readonly #compiled = new LRUCache<string, Compiled>({ max: maxKept });
   #database: NativeDatabase.Database | null;
   #isClosed = false;
 
-  /** Creates the file where there is none. `lockWaitMs`: how long SQLite waits for another writer, and blocks. Throws where it cannot be opened. */
-  constructor(path: string, lockWaitMs: number) {
+  /**
+   * Creates the file where there is none. `lockWaitMs`: how long SQLite waits for another writer, and blocks. Throws where it cannot be
+   * opened, or is not the one of that identity.
+   */
+  constructor(path: string, lockWaitMs: number, identity?: string) {
     this.#path = path;
     this.#lockWaitMs = lockWaitMs;
+    this.identity = identity ?? '';
+    if (identity !== undefined) this.#assertInPlace();
     this.#database = this.#open();
-    this.#identity = identityOf(path);
+    this.identity = identityOf(path) ?? '';
   }
 
   /** Opened by the first use after {@link reconnect}, and again by the next where that fails. */
@@ -130,7 +135,7 @@ export class FileConnection implements Connection {
    */
   #assertInPlace(): void {
     const identity = identityOf(this.#path);
-    if (identity === this.#identity) return;
+    if (identity === this.identity) return;
     if (identity === null) throw new LibsqlError('The file is not there.', 'SQLITE_CANTOPEN');
     throw new LibsqlError('Another file has taken its place.', 'SQLITE_READONLY_DBMOVED');
   }

@@ -1,5 +1,6 @@
 /** A rotation of the service runs on threads of its own: it leaves the processors to requests, ends with the process, and refuses in full. */
 
+import { copyFileSync, readFileSync, renameSync } from 'node:fs';
 import { expect, it } from 'vitest';
 import { startServer } from '../support/process.ts';
 import {
@@ -65,6 +66,22 @@ it('says how far it is, of how many rows, from the gate on, and nothing of it on
     ({ state } = rotation);
   }
   expect(new Set(seen.map(({ rows_total }) => rows_total))).toEqual(new Set([rows]));
+});
+
+it('does not touch a file that has taken the place of the one that the service serves', async () => {
+  const { url, gateway: database } = await temporaryDatabase();
+  await database.insert(keyA, { id: 'a' });
+  const path = url.slice('file:'.length);
+  copyFileSync(path, `${path}-backup`);
+  const { origin } = await startServer(environmentFor(url, { PROVARA_MASTER_KEY_NEW: keyB }));
+  renameSync(`${path}-backup`, path);
+  const before = readFileSync(path);
+  for (const call of ['POST /admin/rotate/execute', 'POST /admin/verify', 'GET /admin/snapshot']) {
+    const [method = '', route = ''] = call.split(' ');
+    const { status, body } = await caller(origin, adminToken)(method, route);
+    expect([status, body.error.message], call).toEqual([503, expect.stringContaining('another file has taken its place')]);
+  }
+  expect(readFileSync(path)).toEqual(before);
 });
 
 it('answers with the gate’s failure and every row that it names', async () => {
