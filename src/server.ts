@@ -80,10 +80,10 @@ async function listen(app: FastifyInstance, host: string, port: number): Promise
   try {
     await app.listen({ host, port });
   } catch (error) {
-    const code = error instanceof Error && 'code' in error ? String(error.code) : '';
+    const { code = '', syscall = '' } = error as NodeJS.ErrnoException;
     if (host === '::' && ['EAFNOSUPPORT', 'EADDRNOTAVAIL'].includes(code)) return listen(app, '0.0.0.0', port);
-    if (!code.startsWith('E')) throw error;
-    throw new ConfigurationError(`It cannot listen on port ${port} of ${host} (${code}): check PORT and HOST.`);
+    if (!['listen', 'bind', 'getaddrinfo'].includes(syscall)) throw error;
+    throw new ConfigurationError(`It cannot listen (${code}): check PORT and HOST.`);
   }
 }
 

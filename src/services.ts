@@ -193,6 +193,7 @@ export function buildServices(
       await sink?.close();
       await heartbeat.stop();
       await Promise.all([rowUses.close(), statelessUses.close(), seals.close()]);
+      await database.fold();
       await database.close();
     },
   };

@@ -98,7 +98,7 @@ function readEntry(
 
 function expectedForm(role: Role): string {
   const tenants = settingByRole[role].mayNameTenants ? ', with @tenant|tenant after the name where it is limited to tenants' : '';
-  return `name:token or name:sha256:<64 hex characters>${tenants}`;
+  return `name:token or name:sha256:<64 hex characters>${tenants}; %-encode : , @ | within them`;
 }
 
 /** Null where it is malformed. `: , @ |` inside a name, tenant or token are %-encoded. */

@@ -28,7 +28,7 @@ Exit codes:
   6  rows do not open with any key, or did not when they were read back
   7  the snapshot is refused: not whole, not authentic, or not of these tables; nothing was written
   8  a record of the audit is broken, missing or out of its place, or cannot be verified
-  9  stopped before its end, by a signal or because the rotation was cancelled: run the same command again`;
+  9  the rotation was stopped: by a signal, and the same command finishes it; or it was cancelled, and nothing was written`;
 
 /** A signal has ended the command before its end. */
 export class StoppedError extends StorageUnavailableError {}

@@ -81,9 +81,10 @@ function describe({ reason, key_id }: GateFailure): string {
 function readKeys(flags: RotateFlags, environment: Environment): [MasterKey, MasterKey] {
   const reader = new SettingsReader(environment);
   const read = (flag: string, value: string | undefined, variable: string): string => {
-    if (value !== undefined && value !== '') return value;
-    if (!reader.isSet(variable)) reader.problem(`${flag}, ${variable} or ${variable}_FILE is required.`);
-    return reader.textOrFile(variable) ?? '';
+    if (value === '' || (value === undefined && !reader.isSet(variable))) {
+      reader.problem(`${flag}, ${variable} or ${variable}_FILE is required.`);
+    }
+    return value ?? reader.textOrFile(variable) ?? '';
   };
   const oldText = read(oldKeyName, flags.old, 'PROVARA_MASTER_KEY_OLD');
   const newText = read('--new', flags.new, 'PROVARA_MASTER_KEY_NEW');

@@ -29,14 +29,15 @@ export async function withServices<Result>(config: CoreConfig, run: (services: S
   }
 }
 
-/** A first signal ends a rotation at its next step, on record, and a second one the process. Throws StoppedError. */
+/** A first signal ends a rotation at its next step, on record, and a second one, of either kind, the process. Throws StoppedError. */
 export async function untilSignalled<Result>({ rotator }: Services, work: () => Promise<Result>): Promise<Result> {
   let received: NodeJS.Signals | null = null;
   const stop = (signal: NodeJS.Signals): void => {
     received = signal;
+    process.off('SIGINT', stop).off('SIGTERM', stop);
     void rotator.close();
   };
-  process.once('SIGINT', stop).once('SIGTERM', stop);
+  process.on('SIGINT', stop).on('SIGTERM', stop);
   try {
     return await work();
   } catch (error) {

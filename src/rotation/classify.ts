@@ -13,7 +13,7 @@ export type RowsPlan = Pick<RotationPlan, 'from' | 'to' | 'upgradeFormat' | 'ski
 export type RowClass =
   | { readonly kind: 'skipped' }
   /** Under the old key, or under the new one in a format that is to be upgraded; behind the switch, under any of the keyring. */
-  | { readonly kind: 'to_rotate'; readonly isUnderNewKey: boolean; readonly plaintext: Buffer }
+  | { readonly kind: 'to_rotate'; readonly key: 'old' | 'new' | 'other'; readonly plaintext: Buffer }
   | { readonly kind: 'rotated' }
   | { readonly kind: 'failed'; readonly failure: RowFailure };
 
@@ -35,8 +35,9 @@ export class RowClassifier {
     if (this.#skipped.size > 0 && this.#skipped.has(skipKey(table, row.id))) return { kind: 'skipped' };
     const opened = this.#open(table, row);
     if (opened === null) return { kind: 'failed', failure: this.#failure(table, row) };
-    const isUnderNewKey = opened.key === this.#plan.to;
-    if (!isUnderNewKey || this.#isUpgraded(table, row)) return { kind: 'to_rotate', isUnderNewKey, plaintext: opened.plaintext };
+    const { from, to } = this.#plan;
+    const key = opened.key === to ? 'new' : opened.key === from ? 'old' : 'other';
+    if (key !== 'new' || this.#isUpgraded(table, row)) return { kind: 'to_rotate', key, plaintext: opened.plaintext };
     opened.plaintext.fill(0);
     return { kind: 'rotated' };
   }

@@ -3,7 +3,7 @@
 import { type CoveredPart, coveredPages, maxListedFailures, type RowFailure } from '../keys/covered-rows.ts';
 import type { EncryptedPage } from '../store/encrypted-rows.ts';
 import type { EncryptedTables, TableCount } from '../store/encrypted-tables.ts';
-import type { RowCounts, SealedPage } from './page-work.ts';
+import { noRows, type RowCounts, type SealedPage } from './page-work.ts';
 import type { PageWorkers } from './page-workers.ts';
 import type { Progress } from './progress.ts';
 
@@ -46,7 +46,7 @@ export async function inspect(
   parts: readonly CoveredPart[] = everything(work),
 ): Promise<Inspection> {
   const { tables, tableNames, workers, progress, assertGoesOn } = work;
-  const total = { rowsOld: 0, rowsNew: 0, rowsToUpgrade: 0, rowsSkipped: 0, rowsFailed: 0, ciphertextCharacters: 0 };
+  const total = { ...noRows };
   let rowsScanned = 0;
   const failures: RowFailure[] = [];
   const sealed: SealedPage[] = [];

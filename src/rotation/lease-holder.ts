@@ -4,7 +4,7 @@ import { StorageUnavailableError } from '../errors.ts';
 import { type Lease, leaseSeconds, type RotationStore } from '../store/rotations.ts';
 import type { Progress } from './progress.ts';
 
-const renewalIntervalMs = (leaseSeconds * 1000) / 3;
+export const renewalIntervalMs = (leaseSeconds * 1000) / 3;
 
 /** Throws StorageUnavailableError once the process is to end. */
 export function assertNotStopping(stop: AbortSignal): void {
@@ -25,6 +25,11 @@ export class LeaseHolder {
     this.#progress = progress;
     this.#stop = stop;
     this.#timer = setInterval(() => void this.#renew(), renewalIntervalMs).unref();
+  }
+
+  /** Whether another process has taken it over, or somebody has cancelled it. */
+  get isLost(): boolean {
+    return this.#isLost;
   }
 
   /** Throws StorageUnavailableError where the rotation must not go on in this process. */

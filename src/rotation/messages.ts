@@ -11,24 +11,34 @@ export function rotationMessage({ rowsRotated, rowsScanned }: Pick<RotationRecor
 }
 
 /** Of a rotation whose process could not say how it ended. */
-export const leftMessage = 'The process that ran it has gone: run the same rotation again to finish it.';
+export const leftMessage =
+  'Nothing has been heard of the process that ran it for 15 seconds: run the same rotation again to finish it.';
+
+/** Of rows that came, behind the switch, under neither of the two keys. */
+export const underAnotherKey =
+  'are under another key of the keyring, and are rotated too: a program still writes with that key. Give it the new one.';
 
 export interface WarningContext {
   readonly toKeyId: string;
   readonly rowsSkipped: number;
+  /** Counted by a dry run. */
+  readonly rowsOther?: number;
   /** None by a dry run. */
   readonly rowsFoundLate?: number;
   readonly tables: readonly { readonly table: string }[];
 }
 
 /** What stays for the operator to do. */
-export function rotationWarnings({ toKeyId, rowsSkipped, rowsFoundLate = 0, tables }: WarningContext): string[] {
+export function rotationWarnings({ toKeyId, rowsSkipped, rowsOther = 0, rowsFoundLate = 0, tables }: WarningContext): string[] {
   const names = tables.map(({ table }) => table).join(', ');
   const warnings = [
     `Programs that open rows of ${names} themselves, without the vault, fail once the rows are under ${toKeyId} and until their own PROVARA_MASTER_KEY is that key.`,
   ];
   if (rowsSkipped > 0) {
     warnings.push(`${rowsSkipped} skipped row(s) are still under another key: keep that key in the keyring.`);
+  }
+  if (rowsOther > 0) {
+    warnings.push(`${rowsOther} row(s) ${underAnotherKey}`);
   }
   if (rowsFoundLate > 0) {
     warnings.push(

@@ -20,6 +20,8 @@ export const maxListedLeft = 100;
 /** What opening rows has shown. */
 export interface RowCounts {
   readonly rowsOld: number;
+  /** Of these, those under neither of the two keys, which are rotated all the same behind the switch. */
+  readonly rowsOther: number;
   readonly rowsNew: number;
   /** Those of the new key that are to be written all the same, in format 2. */
   readonly rowsToUpgrade: number;
@@ -30,6 +32,17 @@ export interface RowCounts {
   /** In hex. */
   readonly ciphertextCharacters: number;
 }
+
+/** To be counted up from. */
+export const noRows = {
+  rowsOld: 0,
+  rowsOther: 0,
+  rowsNew: 0,
+  rowsToUpgrade: 0,
+  rowsSkipped: 0,
+  rowsFailed: 0,
+  ciphertextCharacters: 0,
+};
 
 export interface PageReport extends RowCounts {
   readonly table: string;
@@ -64,7 +77,7 @@ export class PageWork {
   /** Opens the rows of a page, and seals those that are to be rotated where `isToSeal`. `rest` is called after each row. */
   work(page: EncryptedPage, isToSeal: boolean, rest: Rest = withoutRest): PageReport {
     const { table, rows, range } = page;
-    const counts = { rowsOld: 0, rowsNew: 0, rowsToUpgrade: 0, rowsSkipped: 0, rowsFailed: 0, ciphertextCharacters: 0 };
+    const counts = { ...noRows };
     const failures: RowFailure[] = [];
     const rowIdsLeft: string[] = [];
     const sealing = isToSeal ? new PageSealing(this.#classifier, page) : null;
@@ -122,7 +135,9 @@ type Counts = { -readonly [Count in Exclude<keyof RowCounts, 'failures' | 'ciphe
 function count(counts: Counts, rowClass: RowClass): void {
   if (rowClass.kind === 'skipped') counts.rowsSkipped += 1;
   else if (rowClass.kind === 'failed') counts.rowsFailed += 1;
-  else if (rowClass.kind === 'to_rotate' && !rowClass.isUnderNewKey) counts.rowsOld += 1;
+  else if (rowClass.kind === 'to_rotate' && rowClass.key !== 'new') counts.rowsOld += 1;
   else counts.rowsNew += 1;
-  if (rowClass.kind === 'to_rotate' && rowClass.isUnderNewKey) counts.rowsToUpgrade += 1;
+  if (rowClass.kind !== 'to_rotate') return;
+  if (rowClass.key === 'other') counts.rowsOther += 1;
+  if (rowClass.key === 'new') counts.rowsToUpgrade += 1;
 }

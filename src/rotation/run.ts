@@ -19,6 +19,7 @@ import { findRotation } from './control.ts';
 import { assertPassed, sealsFirstPages } from './gate.ts';
 import { everything, type Inspection, inspectAll, type TableWork } from './inspection.ts';
 import type { LeaseHolder } from './lease-holder.ts';
+import { underAnotherKey } from './messages.ts';
 import type { SealedPage } from './page-work.ts';
 import type { StartPageWorkers } from './page-workers.ts';
 import type { RotationPlan } from './plan.ts';
@@ -101,7 +102,8 @@ export class RotationRun {
       await this.#recordEnd(end);
       logger.info({ rotation_id: rotationId, state: end.state }, 'rotation ended');
     } catch (error) {
-      const ended = error instanceof GuardFailedError ? await rotations.find(rotationId).catch(() => null) : null;
+      const isTaken = error instanceof GuardFailedError || this.#holder.isLost;
+      const ended = isTaken ? await rotations.find(rotationId).catch(() => null) : null;
       if (ended?.state === 'cancelled') return ended;
       const reason = await this.#explain(error).catch(() => error);
       await this.#recordFailure(reason);
@@ -157,10 +159,12 @@ export class RotationRun {
     assertNothingUncovered(found);
     this.#progress.begin(rowsOf(found));
     const report = await inspectAll(this.#work, sealsFirstPages);
-    const { rowsScanned, rowsSkipped, rowsNew, rowsToUpgrade } = report;
+    const { rowsScanned, rowsSkipped, rowsNew, rowsToUpgrade, rowsOther } = report;
     const counts = { rowsScanned, rowsSkipped, rowsRotated: 0, rowsAlreadyRotated: rowsNew - rowsToUpgrade };
     await rotations.advance(this.#holder.lease, { state: 'gating', ...counts });
     assertPassed(report);
+    if (rowsOther > 0)
+      this.#context.logger.warn({ rotation_id: this.#rotationId, rows_other: rowsOther }, `rows ${underAnotherKey}`);
     if (rowsScanned > rowsSkipped + rowsNew - rowsToUpgrade) await this.#keepSnapshot();
     this.#progress.begin(rowsScanned);
     return report;

@@ -181,6 +181,11 @@ export class Database {
     return this.#troubles;
   }
 
+  /** Folds a file's write-ahead log into the file, as far as nobody else reads it, for whoever copies that once the process has ended. */
+  async fold(): Promise<void> {
+    await this.#log?.fold();
+  }
+
   /** Resolves once nothing of it uses the database any more. */
   async close(): Promise<void> {
     await this.#log?.close();

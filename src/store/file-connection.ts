@@ -4,11 +4,15 @@
  */
 
 import { statSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { LibsqlBatchError, LibsqlError } from '@libsql/client';
 import NativeDatabase from 'libsql';
 import { LRUCache } from 'lru-cache';
 import type { Connection, Result, Row, SqlStatement, Value } from './connection.ts';
 
+/** How long a write waits for a file that is away, and how often it looks. */
+const awayMs = 3_000;
+const awayLookMs = 20;
 /** More than the vault's own different statements. */
 const maxKept = 200;
 
@@ -40,8 +44,8 @@ interface Compiled {
 export class FileConnection implements Connection {
   readonly #path: string;
   readonly #lockWaitMs: number;
-  /** Of the file, whatever it is called. */
-  readonly identity: string;
+  /** Of the file that was opened first, whatever it is called; null before that. */
+  #identity: string | null;
   readonly #compiled = new LRUCache<string, Compiled>({ max: maxKept });
   #database: NativeDatabase.Database | null;
   #isClosed = false;
@@ -53,10 +57,14 @@ export class FileConnection implements Connection {
   constructor(path: string, lockWaitMs: number, identity?: string) {
     this.#path = path;
     this.#lockWaitMs = lockWaitMs;
-    this.identity = identity ?? '';
-    if (identity !== undefined) this.#assertInPlace();
+    this.#identity = identity ?? null;
     this.#database = this.#open();
-    this.identity = identityOf(path) ?? '';
+    this.#identity ??= identityOf(path);
+  }
+
+  /** What another connection of this process to the same file is to be opened with. */
+  get identity(): string | undefined {
+    return this.#identity ?? undefined;
   }
 
   /** Opened by the first use after {@link reconnect}, and again by the next where that fails. */
@@ -67,12 +75,19 @@ export class FileConnection implements Connection {
   }
 
   async execute(statement: SqlStatement): Promise<Result> {
-    this.#assertInPlace();
+    // A file that is away for a moment is still read.
+    this.#isInPlace();
     return this.#run(statement);
   }
 
   async batch(statements: readonly SqlStatement[], isSynced = true): Promise<Result[]> {
-    if (isSynced) return this.#commit(statements);
+    if (!this.#isInPlace()) await this.#comeBack();
+    const results = isSynced ? this.#commit(statements) : this.#commitUnsynced(statements);
+    if (!this.#isInPlace()) await this.#comeBack();
+    return results;
+  }
+
+  #commitUnsynced(statements: readonly SqlStatement[]): Result[] {
     this.#setSynchronous('NORMAL');
     try {
       return this.#commit(statements);
@@ -82,13 +97,6 @@ export class FileConnection implements Connection {
   }
 
   #commit(statements: readonly SqlStatement[]): Result[] {
-    this.#assertInPlace();
-    const results = this.#transact(statements);
-    this.#assertInPlace();
-    return results;
-  }
-
-  #transact(statements: readonly SqlStatement[]): Result[] {
     this.#run({ sql: 'BEGIN IMMEDIATE' });
     try {
       const results = statements.map((statement, index) => this.#runAt(index, statement));
@@ -113,31 +121,51 @@ export class FileConnection implements Connection {
   }
 
   #open(): NativeDatabase.Database {
+    // Before it is opened, which would make an empty one; and after, in case another has come between.
+    this.#assertInPlace();
     let database: NativeDatabase.Database | undefined;
     try {
       database = new NativeDatabase(this.#path, { timeout: this.#lockWaitMs });
+      this.#assertInPlace();
       database.defaultSafeIntegers(true);
       // Folding the log at a commit may race another process's (the WAL-reset bug, libsql#2271): it is done apart.
       database.exec('PRAGMA wal_autocheckpoint = 0');
       return database;
     } catch (error) {
       database?.close();
+      if (error instanceof LibsqlError) throw error;
       // Of a file that does not open the package says no code.
-      throw error instanceof NativeDatabase.SqliteError
-        ? toLibsqlError(error)
-        : new LibsqlError('The file does not open.', 'SQLITE_CANTOPEN');
+      throw error instanceof NativeDatabase.SqliteError ? toLibsqlError(error) : cannotOpen('The file does not open.');
     }
   }
 
-  /**
-   * Throws where the path no longer names the file that was opened first: what is written to that one goes with it, and the one that
-   * has come may not be opened, since the write-ahead log beside it is the old one's.
-   */
   #assertInPlace(): void {
+    const identity = this.#identity === null ? null : identityOf(this.#path);
+    if (identity !== this.#identity) throw identity === null ? cannotOpen('The file is not there.') : displaced();
+  }
+
+  /**
+   * False while the path names no file. Throws where it names another than was opened first: what is written to that one goes with it.
+   * The write-ahead log that lies beside the other now is folded into the one that it belongs to, which is whole then, wherever it is;
+   * SQLite would take it for the other's, and spoil that.
+   */
+  #isInPlace(): boolean {
     const identity = identityOf(this.#path);
-    if (identity === this.identity) return;
-    if (identity === null) throw new LibsqlError('The file is not there.', 'SQLITE_CANTOPEN');
-    throw new LibsqlError('Another file has taken its place.', 'SQLITE_READONLY_DBMOVED');
+    if (identity === this.#identity) return true;
+    if (identity === null) return false;
+    try {
+      this.#database?.exec('PRAGMA wal_checkpoint(TRUNCATE)');
+    } catch {
+      // The next call tries again.
+    }
+    throw displaced();
+  }
+
+  /** Waits until the file is in its place again. Throws where it does not come, or another does. */
+  async #comeBack(): Promise<void> {
+    for (const endsAtMs = performance.now() + awayMs; !this.#isInPlace(); await sleep(awayLookMs)) {
+      if (performance.now() > endsAtMs) throw cannotOpen('The file is not there.');
+    }
   }
 
   #runAt(index: number, statement: SqlStatement): Result {
@@ -203,11 +231,19 @@ export class FileConnection implements Connection {
 
 function identityOf(path: string): string | null {
   try {
-    const { dev, ino } = statSync(path);
+    const { dev, ino } = statSync(path, { bigint: true });
     return `${dev}:${ino}`;
   } catch {
     return null;
   }
+}
+
+function displaced(): LibsqlError {
+  return new LibsqlError('Another file has taken its place.', 'SQLITE_READONLY_DBMOVED');
+}
+
+function cannotOpen(message: string): LibsqlError {
+  return new LibsqlError(message, 'SQLITE_CANTOPEN');
 }
 
 function toRow(columns: readonly string[], values: readonly Value[]): Row {

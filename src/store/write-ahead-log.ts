@@ -45,6 +45,12 @@ export class WriteAheadLog {
     });
   }
 
+  /** Once the one under way has ended. */
+  async fold(): Promise<void> {
+    await this.#folding;
+    if (this.#bytes() > 0) await this.#fold();
+  }
+
   /** Resolves when nothing of it uses the file any more: a process should not end in the middle of native code. */
   async close(): Promise<void> {
     await this.#folding;

@@ -1,12 +1,13 @@
 /** The service as a process: how it starts, what it refuses to start with, and how it stops. */
 
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, readFileSync, statSync } from 'node:fs';
+import { copyFileSync, mkdirSync, readFileSync, renameSync, statSync } from 'node:fs';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Agent, request } from 'undici';
 import { describe, expect, it } from 'vitest';
+import { Database } from '../../src/store/database.ts';
 import { runServer, startServer } from '../support/process.ts';
 import { adminToken, caller, environmentFor, gatewayToken, keyB, temporaryDatabase, temporaryFolder } from '../support/vault.ts';
 
@@ -62,11 +63,11 @@ describe('in production', () => {
   it('an address that it cannot listen on is named by its settings', async () => {
     const { url } = await temporaryDatabase();
     const { origin } = await startServer(environmentFor(url));
-    for (const settings of [{ HOST: '127.0.0.1', PORT: new URL(origin).port }, { HOST: 'no-such-host.invalid' }]) {
+    for (const settings of [{ HOST: '127.0.0.1', PORT: new URL(origin).port }, { HOST: '192.0.2.1' }]) {
       const { code, stderr } = await runServer(environmentFor(url, settings));
       expect([code, stderr]).toEqual([
         1,
-        expect.stringMatching(/^The vault cannot start: .* \(E[A-Z_]+\): check PORT and HOST\.\n$/),
+        expect.stringMatching(/^The vault cannot start: It cannot listen \(E[A-Z]+\): check PORT and HOST\.\n$/),
       ]);
     }
   });
@@ -199,6 +200,48 @@ describe('SIGTERM', () => {
     expect(body.replicas).toHaveLength(1);
     await server.stop('SIGTERM');
     expect(await database.rows('vault_replicas')).toEqual([]);
+  });
+
+  it('leaves every key in the file itself, for whoever copies that without its log', async () => {
+    const path = join(temporaryFolder(), 'vault.db');
+    const server = await startServer(environmentFor(`file:${path}`));
+    const gateway = caller(server.origin, gatewayToken);
+    for (const name of ['K', 'L']) await gateway('POST', '/v1/api-keys', { name, provider: 'openai', value: 'sample-value' });
+    expect(await server.stop('SIGTERM')).toBe(0);
+    copyFileSync(path, `${path}-copy`);
+    const copy = new Database({ url: `file:${path}-copy` });
+    expect(await copy.read('SELECT name FROM api_keys ORDER BY name')).toEqual([{ name: 'K' }, { name: 'L' }]);
+    await copy.close();
+  });
+
+  it('of a vault whose file another has replaced leaves both as they are, and the next start serves the other', async () => {
+    const path = join(temporaryFolder(), 'vault.db');
+    const settings = environmentFor(`file:${path}`);
+    const store = async ({ origin }: { origin: string }, name: string) =>
+      (await caller(origin, gatewayToken)('POST', '/v1/api-keys', { name, provider: 'openai', value: 'sample-value' })).status;
+    const names = async (file: string) => {
+      const database = new Database({ url: `file:${file}` });
+      const rows = await database.read('SELECT name FROM api_keys ORDER BY name');
+      await database.close();
+      return rows.map(({ name }) => name);
+    };
+    const first = await startServer(settings);
+    expect(await store(first, 'before')).toBe(201);
+    expect(await first.stop('SIGTERM')).toBe(0);
+    copyFileSync(path, `${path}-backup`);
+    const second = await startServer(settings);
+    expect(await store(second, 'after')).toBe(201);
+    renameSync(path, `${path}-aside`);
+    renameSync(`${path}-backup`, path);
+    expect(await store(second, 'lost')).toBe(503);
+    expect(await second.stop('SIGTERM')).toBe(0);
+    const third = await startServer(settings);
+    expect(await store(third, 'later')).toBe(201);
+    expect(await third.stop('SIGTERM')).toBe(0);
+    expect([await names(path), await names(`${path}-aside`)]).toEqual([
+      ['before', 'later'],
+      ['after', 'before'],
+    ]);
   });
 });
 

@@ -1,10 +1,14 @@
 /** A rotation can be called off before it switches, by anybody; and one whose process has gone is finished by the next start. */
 
+import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
+import { vaultActor } from '../../src/audit/event.ts';
 import { readCliConfig } from '../../src/config.ts';
 import { AuditChain } from '../../src/crypto/audit-chain.ts';
 import { parseMasterKey } from '../../src/crypto/master-key.ts';
 import { createSilentLogger } from '../../src/logging.ts';
+import { cancelRotation } from '../../src/rotation/control.ts';
+import { renewalIntervalMs } from '../../src/rotation/lease-holder.ts';
 import { buildServices } from '../../src/services.ts';
 import { Database } from '../../src/store/database.ts';
 import { RotationStore } from '../../src/store/rotations.ts';
@@ -18,15 +22,38 @@ async function abandonedRotation(): Promise<{ url: string; database: GatewayData
   const { url, gateway: database } = await temporaryDatabase();
   for (const id of ['a', 'b']) await database.insert(keyA, { id });
   await (await startVault(url, staged)).close();
-  const connection = new Database({ url });
-  const rotation = { fromKeyId: keyIdA, toKeyId: keyIdB, upgradeFormat: false, isForced: false, skippedRows: [] };
-  await new RotationStore(connection).begin(
-    { ...rotation, id: 'abandoned' },
-    'gone',
-    new AuditChain().append(parseMasterKey(keyA), {}),
-  );
-  await connection.close();
+  await begin(url, 'gone');
   return { url, database, id: 'abandoned' };
+}
+
+/** Begins it, or takes it up, and answers what is on record then. */
+async function begin(url: string, owner: string) {
+  const connection = new Database({ url });
+  const rotations = new RotationStore(connection);
+  const choices = { upgradeFormat: false, isForced: false, skippedRows: [] };
+  const record = new AuditChain().append(parseMasterKey(keyA), {});
+  await rotations.begin({ ...choices, id: 'abandoned', fromKeyId: keyIdA, toKeyId: keyIdB }, owner, record);
+  const begun = await rotations.find('abandoned');
+  await connection.close();
+  return begun;
+}
+
+/** The real database, whose pages of rows are not read while it is held. */
+class HeldDatabase extends Database {
+  #held: Promise<void> = Promise.resolve();
+
+  hold(): () => void {
+    let letGo = (): void => undefined;
+    this.#held = new Promise((resolve) => {
+      letGo = resolve;
+    });
+    return letGo;
+  }
+
+  override async read(...given: Parameters<Database['read']>): ReturnType<Database['read']> {
+    if (given[0].includes('AS last_row_id')) await this.#held;
+    return super.read(...given);
+  }
 }
 
 async function untilCompleted({ admin }: TestVault, id: string) {
@@ -60,6 +87,23 @@ describe('a cancelled rotation', () => {
     const first = await admin('POST', `/admin/rotate/${id}/cancel`);
     const again = await admin('POST', `/admin/rotate/${id}/cancel`);
     expect([again.status, again.body]).toEqual([200, first.body]);
+  });
+
+  it('is told as such also where its process learns from the lease that it has ended', async () => {
+    const { url, gateway: database } = await temporaryDatabase();
+    await database.insert(keyA, { id: 'a' });
+    const { database: location, ...config } = readCliConfig({ DATABASE_URL: url, PROVARA_MASTER_KEY: keyA, ...staged });
+    const held = new HeldDatabase(location);
+    const services = buildServices({ ...config, database: location }, createSilentLogger(), held);
+    await services.prepare();
+    const letGo = held.hold();
+    const { id, done } = await services.rotator.start({});
+    const { rotations, journal } = services;
+    expect(await cancelRotation({ rotations, journal }, vaultActor, id)).toMatchObject({ state: 'cancelled' });
+    await sleep(renewalIntervalMs + 500);
+    letGo();
+    expect(await done).toMatchObject({ id, state: 'cancelled', error: null });
+    await services.close();
   });
 
   it('is no other than one that has not switched: a finished one gets 409, an unknown one 404', async () => {
@@ -112,6 +156,13 @@ describe('a rotation whose process has gone', () => {
     expect(await database.open(keyB, 'a')).toBe('sample-value-of-a');
   });
 
+  it('is taken up without what was last heard of how far it is', async () => {
+    const { url, database } = await abandonedRotation();
+    await database.run(`UPDATE vault_rotations SET progress = '{"rowsDone":9,"rowsTotal":9,"rowsPerSecond":1,"secondsLeft":0}'`);
+    await database.run('UPDATE vault_rotation_lease SET expires_at = 0');
+    expect(await begin(url, 'another')).toMatchObject({ state: 'gating', progress: null });
+  });
+
   it('is finished also where the clock has been set back since', async () => {
     const { url, database, id } = await abandonedRotation();
     await database.run('UPDATE vault_rotation_lease SET expires_at = unixepoch() + 3600');
@@ -129,7 +180,11 @@ describe('a rotation whose process has gone', () => {
       [expect.stringContaining(`The rotation ${id} is unfinished (interrupted)`)],
     ]);
     const { running } = (await vault.admin('GET', '/admin/rotate')).body;
-    expect(running).toMatchObject({ state: 'interrupted', progress: null, error: expect.stringContaining('run the same') });
+    expect(running).toMatchObject({
+      state: 'interrupted',
+      progress: null,
+      error: expect.stringContaining('run the same rotation again'),
+    });
     expect(await database.open(keyA, 'a')).toBe('sample-value-of-a');
   });
 });

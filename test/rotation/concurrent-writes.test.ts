@@ -187,6 +187,7 @@ describe('a verification', () => {
     expect(record).toMatchObject({ state: 'verify_failed', error: expect.stringContaining('api_keys.id=late (other_key)') });
     const again = await interruptedRotation(url, gateway, '0', [], {}, older);
     expect([again.record.id, again.record.state]).toEqual([record.id, 'completed']);
+    expect(again.warnings).toContainEqual(expect.objectContaining({ rows_other: 1 }));
     expect(again.survey.rowsByKeyId).toEqual(new Map([[keyIdB, 3]]));
     expect(await gateway.open(keyB, 'late')).toBe('sample-late');
   });

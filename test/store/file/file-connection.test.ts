@@ -1,6 +1,6 @@
 /** A connection to a file keeps its statements, and nothing of one call, of a failure or of an older schema is in the next. */
 
-import { copyFileSync, renameSync } from 'node:fs';
+import { copyFileSync, existsSync, renameSync, statSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
@@ -85,20 +85,48 @@ describe('a batch that does not wait for the disk', () => {
   });
 });
 
-describe('a file that is away for a moment, just when another writer holds its lock', () => {
-  it('fails what is asked of it then, and nothing after', async () => {
+describe('a file that is away for a moment', () => {
+  it('is read on, and written to once it is back', async () => {
+    const { url } = await open();
+    const database = new Database({ url });
+    await database.useWriteAheadLog();
+    const write = () => database.writeOne("INSERT INTO t (b) VALUES ('ours')");
+    expect(await write()).toBe(1);
+    const folder = dirname(url.slice('file:'.length));
+    renameSync(folder, `${folder}-away`);
+    const writing = write();
+    expect(await database.read('SELECT count(*) AS rows FROM t')).toEqual([{ rows: 1n }]);
+    await sleep(100);
+    renameSync(`${folder}-away`, folder);
+    expect(await writing).toBe(1);
+    expect(await database.read('SELECT count(*) AS rows FROM t')).toEqual([{ rows: 2n }]);
+    await database.close();
+  });
+
+  it('is not made anew, empty, by a connection that begins anew', async () => {
+    const { url, connection, rows } = await open();
+    const path = url.slice('file:'.length);
+    renameSync(path, `${path}-away`);
+    connection.reconnect();
+    await expect(rows()).rejects.toThrow('The file is not there');
+    expect(existsSync(path)).toBe(false);
+    renameSync(`${path}-away`, path);
+    expect(await rows()).toEqual([]);
+    connection.close();
+  });
+
+  it('just when another writer holds its lock, fails what is asked of it then where it does not come back, and nothing after', async () => {
     const { url, gateway } = await open();
     const database = new Database({ url });
     const write = () => database.writeOne("INSERT INTO t (b) VALUES ('ours')");
     expect(await write()).toBe(1);
     const lock = await gateway.client.transaction('write');
     await lock.execute("INSERT INTO t (b) VALUES ('theirs')");
-    const folder = dirname(url.slice('file:'.length));
+    const path = url.slice('file:'.length);
     const failing = expect(write()).rejects.toThrow('The database could not be used');
-    renameSync(folder, `${folder}-away`);
-    await sleep(100);
+    renameSync(path, `${path}-away`);
     await failing;
-    renameSync(`${folder}-away`, folder);
+    renameSync(`${path}-away`, path);
     await lock.rollback();
     expect(await write()).toBe(1);
     expect(await database.read('SELECT count(*) AS rows FROM t')).toEqual([{ rows: 2n }]);
@@ -135,6 +163,29 @@ describe('a file that another takes the place of, under an open connection', () 
     };
     await expect(connection.batch([replacing])).rejects.toThrow('Another file has taken its place');
     connection.close();
+  });
+
+  it('is whole where it has been moved to, and leaves no log of its own beside the other', async () => {
+    const { url } = await open();
+    const path = url.slice('file:'.length);
+    copyFileSync(path, `${path}-backup`);
+    const database = new Database({ url });
+    await database.useWriteAheadLog();
+    for (const value of ['one', 'two']) await database.writeOne('INSERT INTO t (b) VALUES (?)', [value]);
+    renameSync(path, `${path}-aside`);
+    renameSync(`${path}-backup`, path);
+    expect(statSync(`${path}-wal`).size).toBeGreaterThan(0);
+    await expect(database.read('SELECT 1')).rejects.toThrow('another file has taken its place');
+    await database.close();
+    expect(statSync(`${path}-wal`).size).toBe(0);
+    for (const [file, rows] of [
+      [`${path}-aside`, 2n],
+      [path, 0n],
+    ] as const) {
+      const connection = new FileConnection(file, 20);
+      expect((await connection.execute({ sql: 'SELECT count(*) AS rows FROM t' })).rows, file).toEqual([{ rows }]);
+      connection.close();
+    }
   });
 
   it('nor is the other written to, by a connection that begins anew', async () => {
