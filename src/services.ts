@@ -69,6 +69,8 @@ export interface Services {
   readonly migrate: () => Promise<void>;
   /** Ends what may take long: a rotation at its next step, as an interrupted one, a survey, and what is done with snapshots. */
   readonly interrupt: () => Promise<void>;
+  /** As {@link Database.fold}; {@link close} does it too. */
+  readonly fold: () => Promise<void>;
   readonly close: () => Promise<void>;
 }
 
@@ -184,6 +186,7 @@ export function buildServices(
     },
     migrate: prepareSchema,
     interrupt,
+    fold: () => database.fold(),
     close: async () => {
       resumption.stop();
       await ageWatch.stop();

@@ -1,9 +1,10 @@
 /** The command line as operators and their scripts know it: flags, output lines, exit codes, and what it leaves untouched. */
 
 import { createHash } from 'node:crypto';
-import { readFileSync, writeFileSync } from 'node:fs';
+import { copyFileSync, readFileSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { describe, expect, it } from 'vitest';
+import { Database } from '../../src/store/database.ts';
 import { connectorTableSql } from '../support/gateway.ts';
 import { runCli, startCli, startServer } from '../support/process.ts';
 import {
@@ -68,6 +69,18 @@ describe('key:rotate', () => {
     writeFileSync(join(folder, 'new'), `${keyB}\n`);
     const fromFiles = { PROVARA_MASTER_KEY_OLD_FILE: join(folder, 'old'), PROVARA_MASTER_KEY_NEW_FILE: join(folder, 'new') };
     expect((await runCli(['rotate'], { ...environment, ...fromFiles })).stdout).toContain('[rotate] rotated 1 of 1 row(s).');
+  });
+
+  it('leaves what it has written in the file itself, for whoever copies that without its log', async () => {
+    const { path, environment } = await tableOf(3);
+    const beside = new Database({ url: environment.DATABASE_URL });
+    await beside.useWriteAheadLog();
+    expect((await runCli(['rotate', ...flags], environment)).code).toBe(0);
+    copyFileSync(path, `${path}-copy`);
+    const copy = new Database({ url: `file:${path}-copy` });
+    const rows = await copy.read('SELECT key_id, count(*) AS rows FROM api_keys GROUP BY key_id');
+    expect(rows).toEqual([{ key_id: keyIdB, rows: 3n }]);
+    for (const database of [beside, copy]) await database.close();
   });
 
   it('says of a key that is given twice that it is, and nothing else', async () => {
