@@ -114,20 +114,30 @@ function readDatabase(reader: SettingsReader, production: boolean): DatabaseLoca
   }
   const problem = given === undefined && production ? null : databaseUrlProblem(url);
   if (problem !== null) reader.problem(`DATABASE_URL ${problem}`);
-  return { url, authToken: reader.text('DATABASE_AUTH_TOKEN') };
+  const authToken = reader.text('DATABASE_AUTH_TOKEN');
+  // It is sent as a header.
+  if (authToken !== undefined && !/^[\x21-\x7e]+$/.test(authToken))
+    reader.problem('DATABASE_AUTH_TOKEN must be printable ASCII.');
+  return { url, authToken };
 }
 
 /** What is wrong with a database URL, as the end of a sentence that begins with its variable, or null. */
 export function databaseUrlProblem(url: string): string | null {
   const scheme = databaseSchemes.find((candidate) => url.startsWith(candidate));
   if (scheme === undefined) return `must begin with one of ${databaseSchemes.join(', ')}.`;
-  if (scheme !== 'file:') return URL.canParse(url) ? null : 'is not a valid URL.';
+  if (scheme !== 'file:') return serverUrlProblem(url);
   if (/[?#]/.test(url)) return 'must name a file and nothing else.';
   try {
     return databaseFileProblem(databaseFilePath(url));
   } catch {
     return 'is not a valid URL of a file that can be reached.';
   }
+}
+
+function serverUrlProblem(url: string): string | null {
+  if (!URL.canParse(url)) return 'is not a valid URL.';
+  const { username, password } = new URL(url);
+  return username === '' && password === '' ? null : 'must not hold credentials: set DATABASE_AUTH_TOKEN.';
 }
 
 function databaseFileProblem(path: string): string | null {

@@ -10,10 +10,13 @@ import { isRunning, type RotationProgress, type RotationRecord } from '../store/
 import type { ListedApiKey } from '../vault/api-keys.ts';
 import type { ApiKeyAnswer, AuditRecordAnswer, RotationAnswer } from './schemas.ts';
 
-/** A time that no calendar has, which another program may have written, shows as the epoch. */
+/** RFC 3339 has years of four digits. */
+const lastSecond = Date.UTC(10_000, 0) / 1000 - 1;
+
+/** A time that it does not have, which another program may have written, shows as the epoch. */
 function toTime(unixSeconds: number): string {
-  const time = new Date(unixSeconds * 1000);
-  return Number.isNaN(time.getTime()) ? new Date(0).toISOString() : time.toISOString();
+  const isWritable = unixSeconds >= -62_167_219_200 && unixSeconds <= lastSecond;
+  return new Date(isWritable ? unixSeconds * 1000 : 0).toISOString();
 }
 
 function toTimeOrNull(unixSeconds: number | null): string | null {

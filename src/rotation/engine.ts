@@ -86,10 +86,11 @@ export class RotationEngine implements Rotator {
     const plan = await this.#plan(request, true);
     await assertReplicasHoldKeys(this.#context.replicas, plan);
     const id = plan.unfinished?.id ?? randomUUID();
+    const skippedRows = [...plan.skippedRows, ...plan.excusedRows];
     const lease = await audit.recorded(
       plan.actor,
       startOf(plan, id),
-      (record) => rotations.begin({ ...plan, id, toKeyId: plan.to.id }, randomUUID(), record),
+      (record) => rotations.begin({ ...plan, id, toKeyId: plan.to.id, skippedRows }, randomUUID(), record),
       (taken) => taken !== null,
     );
     if (lease === null) throw await inProgressError(rotations);

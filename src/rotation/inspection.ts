@@ -12,6 +12,8 @@ export interface Inspection extends RowCounts {
   readonly tables: readonly TableCount[];
   /** What has been sealed on the way, in the order of the tables. */
   readonly sealed: SealedPage[];
+  /** The first rows that are to be rotated, as `table.id=id`. */
+  readonly namesLeft: readonly string[];
   /** Rows that are to be rotated, a part for each: all of them, or fewer where they are many. */
   readonly partsLeft: readonly CoveredPart[];
   /** The row id that was last seen of each table. */
@@ -19,6 +21,7 @@ export interface Inspection extends RowCounts {
 }
 
 const maxPartsLeft = 1_000;
+const maxNamesLeft = 20;
 
 /** What is worked on, and who works. */
 export interface TableWork {
@@ -51,6 +54,7 @@ export async function inspect(
   const failures: RowFailure[] = [];
   const sealed: SealedPage[] = [];
   const rowsByTable = new Map(tableNames.map((table) => [table, 0]));
+  const namesLeft: string[] = [];
   const partsLeft: CoveredPart[] = [];
   const lastRowIds = new Map<string, bigint>();
   for await (const page of workers.work(coveredPages(tables, parts), isToSeal)) {
@@ -58,14 +62,16 @@ export async function inspect(
     for (const count of Object.keys(total) as (keyof typeof total)[]) total[count] += page[count];
     rowsScanned += page.rows;
     failures.push(...page.failures.slice(0, maxListedFailures - failures.length));
-    partsLeft.push(...page.rowIdsLeft.slice(0, maxPartsLeft - partsLeft.length).map((id) => partOf(page.table, id)));
+    const left = page.rowsLeft.slice(0, maxPartsLeft - partsLeft.length);
+    partsLeft.push(...left.map(({ rowId }) => partOf(page.table, rowId)));
+    namesLeft.push(...left.slice(0, maxNamesLeft - namesLeft.length).map(({ id }) => `${page.table}.id=${id}`));
     if (page.sealed !== null) sealed.push(page.sealed);
     lastRowIds.set(page.table, page.lastRowId);
     rowsByTable.set(page.table, (rowsByTable.get(page.table) ?? 0) + page.rows);
     progress.advance(page.rows);
   }
   const counts = [...rowsByTable].map(([table, rows]) => ({ table, rows }));
-  return { ...total, rowsScanned, failures, sealed, partsLeft, lastRowIds, tables: counts };
+  return { ...total, rowsScanned, failures, sealed, namesLeft, partsLeft, lastRowIds, tables: counts };
 }
 
 function partOf(table: string, rowId: string): CoveredPart {

@@ -1,6 +1,7 @@
 /** The sentences about a rotation that operators and their scripts read, the same over HTTP and on the command line. */
 
 import type { RotationRecord } from '../store/rotations.ts';
+import type { Verification } from './verify.ts';
 
 export function dryRunMessage(rowsScanned: number, oldKeyName = 'old'): string {
   return `DRY RUN — scanned ${rowsScanned} row(s). Every row decrypts cleanly with the ${oldKeyName} key.`;
@@ -46,4 +47,18 @@ export function rotationWarnings({ toKeyId, rowsSkipped, rowsOther = 0, rowsFoun
     );
   }
   return warnings;
+}
+
+/** Why a rotation ended as `verify_failed`, with the rows. */
+export function verificationFailure({ failures, rowsFailed, rowsLeft, namesLeft }: Verification): string {
+  const failed = failures.map(({ table, id, reason }) => `${table}.id=${id} (${reason})`);
+  const sentences = [
+    ...(rowsFailed > 0 ? [`${rowsFailed} row(s) open with neither key: ${failed.join(', ')}`] : []),
+    ...(rowsLeft > 0 ? [`${rowsLeft} row(s) are under the old key again: ${listed(namesLeft, rowsLeft)}`] : []),
+  ];
+  return `${sentences.join('; ')}.`;
+}
+
+function listed(names: readonly string[], count: number): string {
+  return names.join(', ') + (count > names.length ? ', …' : '');
 }

@@ -49,7 +49,7 @@ export interface PageReport extends RowCounts {
   readonly rows: number;
   readonly lastRowId: bigint;
   /** Of rows that are to be rotated, the first {@link maxListedLeft}. */
-  readonly rowIdsLeft: readonly string[];
+  readonly rowsLeft: readonly Pick<EncryptedRow, 'rowId' | 'id'>[];
   /** Null where that was not asked for. */
   readonly sealed: SealedPage | null;
 }
@@ -79,7 +79,7 @@ export class PageWork {
     const { table, rows, range } = page;
     const counts = { ...noRows };
     const failures: RowFailure[] = [];
-    const rowIdsLeft: string[] = [];
+    const rowsLeft: Pick<EncryptedRow, 'rowId' | 'id'>[] = [];
     const sealing = isToSeal ? new PageSealing(this.#classifier, page) : null;
     for (const row of decodePage(page)) {
       counts.ciphertextCharacters += row.encryptedValue?.length ?? 0;
@@ -89,12 +89,12 @@ export class PageWork {
       sealing?.add(row, rowClass);
       if (rowClass.kind === 'to_rotate') {
         rowClass.plaintext.fill(0);
-        if (rowIdsLeft.length < maxListedLeft) rowIdsLeft.push(row.rowId);
+        if (rowsLeft.length < maxListedLeft) rowsLeft.push({ rowId: row.rowId, id: row.id });
       }
       rest();
     }
     const sealed = sealing?.finish(counts.rowsFailed) ?? null;
-    return { table, rows, lastRowId: range.to, ...counts, failures, rowIdsLeft, sealed };
+    return { table, rows, lastRowId: range.to, ...counts, failures, rowsLeft, sealed };
   }
 }
 

@@ -27,6 +27,8 @@ export interface RotationPlan {
   readonly from: MasterKey | null;
   readonly to: MasterKey;
   readonly skippedRows: readonly SkippedRow[];
+  /** On the rerun of a finished rotation: those that it left out, and that are left out again where they do not open. */
+  readonly excusedRows: readonly SkippedRow[];
   readonly upgradeFormat: boolean;
   readonly isForced: boolean;
   /** The rotation that this takes up again, or null. */
@@ -58,14 +60,11 @@ export async function planRotation(context: PlanContext, request: RotationReques
   if (from === null && toKeyId !== activeKeyId) {
     throw await missingOldKeyError(context, fromKeyId);
   }
-  const earlier = unfinished ?? (await records?.rotations.findLastCompletedTo(toKeyId)) ?? null;
-  const known = earlier?.fromKeyId === fromKeyId ? earlier.skippedRows : [];
   return {
     fromKeyId,
     from,
     to: await newKey(context, toKeyId),
-    skippedRows:
-      request.skipIds === undefined ? (unfinished?.skippedRows ?? []) : await resolveSkips(context, request.skipIds, known),
+    ...(await chooseSkips(context, request, unfinished, { fromKeyId, toKeyId, isRerun: toKeyId === activeKeyId })),
     upgradeFormat: request.upgradeFormat ?? unfinished?.upgradeFormat ?? false,
     isForced: request.isForced ?? false,
     unfinished,
@@ -141,6 +140,19 @@ async function newKey({ keyring, records }: PlanContext, keyId: string): Promise
     throw new ValidationError('The new master key must be 64 hexadecimal characters: make one with `npm run key:generate`.');
   }
   return key;
+}
+
+async function chooseSkips(
+  context: PlanContext,
+  { skipIds }: RotationRequest,
+  unfinished: RotationRecord | null,
+  { fromKeyId, toKeyId, isRerun }: KeyChoice & { readonly isRerun: boolean },
+): Promise<Pick<RotationPlan, 'skippedRows' | 'excusedRows'>> {
+  const earlier = unfinished ?? (await context.records?.rotations.findLastCompletedTo(toKeyId)) ?? null;
+  const known = earlier?.fromKeyId === fromKeyId ? earlier.skippedRows : [];
+  if (skipIds !== undefined) return { skippedRows: await resolveSkips(context, skipIds, known), excusedRows: [] };
+  if (unfinished !== null) return { skippedRows: known, excusedRows: [] };
+  return { skippedRows: [], excusedRows: isRerun ? known : [] };
 }
 
 /** What the same rotation has skipped before is known, also where it has been deleted since: the same command must go on. */

@@ -5,6 +5,7 @@ import type { Actor, AuditEvent } from '../audit/event.ts';
 import type { AuditJournal } from '../audit/journal.ts';
 import type { AuditKeys } from '../audit/keys.ts';
 import type { Keyring } from '../crypto/keyring.ts';
+import type { MasterKey } from '../crypto/master-key.ts';
 import { RotationInProgressError, StorageUnavailableError, VaultError } from '../errors.ts';
 import { nameOf } from '../keys/adoption.ts';
 import { assertNothingUncovered, type CoverageSettings, inspectCoverage, rowsOf } from '../keys/coverage.ts';
@@ -19,7 +20,7 @@ import { findRotation } from './control.ts';
 import { assertPassed, sealsFirstPages } from './gate.ts';
 import { everything, type Inspection, inspectAll, type TableWork } from './inspection.ts';
 import type { LeaseHolder } from './lease-holder.ts';
-import { underAnotherKey } from './messages.ts';
+import { underAnotherKey, verificationFailure } from './messages.ts';
 import type { SealedPage } from './page-work.ts';
 import type { StartPageWorkers } from './page-workers.ts';
 import type { RotationPlan } from './plan.ts';
@@ -89,13 +90,14 @@ export class RotationRun {
   /** Runs to the end and records how it ended, whatever that is. Rejects with why it did not complete. */
   async finish(): Promise<RotationRecord> {
     const { rotations, logger } = this.#context;
-    const { fromKeyId, to } = this.#plan;
+    const { fromKeyId, from, to } = this.#plan;
     const rotationId = this.#rotationId;
     const timer = setInterval(() => this.#logProgress(), logIntervalMs).unref();
     try {
       // A passphrase's key id helps guessing it.
-      const from = this.#plan.from?.isPassphrase === true ? 'passphrase' : fromKeyId;
-      logger.info({ rotation_id: rotationId, from_key_id: from, to_key_id: to.id }, 'rotation started');
+      const nameInLog = (key: MasterKey | null): string | undefined => (key?.isPassphrase === true ? 'passphrase' : key?.id);
+      const keys = { from_key_id: nameInLog(from) ?? fromKeyId, to_key_id: nameInLog(to) };
+      logger.info({ rotation_id: rotationId, ...keys }, 'rotation started');
       await this.#writeAll();
       this.#context.onSwitched();
       const end = await this.#verifyAll();
@@ -256,15 +258,21 @@ export class RotationRun {
       const earlier = pass > maxFullPasses ? verification : undefined;
       this.#progress.begin(earlier?.partsLeft?.length ?? (await rotations.find(lease.rotationId))?.rowsScanned ?? 0);
       verification = await verify(this.#work, earlier);
-      const { rowsScanned, rowsVerified, rowsSkipped, rowsLeft, rowsFailed, failures } = verification;
-      if (rowsLeft === 0 && rowsFailed === 0) return { state: 'completed', rowsScanned, rowsVerified, rowsSkipped };
+      const { rowsScanned, rowsVerified, rowsSkipped, rowsLeft, rowsFailed } = verification;
+      const counts = { rowsScanned, rowsVerified, rowsSkipped };
+      if (rowsLeft === 0 && rowsFailed === 0)
+        return { state: 'completed', ...counts, ...(await this.#rowsRotated(rowsVerified)) };
       if (rowsFailed > 0 || pass === maxVerifyPasses) {
-        const rows = failures.map(({ table, id, reason }) => `${table}.id=${id} (${reason})`).join(', ');
-        const error = `${rowsFailed} row(s) open with neither key: ${rows}; ${rowsLeft} row(s) are under the old key again.`;
-        return { state: 'verify_failed', rowsScanned, rowsVerified, rowsSkipped, error };
+        return { state: 'verify_failed', ...counts, error: verificationFailure(verification) };
       }
       await this.#rotateLate(verification);
     }
+  }
+
+  /** Of the rows that are there: one that was written again meanwhile was rotated again, and counted each time. */
+  async #rowsRotated(rowsVerified: number): Promise<Pick<RotationUpdate, 'rowsRotated'>> {
+    const { rowsRotated, rowsAlreadyRotated } = await findRotation(this.#context.rotations, this.#rotationId);
+    return { rowsRotated: Math.min(rowsRotated, Math.max(rowsVerified - rowsAlreadyRotated, 0)) };
   }
 
   /** What a verification has found under the old key. */

@@ -12,6 +12,8 @@ export interface Verification {
   readonly rowsOld: number;
   /** These, and those that it has written in the format which is being left. */
   readonly rowsLeft: number;
+  /** The first of them, as `table.id=id`. */
+  readonly namesLeft: readonly string[];
   /** Where they are: a part for each, or null where they are so many that all is sooner read again. */
   readonly partsLeft: readonly CoveredPart[] | null;
   /** What has been seen of each table ends with this row id: whatever is inserted, or moved, comes behind it. */
@@ -35,7 +37,7 @@ async function verifyOnce(work: TableWork, epoch: number, earlier?: Verification
   const settled = earlier?.partsLeft ? earlier : nothing;
   const parts = earlier?.partsLeft ? [...earlier.partsLeft, ...behind(earlier, work.tableNames)] : everything(work);
   const inspection = await inspect(work, undefined, parts);
-  const { rowsScanned, rowsOld, rowsNew, rowsToUpgrade, rowsSkipped, rowsFailed, failures, partsLeft } = inspection;
+  const { rowsScanned, rowsOld, rowsNew, rowsToUpgrade, rowsSkipped, rowsFailed, failures, namesLeft, partsLeft } = inspection;
   const rowsLeft = rowsOld + rowsToUpgrade;
   return {
     rowsScanned: settled.rowsScanned - settled.rowsLeft + rowsScanned,
@@ -43,6 +45,7 @@ async function verifyOnce(work: TableWork, epoch: number, earlier?: Verification
     rowsSkipped: settled.rowsSkipped + rowsSkipped,
     rowsOld,
     rowsLeft,
+    namesLeft,
     partsLeft: partsLeft.length === rowsLeft ? partsLeft : null,
     epoch,
     lastRowIds: highest(settled.lastRowIds, inspection.lastRowIds),

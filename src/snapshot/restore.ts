@@ -21,6 +21,7 @@ import type { CodedRow, TableShape } from '../store/snapshot-rows.ts';
 import { type CheckedSnapshot, checkSnapshot, readSnapshotRows } from './check.ts';
 import { newSnapshotPath, type SnapshotFile, writeSnapshotTo } from './file.ts';
 import { refusal } from './format.ts';
+import { positionOf } from './rows.ts';
 import type { Spool } from './spool.ts';
 import { stageMissing, stageWhole } from './stage.ts';
 import { assemble, type TakeContext, takeSnapshot } from './take.ts';
@@ -174,7 +175,7 @@ async function keepPresent(
   await restores.forgetPresent(id);
   const onPage = async ({ table, columns }: TableShape, page: readonly CodedRow[]): Promise<void> => {
     if (!replaced.has(table)) return;
-    const positions = presentColumns.map((column) => columns.indexOf(column));
+    const positions = presentColumns.map((column) => positionOf(columns, column));
     const rows = page.map(({ rowId, cells }) => {
       const all = JSON.parse(cells) as unknown[];
       return { rowId, cells: JSON.stringify(positions.map((position) => all[position])) };
@@ -194,9 +195,9 @@ async function fittingTables({ rows, coverage }: RestoreContext, { header }: Che
     }
     const shape = await rows.findShape(table);
     if (shape === null) throw refusal('table_not_found', `the database has no table ${table}`, { table });
-    const unknown = columns.filter((column) => !shape.columns.includes(column));
+    const unknown = columns.filter((column) => positionOf(shape.columns, column) === -1);
     const needed = [...presentColumns, ...(shape.primaryKey === null ? [] : [shape.primaryKey])];
-    const lacking = needed.filter((column) => !columns.includes(column));
+    const lacking = needed.filter((column) => positionOf(columns, column) === -1);
     if (unknown.length > 0 || lacking.length > 0) {
       const names = [...unknown, ...lacking].join(', ');
       throw refusal('unknown_columns', `its columns of ${table} are not those of the database: ${names}`, { table });

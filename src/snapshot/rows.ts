@@ -35,9 +35,9 @@ export function nameOfRow(columns: readonly string[], rowId: string, cells: read
   return nameOfCell(cells[positionOf(columns, 'id')]) ?? `rowid:${rowId}`;
 }
 
-/** To SQLite the names of columns are the same in any case. */
-function positionOf(columns: readonly string[], column: string): number {
-  return columns.findIndex((name) => name.toLowerCase() === column);
+/** -1 where it is none of them. To SQLite the names of columns are the same in any case. */
+export function positionOf(columns: readonly string[], column: string): number {
+  return columns.findIndex((name) => name.toLowerCase() === column.toLowerCase());
 }
 
 function toEncryptedRow(columns: readonly string[], cells: readonly Cell[]): EncryptedRow {

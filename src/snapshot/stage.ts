@@ -6,7 +6,7 @@ import type { Keyring } from '../crypto/keyring.ts';
 import type { Cell } from '../store/cells.ts';
 import { type MovedTable, presentColumns, type RestoreStore, type StagedRow } from '../store/restores.ts';
 import type { TableRow } from './check.ts';
-import { hintColumns, keyIdHintOf, keyIdOf, openingColumns } from './rows.ts';
+import { hintColumns, keyIdHintOf, keyIdOf, openingColumns, positionOf } from './rows.ts';
 
 const chunkRows = 200;
 const chunkCharacters = 1_000_000;
@@ -72,7 +72,7 @@ function isBetter(
 }
 
 function toStaged({ primaryKey, columnsPutBack }: MovedTable, { row }: TableRow): StagedRow {
-  const matched = primaryKey === null ? null : (row.cells[columnsPutBack.indexOf(primaryKey)] ?? null);
+  const matched = primaryKey === null ? null : (row.cells[positionOf(columnsPutBack, primaryKey)] ?? null);
   return { rowId: row.rowid, matchCell: JSON.stringify(matched), cells: JSON.stringify(row.cells), present: null };
 }
 

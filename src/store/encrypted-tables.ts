@@ -15,7 +15,7 @@ import {
   pageRows,
   type RowIdRange,
 } from './encrypted-rows.ts';
-import { withLastingRowIds } from './row-ids.ts';
+import { assertHasRowIds, withLastingRowIds } from './row-ids.ts';
 
 const ciphertextColumns = ['encrypted_value', 'iv', 'auth_tag'] as const;
 const bindingColumns = ['tenant_id', 'name', 'provider'] as const;
@@ -99,11 +99,6 @@ export class EncryptedTables {
     return rows.length > 0;
   }
 
-  async #isWithoutRowId(table: string): Promise<boolean> {
-    const rows = await this.#database.read('SELECT 1 FROM pragma_table_list WHERE name = ? AND wr = 1', [table]);
-    return rows.length > 0;
-  }
-
   async #count(table: string): Promise<number> {
     const [row] = await this.#database.read(`SELECT count(*) AS rows FROM ${quote(table)}`);
     return row === undefined ? 0 : integer(row, 'rows');
@@ -121,8 +116,7 @@ export class EncryptedTables {
     const missing = [...ciphertextColumns, ...owned].filter((column) => !columns.has(column));
     if (columns.size === 0) throw new ConfigurationError(`The database has no table ${table}, which the vault is told to cover.`);
     if (missing.length > 0) throw new ConfigurationError(`The table ${table} has no column ${missing.join(', ')}.`);
-    if (await this.#isWithoutRowId(table))
-      throw new ConfigurationError(`The table ${table} is WITHOUT ROWID, and cannot be covered.`);
+    await assertHasRowIds(this.#database, table);
     const candidates = `SELECT rowid AS row_id, coalesce(length(encrypted_value), 0) AS characters
       FROM ${quote(table)} WHERE rowid BETWEEN ?1 AND ?2 ORDER BY rowid LIMIT ?3`;
     const cells = encodeRowsOfTexts(['rowid', columns.has('id') ? 'id' : 'NULL', ...ciphertextColumns, ...owned]);

@@ -4,6 +4,7 @@ import { ConfigurationError } from '../errors.ts';
 import type { Database, Statement } from './database.ts';
 import { text } from './database.ts';
 import { isConstraint, isSchemaRace } from './failures.ts';
+import { assertHasRowIds } from './row-ids.ts';
 
 /** The table as the gateway creates it, for a database that has none yet. */
 const gatewayTable = `CREATE TABLE IF NOT EXISTS api_keys (
@@ -138,6 +139,7 @@ async function restoreColumnsOnce(database: Database): Promise<void> {
   if (present.size > 0 && lacking.length > 0) {
     throw new ConfigurationError(`The table api_keys has no column ${lacking.join(', ')}: it is not the gateway's.`);
   }
+  if (present.size > 0) await assertHasRowIds(database, 'api_keys');
   const indexes = await database.read('SELECT 1 FROM sqlite_schema WHERE name = ?', [nameIndex]);
   const missing = Object.entries(addedColumns).filter(([name]) => !present.has(name));
   const statements = missing.map(([name, type]) => ({ sql: `ALTER TABLE api_keys ADD COLUMN ${name} ${type}` }));

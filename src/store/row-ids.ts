@@ -4,7 +4,7 @@
  * made again.
  */
 
-import { StorageUnavailableError } from '../errors.ts';
+import { ConfigurationError, StorageUnavailableError } from '../errors.ts';
 import { type Database, integer } from './database.ts';
 
 const maxPasses = 5;
@@ -22,6 +22,14 @@ export async function withLastingRowIds<Result>(database: Database, pass: (epoch
   throw new StorageUnavailableError(
     'The tables were made anew, as by a migration, each time they were read: run this again once that is over.',
   );
+}
+
+/** Throws ConfigurationError where `rowid` is not what SQLite numbers the rows of a table by. */
+export async function assertHasRowIds(database: Database, table: string): Promise<void> {
+  const without = await database.read('SELECT 1 FROM pragma_table_list WHERE name = ? AND wr = 1', [table]);
+  if (without.length > 0) throw new ConfigurationError(`The table ${table} is WITHOUT ROWID, and cannot be covered.`);
+  const hiding = await database.read("SELECT 1 FROM pragma_table_info(?) WHERE lower(name) = 'rowid'", [table]);
+  if (hiding.length > 0) throw new ConfigurationError(`The table ${table} has a column rowid, and cannot be covered.`);
 }
 
 /** Every change of the schema counts it up, and VACUUM. */

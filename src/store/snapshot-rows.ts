@@ -5,7 +5,7 @@ import { encodeCells } from './cells.ts';
 import type { Row } from './connection.ts';
 import { type Database, integer, text } from './database.ts';
 import { firstRowId, quote } from './encrypted-tables.ts';
-import { withLastingRowIds } from './row-ids.ts';
+import { assertHasRowIds, withLastingRowIds } from './row-ids.ts';
 
 const pageRows = 500;
 /** Characters after which a page ends, so that it fits into memory and a server's answer. */
@@ -40,10 +40,11 @@ export class SnapshotRows {
     throw new ConfigurationError(`The database has no table ${table}, which the vault is told to cover.`);
   }
 
-  /** Null where there is no such table. */
+  /** Null where there is no such table. Throws ConfigurationError where it cannot be covered. */
   async findShape(table: string): Promise<TableShape | null> {
     const rows = await this.#database.read('SELECT name, pk FROM pragma_table_info(?) ORDER BY cid', [table]);
     if (rows.length === 0) return null;
+    await assertHasRowIds(this.#database, table);
     const keys = rows.filter((row) => integer(row, 'pk') > 0).map((row) => text(row, 'name'));
     return {
       table,

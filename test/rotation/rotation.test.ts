@@ -341,6 +341,24 @@ describe('the keys of a rotation', () => {
 });
 
 describe('skipped rows', () => {
+  it('are left out again by a rerun that does not name them, where they still do not open, and rotated where they do', async () => {
+    const { url, gateway: database } = await tableOf(2);
+    await database.insert(keyC, { id: 'foreign' });
+    const { admin } = await startVault(url, staged);
+    expect((await admin('POST', '/admin/rotate/execute', { skip_ids: ['foreign', 'row-1'] })).status).toBe(200);
+    for (const rows_rotated of [1, 0]) {
+      const { status, body } = await admin('POST', '/admin/rotate/execute');
+      expect([status, body.rotation]).toMatchObject([
+        200,
+        { state: 'completed', rows_scanned: 3, rows_rotated, rows_skipped: 1 },
+      ]);
+    }
+    const named = await admin('POST', '/admin/rotate/execute', { skip_ids: [] });
+    expect(named.body.error.details.failures).toMatchObject([{ id: 'foreign' }]);
+    const back = { old_key_id: keyIdB, new_key_id: keyIdA };
+    expect((await admin('POST', '/admin/rotate/execute', back)).body.error.type).toBe('decrypt_gate_failed');
+  });
+
   it('are left out, alone, and keep their key from being safe to retire', async () => {
     const { url, gateway: database } = await tableOf(2);
     await database.insert(keyC, { id: 'foreign' });
