@@ -258,6 +258,13 @@ describe('the database', () => {
     }
   });
 
+  it('is refused with credentials in it, which would stand in errors, and so is a token that no header can hold', () => {
+    for (const url of ['http://user:sample@127.0.0.1:8080', 'libsql://sample@db.turso.io']) {
+      expect(serverProblems({ DATABASE_URL: url })).toEqual(['DATABASE_URL must not hold credentials: set DATABASE_AUTH_TOKEN.']);
+    }
+    expect(serverProblems({ DATABASE_AUTH_TOKEN: 'samplé' })).toEqual(['DATABASE_AUTH_TOKEN must be printable ASCII.']);
+  });
+
   it('is refused where its path is a directory', () => {
     const folder = temporaryFolder();
     for (const url of [`file:${folder}`, `file:${folder}/`, `file://${folder}`, 'file:.', 'file:./']) {

@@ -1,6 +1,7 @@
 /** A rotation of the service runs on threads of its own: it leaves the processors to requests, ends with the process, and refuses in full. */
 
 import { copyFileSync, readFileSync, renameSync } from 'node:fs';
+import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { startServer } from '../support/process.ts';
 import {
@@ -13,6 +14,7 @@ import {
   keyC,
   keyIdB,
   temporaryDatabase,
+  temporaryFolder,
 } from '../support/vault.ts';
 
 it('is interrupted when the service is stopped, and finished by the next start', async () => {
@@ -83,6 +85,25 @@ it('does not touch a file that has taken the place of the one that the service s
     expect([status, body.error.message], call).toEqual([503, expect.stringContaining('another file has taken its place')]);
   }
   expect(readFileSync(path)).toEqual(before);
+});
+
+it('logs no key id of a passphrase, on the way from it and back', async () => {
+  const passphrase = 'a sample passphrase';
+  const { url, gateway: database } = await temporaryDatabase();
+  await database.insert(passphrase, { id: 'a' });
+  const server = await startServer(
+    environmentFor(url, {
+      PROVARA_MASTER_KEY: passphrase,
+      PROVARA_MASTER_KEY_NEW: keyB,
+      VAULT_AUDIT_LOG: join(temporaryFolder(), 'a.log'),
+    }),
+  );
+  const admin = caller(server.origin, adminToken);
+  const { from_key_id, to_key_id } = (await admin('POST', '/admin/rotate/execute')).body.rotation;
+  expect((await admin('POST', '/admin/rotate/execute', { old_key_id: to_key_id, new_key_id: from_key_id })).status).toBe(200);
+  await server.stop();
+  expect(server.output().match(/rotation started/g)).toHaveLength(2);
+  expect(server.output()).not.toContain(from_key_id);
 });
 
 it('answers with the gate’s failure and every row that it names', async () => {

@@ -417,6 +417,32 @@ describe('a rotation that was refused', () => {
 });
 
 describe('coverage', () => {
+  it.each([
+    ['WITHOUT ROWID', 'id text PRIMARY KEY NOT NULL', ' WITHOUT ROWID'],
+    ['a column rowid', 'id text PRIMARY KEY NOT NULL, RowId text', ''],
+  ])('refuses a table that is or has %s, of which rows would be left out without a word', async (what, columns, options) => {
+    const { url, gateway: database } = await tableOf(1);
+    await database.run(
+      `CREATE TABLE others (${columns}, encrypted_value text NOT NULL, iv text NOT NULL, auth_tag text NOT NULL)${options}`,
+    );
+    await database.run(
+      `INSERT INTO others (id, encrypted_value, iv, auth_tag) SELECT id, encrypted_value, iv, auth_tag FROM api_keys`,
+    );
+    const { admin } = await startVault(url, { ...staged, VAULT_ENCRYPTED_TABLES: 'api_keys,others' });
+    for (const call of [
+      'POST /admin/rotate/dry-run',
+      'POST /admin/rotate/execute',
+      'POST /admin/verify',
+      'GET /admin/snapshot',
+    ]) {
+      const [method = '', path = ''] = call.split(' ');
+      const { status, body } = await admin(method, path);
+      expect([status, body.error?.message], call).toEqual([503, expect.stringContaining(`The table others`)]);
+      expect(body.error.message).toContain(what);
+    }
+    expect(await database.open(keyA, 'row-0')).toBe('sample-value-of-row-0');
+  });
+
   it('refuses to leave a table of the encrypted shape behind, until it is covered or exempt', async () => {
     const { url, gateway: database } = await tableOf(1);
     await database.run(connectorTableSql);
@@ -510,7 +536,7 @@ describe('odd rows', () => {
   it('with a time that no calendar has are listed and decrypted like any other', async () => {
     const { url, gateway: database } = await tableOf(1);
     const { gateway } = await startVault(url);
-    for (const time of ['9223372036854775807', '1745000000000000', "'yesterday'"]) {
+    for (const time of ['9223372036854775807', '1745000000000000', '1745000000000', "'yesterday'"]) {
       await database.run(`UPDATE api_keys SET created_at = ${time}, updated_at = ${time}`);
       expect((await gateway('GET', '/v1/api-keys')).body.keys[0].created_at).toBe('1970-01-01T00:00:00.000Z');
       expect((await gateway('POST', '/v1/api-keys/decrypt', { name: 'row-0' })).status).toBe(200);

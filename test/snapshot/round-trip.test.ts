@@ -169,6 +169,22 @@ describe('a restore', () => {
     expect(body.key.value).toBe('sample-K2');
   });
 
+  it.each([
+    ['merge', { restored: 1, kept: 1 }],
+    ['replace', { restored: 2, kept: 0 }],
+  ])('by %s takes the columns of another program’s table in whichever case that has them', async (mode, counts) => {
+    const { url, gateway: database } = await temporaryDatabase();
+    await database.run('CREATE TABLE others (Id text PRIMARY KEY, Encrypted_Value text, IV text, Auth_Tag text)');
+    await database.insert(keyA, { id: 'a' });
+    await database.run('INSERT INTO others SELECT id, encrypted_value, iv, auth_tag FROM api_keys');
+    const settings = { VAULT_ENCRYPTED_TABLES: 'api_keys,others', VAULT_SNAPSHOT_DIR: temporaryFolder() };
+    const vault = await startVault(url, settings);
+    const snapshot = await takeSnapshot(vault);
+    await database.run('DELETE FROM others');
+    expect((await sendSnapshot(vault, snapshot, mode)).body).toEqual(counts);
+    expect((await vault.admin('POST', '/admin/verify')).body.rows_by_key_id).toEqual({ [keyIdA]: 2 });
+  });
+
   it('by merge finds a row by its id where its row id is another row’s by now', async () => {
     const { database, vault } = await start();
     for (const id of ['one', 'two']) await database.insert(keyA, { id });
