@@ -12,6 +12,8 @@ const masterKeyVariables = ['PROVARA_MASTER_KEY', 'PROVARA_MASTER_KEY_NEW', 'PRO
 export const defaultDatabaseUrl = 'file:./data/vault.db';
 const logLevels = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const;
 const identifier = /^[A-Za-z_][A-Za-z0-9_]*$/;
+/** A copy that somebody has made may be called otherwise. */
+const nameOfCopy = /^[^\s"'`;]+$/;
 /** How other programs ask for an embedded replica, which this one refuses: see docs/adr/0004. */
 const replicaVariables = ['DATABASE_SYNC_URL', 'LIBSQL_SYNC_URL', 'TURSO_SYNC_URL'] as const;
 const noReplica =
@@ -85,9 +87,9 @@ export function readCliConfig(environment: Environment): CoreConfig {
 }
 
 function readCore(reader: SettingsReader, production: boolean): CoreConfig {
-  const encryptedTables = readTables(reader, 'VAULT_ENCRYPTED_TABLES') ?? ['api_keys'];
+  const encryptedTables = readTables(reader, 'VAULT_ENCRYPTED_TABLES', identifier) ?? ['api_keys'];
   if (!encryptedTables.includes('api_keys')) reader.problem('VAULT_ENCRYPTED_TABLES must include api_keys.');
-  const exemptTables = readTables(reader, 'VAULT_EXEMPT_TABLES') ?? [];
+  const exemptTables = readTables(reader, 'VAULT_EXEMPT_TABLES', nameOfCopy) ?? [];
   if (exemptTables.some((table) => encryptedTables.includes(table))) {
     reader.problem('VAULT_EXEMPT_TABLES names a table that is covered: api_keys, or one of VAULT_ENCRYPTED_TABLES.');
   }
@@ -187,8 +189,8 @@ function readKeyring(reader: SettingsReader): Keyring {
   return new Keyring(given);
 }
 
-function readTables(reader: SettingsReader, name: string): readonly string[] | undefined {
+function readTables(reader: SettingsReader, name: string, allowed: RegExp): readonly string[] | undefined {
   const tables = reader.list(name);
-  if (tables?.some((table) => !identifier.test(table))) reader.problem(`${name} must be table names, comma-separated.`);
+  if (tables?.some((table) => !allowed.test(table))) reader.problem(`${name} must be table names, comma-separated.`);
   return tables && [...new Set(tables)];
 }

@@ -74,7 +74,7 @@ interface AppLimits extends Limits {
 
 /** A server without routes, not listening. */
 export function createHttpServer(logger: FastifyBaseLogger): FastifyInstance {
-  return fastify({
+  const app = fastify({
     loggerInstance: logger,
     // One of its own for each request would cost more than its line of log, which names the request anyway.
     childLoggerFactory: (parent) => parent,
@@ -102,6 +102,9 @@ export function createHttpServer(logger: FastifyBaseLogger): FastifyInstance {
     routerOptions: { maxParamLength: 1_024 },
     schemaController: { compilersFactory: { buildSerializer } },
   });
+  // Left to itself Node answers 417, without a word. What is expected is of no matter to any route.
+  app.server.on('checkExpectation', (request, response) => app.server.emit('request', request, response));
+  return app;
 }
 
 /** Adds every route of the vault, each behind the tokens that may use it. */

@@ -104,6 +104,9 @@ export class ReadinessCheck {
         ({ table, rows }) => `The table ${table} holds ${rows} encrypted row(s) and is not covered: no rotation can run.`,
       ),
     ];
+    if (await this.#isStagedInVain()) {
+      warnings.push('PROVARA_MASTER_KEY_NEW is not 64 hexadecimal characters: no rotation goes to it. See npm run key:generate.');
+    }
     if (this.#context.isAuditFailing()) {
       warnings.push('The audit log takes no records, and no key is opened until it does: see VAULT_AUDIT_LOG.');
     }
@@ -118,6 +121,13 @@ export class ReadinessCheck {
       );
     }
     return warnings;
+  }
+
+  async #isStagedInVain(): Promise<boolean> {
+    const staged = this.#context.keyring.entries.find(({ sources }) => sources.includes('PROVARA_MASTER_KEY_NEW'))?.key;
+    if (staged?.isPassphrase !== true) return false;
+    const known = await this.#context.masterKeys.all();
+    return !known.some(({ keyId, activatedAt }) => keyId === staged.id && activatedAt !== null);
   }
 
   /** At most a few seconds old on a small table; on a large one it costs a hundredth of a processor, and null may come before the first. */

@@ -5,7 +5,7 @@
 
 import { randomUUID } from 'node:crypto';
 import { type AuditEvent, vaultActor } from '../audit/event.ts';
-import { assertNothingUncovered, inspectCoverage, rowsOf } from '../keys/coverage.ts';
+import { assertNothingTouched, assertNothingUncovered, inspectCoverage, rowsOf } from '../keys/coverage.ts';
 import { isMigrated } from '../store/migrations.ts';
 import type { RotationProgress, RotationRecord } from '../store/rotations.ts';
 import { assertPassed } from './gate.ts';
@@ -61,6 +61,7 @@ export class RotationEngine implements Rotator {
     const plan = await this.#plan(request, await isMigrated(database));
     const found = await inspectCoverage(tables, coverage);
     assertNothingUncovered(found);
+    await assertNothingTouched(tables);
     progress.begin(rowsOf(found));
     const workers = this.#context.startWorkers(plan, keyring);
     const assertGoesOn = (): void => assertNotStopping(this.#stop.signal);

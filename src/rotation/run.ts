@@ -8,7 +8,13 @@ import type { Keyring } from '../crypto/keyring.ts';
 import type { MasterKey } from '../crypto/master-key.ts';
 import { RotationInProgressError, StorageUnavailableError, VaultError } from '../errors.ts';
 import { nameOf } from '../keys/adoption.ts';
-import { assertNothingUncovered, type CoverageSettings, inspectCoverage, rowsOf } from '../keys/coverage.ts';
+import {
+  assertNothingTouched,
+  assertNothingUncovered,
+  type CoverageSettings,
+  inspectCoverage,
+  rowsOf,
+} from '../keys/coverage.ts';
 import { auditStatement } from '../store/audit.ts';
 import { type Database, GuardFailedError, type Statement } from '../store/database.ts';
 import { type EncryptedTables, tableStateGuard } from '../store/encrypted-tables.ts';
@@ -159,6 +165,7 @@ export class RotationRun {
     await restoreColumns(database);
     const found = await inspectCoverage(tables, coverage);
     assertNothingUncovered(found);
+    await assertNothingTouched(tables);
     this.#progress.begin(rowsOf(found));
     const report = await inspectAll(this.#work, sealsFirstPages);
     const { rowsScanned, rowsSkipped, rowsNew, rowsToUpgrade, rowsOther } = report;

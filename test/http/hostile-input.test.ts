@@ -124,6 +124,21 @@ describe('a malformed request', () => {
     expect([error.type, error.message]).toEqual(['validation_error', expect.stringContaining(message)]);
   });
 
+  it('that expects anything gets the answer that it would have without', async () => {
+    const { origin } = await start();
+    const { port } = new URL(origin);
+    const answer = await new Promise<string>((resolve, reject) => {
+      const lines = ['GET /v1/api-keys HTTP/1.1', 'Host: sample', 'Expect: anything', 'Connection: close', '', ''];
+      const socket = connect(Number(port), '127.0.0.1', () => socket.write(lines.join('\r\n')));
+      let text = '';
+      socket.on('data', (chunk) => {
+        text += chunk;
+      });
+      socket.on('end', () => resolve(text)).on('error', reject);
+    });
+    expect(answer).toMatch(/^HTTP\/1\.1 401 [\s\S]*x-request-id: [\s\S]*"auth_error"/i);
+  });
+
   it('with a request id of its own keeps it where it is short and printable, and gets a new one otherwise', async () => {
     const { origin } = await start();
     const idOf = async (id: string) =>

@@ -131,6 +131,17 @@ describe('/ready', () => {
     expect(body.warnings.join('\n')).toMatch(/api_keys_backup holds 2[\s\S]*1 of 2 row\(s\) do not open/);
   });
 
+  it('warns of a passphrase that is to be the next key, unless it was the active one before', async () => {
+    const passphrase = 'a sample passphrase';
+    const { url, gateway: database } = await temporaryDatabase();
+    await database.insert(passphrase, { id: 'a1' });
+    const back = await startVault(url, { PROVARA_MASTER_KEY: passphrase, PROVARA_MASTER_KEY_NEW: passphrase });
+    expect((await ready(back)).body.warnings).toEqual([]);
+    const settings = { PROVARA_MASTER_KEY: passphrase, PROVARA_MASTER_KEY_NEW: keyB.slice(1) };
+    const { status, body } = await ready(await startVault(url, settings));
+    expect([status, body.warnings]).toEqual([200, [expect.stringContaining('PROVARA_MASTER_KEY_NEW is not 64 hex')]]);
+  });
+
   it.runIf(engine === 'file')('does not look into a virtual table, whose module may be another program’s', async () => {
     const { url, gateway: database } = await temporaryDatabase();
     await database.insert(keyA, { id: 'a1' });

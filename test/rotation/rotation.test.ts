@@ -418,6 +418,35 @@ describe('a rotation that was refused', () => {
   });
 });
 
+describe('a trigger that touches updated_at', () => {
+  async function triggered(event: string, body = 'UPDATE api_keys SET updated_at = unixepoch() WHERE id = new.id') {
+    const { url, gateway: database } = await tableOf(1);
+    await database.run(`CREATE TRIGGER touch AFTER ${event} ON api_keys BEGIN ${body}; END`);
+    const { admin } = await startVault(url, staged);
+    return { database, statuses: [await admin('POST', '/admin/rotate/dry-run'), await admin('POST', '/admin/rotate/execute')] };
+  }
+
+  it.each(['UPDATE', 'UPDATE OF provider, Encrypted_Value'])(
+    'on %s stops a rotation, which would change more than the key',
+    async (event) => {
+      const { database, statuses } = await triggered(event);
+      for (const { status, body } of statuses)
+        expect([status, body.error.message]).toEqual([503, expect.stringContaining('touch')]);
+      expect(await database.open(keyA, 'row-0')).toBe('sample-value-of-row-0');
+    },
+  );
+
+  it.each([
+    ['INSERT', undefined],
+    ['UPDATE OF name', undefined],
+    ['UPDATE', 'SELECT 1'],
+  ])('on %s alone, or another one, stops none', async (event, body) => {
+    const { database, statuses } = await triggered(event, body);
+    expect(statuses.map(({ status }) => status)).toEqual([200, 200]);
+    expect(await database.open(keyB, 'row-0')).toBe('sample-value-of-row-0');
+  });
+});
+
 describe('coverage', () => {
   it.each([
     ['WITHOUT ROWID', 'id text PRIMARY KEY NOT NULL', ' WITHOUT ROWID'],
