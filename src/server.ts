@@ -13,6 +13,7 @@ import { createLogger } from './logging.ts';
 import { VaultMetrics } from './metrics/vault-metrics.ts';
 import { buildServices, type Services } from './services.ts';
 import { SettingsError } from './settings.ts';
+import { onStopSignal } from './signals.ts';
 
 const stopTimeoutMs = 25_000;
 /** A rotation or a survey that has not ended by then is interrupted, so that its request is answered too. */
@@ -52,7 +53,9 @@ async function serve(services: Services, metrics: VaultMetrics, config: ServerCo
   await addVault(app, { ...services, metrics, tokens, limits, rotationDueDays, encryptedTables: coverage.encryptedTables });
   const isFileLog = config.audit.log !== 'stdout';
   if (isFileLog) process.on('SIGHUP', () => void reopenAuditLog(services, logger));
-  closeWithGrace({ delay: stopTimeoutMs, logger: false, skip: isFileLog ? ['SIGHUP'] : [] }, async ({ signal, err }) => {
+  let received: NodeJS.Signals | undefined;
+  const skip: ('SIGINT' | 'SIGTERM' | 'SIGHUP')[] = isFileLog ? ['SIGINT', 'SIGTERM', 'SIGHUP'] : ['SIGINT', 'SIGTERM'];
+  const { close } = closeWithGrace({ delay: stopTimeoutMs, logger: false, skip }, async ({ signal = received, err }) => {
     if (err) logger.fatal({ err }, 'stopping after an unexpected error');
     else logger.info({ signal }, 'stopping: requests in flight are finished first');
     const interruption = setTimeout(() => void services.interrupt(), interruptionMs);
@@ -60,6 +63,10 @@ async function serve(services: Services, metrics: VaultMetrics, config: ServerCo
     clearTimeout(interruption);
     await services.close();
     logger.info('stopped');
+  });
+  onStopSignal((signal) => {
+    received = signal;
+    void close();
   });
   await listen(app, host, port);
   return (app.server.address() as AddressInfo).port;

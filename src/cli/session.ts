@@ -7,6 +7,7 @@ import { ConfigurationError, StorageUnavailableError } from '../errors.ts';
 import { createSilentLogger } from '../logging.ts';
 import { buildServices, type Services } from '../services.ts';
 import type { Environment } from '../settings.ts';
+import { onStopSignal } from '../signals.ts';
 import { databaseFilePath, isFileUrl } from '../store/database.ts';
 import { StoppedError } from './exit-codes.ts';
 
@@ -29,21 +30,19 @@ export async function withServices<Result>(config: CoreConfig, run: (services: S
   }
 }
 
-/** A first signal ends a rotation at its next step, on record, and a second one, of either kind, the process. Throws StoppedError. */
+/** A signal ends a rotation at its next step, on record; see {@link onStopSignal}. Throws StoppedError. */
 export async function untilSignalled<Result>({ rotator }: Services, work: () => Promise<Result>): Promise<Result> {
   let received: NodeJS.Signals | null = null;
-  const stop = (signal: NodeJS.Signals): void => {
+  const leave = onStopSignal((signal) => {
     received = signal;
-    process.off('SIGINT', stop).off('SIGTERM', stop);
     void rotator.close();
-  };
-  process.on('SIGINT', stop).on('SIGTERM', stop);
+  });
   try {
     return await work();
   } catch (error) {
     if (received === null || !(error instanceof StorageUnavailableError)) throw error;
     throw new StoppedError(`Stopped by ${received}: run the same command again to finish.`);
   } finally {
-    process.off('SIGINT', stop).off('SIGTERM', stop);
+    leave();
   }
 }

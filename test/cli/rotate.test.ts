@@ -254,6 +254,8 @@ describe('key:rotate that is stopped before its end', () => {
   it('by a signal says so on record and to whoever sent it, with exit code 9, and ends when it is run again', async () => {
     const { environment, database, child, ended } = await begun();
     child.kill('SIGINT');
+    // As npm does with what a terminal has sent to both.
+    child.kill('SIGTERM');
     const { code, stdout, stderr } = await ended;
     expect([code, stdout, stderr]).toEqual([9, '', 'error: Stopped by SIGINT: run the same command again to finish.\n']);
     expect(await database.rows('vault_rotations')).toMatchObject([{ state: 'interrupted' }]);

@@ -193,6 +193,22 @@ describe('SIGTERM', () => {
     expect(failures).toEqual([]);
   });
 
+  it('and what npm hands on of it is one stop, which ends as it should; a later signal ends it at once', async () => {
+    const { url } = await temporaryDatabase();
+    const first = await startServer(environmentFor(url));
+    first.child.kill('SIGINT');
+    expect(await first.stop('SIGTERM')).toBe(0);
+    const second = await startServer(environmentFor(url));
+    const socket = connect(Number(new URL(second.origin).port), '127.0.0.1');
+    const head = `POST /v1/api-keys HTTP/1.1\r\nHost: sample\r\nAuthorization: Bearer ${gatewayToken}\r\n`;
+    socket.write(`${head}Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{`);
+    socket.on('error', () => undefined);
+    await sleep(200);
+    second.child.kill('SIGTERM');
+    await sleep(1_500);
+    expect(await second.stop('SIGTERM')).toBe(143);
+  });
+
   it('takes the replica off the record, so that a rotation does not wait for it', async () => {
     const { url, gateway: database } = await temporaryDatabase();
     const server = await startServer(environmentFor(url));

@@ -1,0 +1,22 @@
+/** Stops once for a signal and its echo: a terminal signals npm as well as what npm has started, and npm hands its own on. */
+
+import { constants } from 'node:os';
+
+/** Within which a further signal is the same again. */
+const echoMs = 1_000;
+const stopSignals = ['SIGINT', 'SIGTERM'] as const;
+
+/** Calls `stop` at the first signal; a later one ends the process at once. Answers what takes both back. */
+export function onStopSignal(stop: (signal: NodeJS.Signals) => void): () => void {
+  let firstAtMs: number | null = null;
+  const receive = (signal: NodeJS.Signals): void => {
+    if (firstAtMs !== null && performance.now() - firstAtMs > echoMs) process.exit(128 + constants.signals[signal]);
+    if (firstAtMs !== null) return;
+    firstAtMs = performance.now();
+    stop(signal);
+  };
+  for (const signal of stopSignals) process.on(signal, receive);
+  return () => {
+    for (const signal of stopSignals) process.off(signal, receive);
+  };
+}
