@@ -5,7 +5,7 @@ import { dirname, resolve } from 'node:path';
 import { Keyring } from './crypto/keyring.ts';
 import { parseMasterKey } from './crypto/master-key.ts';
 import { type Environment, SettingsReader } from './settings.ts';
-import { type DatabaseLocation, databaseFilePath } from './store/database.ts';
+import { type DatabaseLocation, databaseFilePath, isFileUrl } from './store/database.ts';
 import { readTokens, type Token } from './tokens.ts';
 
 const masterKeyVariables = ['PROVARA_MASTER_KEY', 'PROVARA_MASTER_KEY_NEW', 'PROVARA_MASTER_KEY_OLD'] as const;
@@ -118,7 +118,7 @@ function readDatabase(reader: SettingsReader, production: boolean): DatabaseLoca
   if (problem !== null) reader.problem(`DATABASE_URL ${problem}`);
   const authToken = reader.text('DATABASE_AUTH_TOKEN');
   // It is sent as a header.
-  if (authToken !== undefined && !/^[\x21-\x7e]+$/.test(authToken))
+  if (authToken !== undefined && !isFileUrl(url) && !/^[\x21-\x7e]+$/.test(authToken))
     reader.problem('DATABASE_AUTH_TOKEN must be printable ASCII.');
   return { url, authToken };
 }

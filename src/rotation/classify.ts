@@ -5,11 +5,10 @@ import type { MasterKey } from '../crypto/master-key.ts';
 import { formatOf, openRow, sealRow } from '../crypto/row.ts';
 import { bindingOf, ciphertextOf, openCoveredRow, openCoveredRowWith, type RowFailure, reasonOf } from '../keys/covered-rows.ts';
 import type { EncryptedRow, Replacement } from '../store/encrypted-rows.ts';
-import type { SkippedRow } from '../store/rotations.ts';
 import type { RotationPlan } from './plan.ts';
 
 /** As much of the plan as the rows need. */
-export type RowsPlan = Pick<RotationPlan, 'from' | 'to' | 'upgradeFormat' | 'skippedRows' | 'excusedRows' | 'isSwitched'>;
+export type RowsPlan = Pick<RotationPlan, 'from' | 'to' | 'upgradeFormat' | 'skippedRows' | 'isSwitched'>;
 
 export type RowClass =
   | { readonly kind: 'skipped' }
@@ -22,22 +21,19 @@ export class RowClassifier {
   readonly #plan: RowsPlan;
   readonly #keyring: Keyring;
   readonly #skipped: ReadonlySet<string>;
-  readonly #excused: ReadonlySet<string>;
   #lastKey: MasterKey;
 
   constructor(plan: RowsPlan, keyring: Keyring) {
     this.#plan = plan;
     this.#keyring = keyring;
     this.#lastKey = plan.from ?? plan.to;
-    this.#skipped = skipKeys(plan.skippedRows);
-    this.#excused = skipKeys(plan.excusedRows);
+    this.#skipped = new Set(plan.skippedRows.map(({ table, id }) => skipKey(table, id)));
   }
 
   /** A row to rotate comes with its plaintext, which the caller wipes. */
   classify(table: string, row: EncryptedRow): RowClass {
     if (this.#skipped.size > 0 && this.#skipped.has(skipKey(table, row.id))) return { kind: 'skipped' };
     const opened = this.#open(table, row);
-    if (opened === null && this.#excused.has(skipKey(table, row.id))) return { kind: 'skipped' };
     if (opened === null) return { kind: 'failed', failure: this.#failure(table, row) };
     const { from, to } = this.#plan;
     const key = opened.key === to ? 'new' : opened.key === from ? 'old' : 'other';
@@ -89,10 +85,6 @@ export class RowClassifier {
     opened.plaintext.fill(0);
     return { table, id: row.id, reason: 'other_key', keyId: opened.key.id };
   }
-}
-
-function skipKeys(rows: readonly SkippedRow[]): ReadonlySet<string> {
-  return new Set(rows.map(({ table, id }) => skipKey(table, id)));
 }
 
 function skipKey(table: string, id: string): string {

@@ -5,7 +5,7 @@
 
 import { randomUUID } from 'node:crypto';
 import { type AuditEvent, vaultActor } from '../audit/event.ts';
-import { assertNothingTouched, assertNothingUncovered, inspectCoverage, rowsOf } from '../keys/coverage.ts';
+import { assertNothingUncovered, inspectCoverage, rowsOf } from '../keys/coverage.ts';
 import { isMigrated } from '../store/migrations.ts';
 import type { RotationProgress, RotationRecord } from '../store/rotations.ts';
 import { assertPassed } from './gate.ts';
@@ -61,7 +61,6 @@ export class RotationEngine implements Rotator {
     const plan = await this.#plan(request, await isMigrated(database));
     const found = await inspectCoverage(tables, coverage);
     assertNothingUncovered(found);
-    await assertNothingTouched(tables);
     progress.begin(rowsOf(found));
     const workers = this.#context.startWorkers(plan, keyring);
     const assertGoesOn = (): void => assertNotStopping(this.#stop.signal);
@@ -87,11 +86,10 @@ export class RotationEngine implements Rotator {
     const plan = await this.#plan(request, true);
     await assertReplicasHoldKeys(this.#context.replicas, plan);
     const id = plan.unfinished?.id ?? randomUUID();
-    const skippedRows = [...plan.skippedRows, ...plan.excusedRows];
     const lease = await audit.recorded(
       plan.actor,
       startOf(plan, id),
-      (record) => rotations.begin({ ...plan, id, toKeyId: plan.to.id, skippedRows }, randomUUID(), record),
+      (record) => rotations.begin({ ...plan, id, toKeyId: plan.to.id }, randomUUID(), record),
       (taken) => taken !== null,
     );
     if (lease === null) throw await inProgressError(rotations);

@@ -54,11 +54,11 @@ const youngGenerationMb = 32;
 /** So many threads of the compiled file `entry`, started with the first page that is worth it. In the background they rest in between. */
 export function workOnThreads(entry: URL, threads: number, isBackground = false): StartPageWorkers {
   return (plan, keyring) => {
-    const { from, to, upgradeFormat, skippedRows, excusedRows, isSwitched } = plan;
+    const { from, to, upgradeFormat, skippedRows, isSwitched } = plan;
     return new PageThreads(
       entry,
       threads,
-      { plan: { from, to, upgradeFormat, skippedRows, excusedRows, isSwitched }, keys: keyring.given },
+      { plan: { from, to, upgradeFormat, skippedRows, isSwitched }, keys: keyring.given },
       new PageWork(plan, keyring),
       isBackground,
     );

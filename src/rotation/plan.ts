@@ -27,8 +27,6 @@ export interface RotationPlan {
   readonly from: MasterKey | null;
   readonly to: MasterKey;
   readonly skippedRows: readonly SkippedRow[];
-  /** On the rerun of a finished rotation: those that it left out, and that are left out again where they do not open. */
-  readonly excusedRows: readonly SkippedRow[];
   readonly upgradeFormat: boolean;
   readonly isForced: boolean;
   /** The rotation that this takes up again, or null. */
@@ -64,7 +62,7 @@ export async function planRotation(context: PlanContext, request: RotationReques
     fromKeyId,
     from,
     to: await newKey(context, toKeyId),
-    ...(await chooseSkips(context, request, unfinished, { fromKeyId, toKeyId, isRerun: toKeyId === activeKeyId })),
+    skippedRows: await chooseSkips(context, request, unfinished, { fromKeyId, toKeyId }),
     upgradeFormat: request.upgradeFormat ?? unfinished?.upgradeFormat ?? false,
     isForced: request.isForced ?? false,
     unfinished,
@@ -146,13 +144,12 @@ async function chooseSkips(
   context: PlanContext,
   { skipIds }: RotationRequest,
   unfinished: RotationRecord | null,
-  { fromKeyId, toKeyId, isRerun }: KeyChoice & { readonly isRerun: boolean },
-): Promise<Pick<RotationPlan, 'skippedRows' | 'excusedRows'>> {
+  { fromKeyId, toKeyId }: KeyChoice,
+): Promise<readonly SkippedRow[]> {
   const earlier = unfinished ?? (await context.records?.rotations.findLastCompletedTo(toKeyId)) ?? null;
   const known = earlier?.fromKeyId === fromKeyId ? earlier.skippedRows : [];
-  if (skipIds !== undefined) return { skippedRows: await resolveSkips(context, skipIds, known), excusedRows: [] };
-  if (unfinished !== null) return { skippedRows: known, excusedRows: [] };
-  return { skippedRows: [], excusedRows: isRerun ? known : [] };
+  if (skipIds !== undefined) return resolveSkips(context, skipIds, known);
+  return unfinished?.skippedRows ?? [];
 }
 
 /** What the same rotation has skipped before is known, also where it has been deleted since: the same command must go on. */

@@ -29,6 +29,8 @@ export interface Connection {
    * the disk where it need not be synced: it may be lost with the machine, with the process it is not.
    */
   batch(statements: readonly SqlStatement[], isSynced?: boolean): Promise<readonly Result[]>;
+  /** Brings what is in a log beside a file into the file, as far as nobody reads it. */
+  fold(): void;
   reconnect(): void | Promise<void>;
   close(): void;
 }

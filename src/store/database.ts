@@ -183,7 +183,8 @@ export class Database {
 
   /** Folds a file's write-ahead log into the file, as far as nobody else reads it, for whoever copies that once the process has ended. */
   async fold(): Promise<void> {
-    await this.#log?.fold();
+    await this.#log?.settled();
+    this.#connection.fold();
   }
 
   /** Resolves once nothing of it uses the database any more. */

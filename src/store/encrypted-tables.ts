@@ -46,11 +46,6 @@ export class EncryptedTables {
     return Promise.all(names.map(async (table) => ({ table, rows: await this.#count(table) })));
   }
 
-  async triggers(table: string): Promise<{ readonly name: string; readonly sql: string }[]> {
-    const sql = "SELECT name, sql FROM sqlite_schema WHERE type = 'trigger' AND lower(tbl_name) = lower(?)";
-    return (await this.#database.read(sql, [table])).map((row) => ({ name: text(row, 'name'), sql: text(row, 'sql') }));
-  }
-
   /** As {@link withLastingRowIds}: what reads all {@link pages} is to be such a pass. */
   pass<Result>(pass: (epoch: number) => Promise<Result>): Promise<Result> {
     return withLastingRowIds(this.#database, pass);

@@ -27,7 +27,10 @@ const meanings: readonly (readonly [RegExp, string])[] = [
   [/^SQLITE_(BUSY|LOCKED)/, 'another writer keeps it locked'],
   [/^TRANSACTION_TIMEOUT/, 'the transaction took so long that the server gave its lock to another writer'],
   [/^SQLITE_FULL/, 'the disk is full'],
-  [/^SQLITE_READONLY_DBMOVED/, 'another file has taken its place since it was opened: start the vault again to serve that one'],
+  [
+    /^SQLITE_READONLY_DBMOVED/,
+    'another file has taken its place since it was opened: stop the vault, move the -wal beside it to the old one unless it is empty, and start it again',
+  ],
   [/^SQLITE_READONLY/, 'the file or its folder is read-only'],
   [/^SQLITE_(CORRUPT|NOTADB)/, 'the file is damaged, or no database'],
   [/^SQLITE_(CANTOPEN|IOERR|PERM|AUTH)/, 'the file cannot be read or written'],

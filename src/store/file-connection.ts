@@ -11,7 +11,7 @@ import { LRUCache } from 'lru-cache';
 import type { Connection, Result, Row, SqlStatement, Value } from './connection.ts';
 
 /** How long a write waits for a file that is away, and how often it looks. */
-const awayMs = 3_000;
+const awayMs = 1_000;
 const awayLookMs = 20;
 /** More than the vault's own different statements. */
 const maxKept = 200;
@@ -46,6 +46,10 @@ export class FileConnection implements Connection {
   readonly #lockWaitMs: number;
   /** Of the file that was opened first, whatever it is called; null before that. */
   #identity: string | null;
+  /** Whether the process opened the file with this connection: the others, of threads, leave its log to that one. */
+  readonly #isFirst: boolean;
+  /** For good. */
+  #isDisplaced = false;
   readonly #compiled = new LRUCache<string, Compiled>({ max: maxKept });
   #database: NativeDatabase.Database | null;
   #isClosed = false;
@@ -57,6 +61,7 @@ export class FileConnection implements Connection {
   constructor(path: string, lockWaitMs: number, identity?: string) {
     this.#path = path;
     this.#lockWaitMs = lockWaitMs;
+    this.#isFirst = identity === undefined;
     this.#identity = identity ?? null;
     this.#database = this.#open();
     this.#identity ??= identityOf(path);
@@ -151,14 +156,33 @@ export class FileConnection implements Connection {
    */
   #isInPlace(): boolean {
     const identity = identityOf(this.#path);
-    if (identity === this.#identity) return true;
-    if (identity === null) return false;
+    if (identity === this.#identity && !this.#isDisplaced) return true;
+    if (identity === null && !this.#isDisplaced) return false;
+    if (!this.#isDisplaced) this.#leave();
+    throw displaced();
+  }
+
+  /**
+   * Once and at once: whoever opens the other file shares its log from then on, which is not to be touched again. Where somebody else
+   * reads the old one just now, the log stays.
+   */
+  #leave(): void {
+    this.#isDisplaced = true;
+    if (this.#isFirst) this.#fold();
+    this.reconnect();
+  }
+
+  /** Folds the log into the file, where that is still in its place: by the handle that is open, since another would open what is there. */
+  fold(): void {
+    if (!this.#isDisplaced && identityOf(this.#path) === this.#identity) this.#fold();
+  }
+
+  #fold(): void {
     try {
       this.#database?.exec('PRAGMA wal_checkpoint(TRUNCATE)');
     } catch {
-      // The next call tries again.
+      // Best effort.
     }
-    throw displaced();
   }
 
   /** Waits until the file is in its place again. Throws where it does not come, or another does. */

@@ -26,9 +26,14 @@ export async function withLastingRowIds<Result>(database: Database, pass: (epoch
 
 /** Throws ConfigurationError where `rowid` is not what SQLite numbers the rows of a table by. */
 export async function assertHasRowIds(database: Database, table: string): Promise<void> {
-  const without = await database.read('SELECT 1 FROM pragma_table_list WHERE name = ? AND wr = 1', [table]);
+  const without = await database.read('SELECT 1 FROM pragma_table_list WHERE lower(name) = lower(?) AND wr = 1', [table]);
   if (without.length > 0) throw new ConfigurationError(`The table ${table} is WITHOUT ROWID, and cannot be covered.`);
-  const hiding = await database.read("SELECT 1 FROM pragma_table_info(?) WHERE lower(name) = 'rowid'", [table]);
+  // An INTEGER PRIMARY KEY of that name is the same number.
+  const hiding = await database.read(
+    `SELECT 1 FROM pragma_table_info(?1) WHERE lower(name) = 'rowid'
+     AND NOT (pk = 1 AND upper(type) = 'INTEGER' AND (SELECT max(pk) FROM pragma_table_info(?1)) = 1)`,
+    [table],
+  );
   if (hiding.length > 0) throw new ConfigurationError(`The table ${table} has a column rowid, and cannot be covered.`);
 }
 

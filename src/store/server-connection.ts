@@ -38,6 +38,9 @@ export class ServerConnection implements Connection {
     await this.#client.reconnect();
   }
 
+  /** A server's log is its own. */
+  fold(): void {}
+
   close(): void {
     this.#client.close();
   }

@@ -3,7 +3,7 @@
  * and writes wait without blocking. Best effort: what was not folded is folded after a later write.
  */
 
-import { statSync } from 'node:fs';
+import { existsSync, statSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import FoldingDatabase from 'libsql/promise';
 import { AttemptTimeoutError } from './failures.ts';
@@ -45,10 +45,9 @@ export class WriteAheadLog {
     });
   }
 
-  /** Once the one under way has ended. */
-  async fold(): Promise<void> {
+  /** Resolves when no fold is under way. */
+  async settled(): Promise<void> {
     await this.#folding;
-    if (this.#bytes() > 0) await this.#fold();
   }
 
   /** Resolves when nothing of it uses the file any more: a process should not end in the middle of native code. */
@@ -68,6 +67,8 @@ export class WriteAheadLog {
 
   /** Emptied with the writers' lock held, which keeps out commits that might race the fold (the WAL-reset bug, libsql#2271). */
   async #fold(): Promise<void> {
+    // Opening it would make an empty one.
+    if (!existsSync(this.#databasePath)) return;
     try {
       this.#connection ??= new FoldingDatabase(this.#databasePath, { timeout: this.#lockWaitMs });
       await this.#connection.exec('PRAGMA wal_checkpoint(TRUNCATE)');

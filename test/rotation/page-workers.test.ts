@@ -43,7 +43,7 @@ const [oldKey, newKey, otherKey] = [keyA, keyB, keyC].map(parseMasterKey) as [
 ];
 const keyring = new Keyring([oldKey, newKey, otherKey].map((key, index) => ({ source: `KEY_${index}`, key })));
 const skippedRows = [{ table: 'api_keys', id: 'row-7' }];
-const plan = { from: oldKey, to: newKey, upgradeFormat: false, skippedRows, excusedRows: [], isSwitched: false };
+const plan = { from: oldKey, to: newKey, upgradeFormat: false, skippedRows, isSwitched: false };
 
 async function collect<Item>(items: AsyncIterable<Item>): Promise<Item[]> {
   const collected: Item[] = [];

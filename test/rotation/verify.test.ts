@@ -27,7 +27,7 @@ async function start() {
   const work = {
     tables: new EncryptedTables(database),
     tableNames: ['api_keys'],
-    workers: workHere({ from, to, upgradeFormat: false, skippedRows, excusedRows: [], isSwitched: false }, keyring),
+    workers: workHere({ from, to, upgradeFormat: false, skippedRows, isSwitched: false }, keyring),
     progress: new Progress(),
     assertGoesOn: () => undefined,
   };

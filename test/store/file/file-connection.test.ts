@@ -3,6 +3,7 @@
 import { copyFileSync, existsSync, renameSync, statSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import NativeDatabase from 'libsql';
 import { describe, expect, it } from 'vitest';
 import { StorageUnavailableError } from '../../../src/errors.ts';
 import { Database } from '../../../src/store/database.ts';
@@ -103,6 +104,22 @@ describe('a file that is away for a moment', () => {
     await database.close();
   });
 
+  it('keeps all that it holds where a stop comes just then', async () => {
+    const { url } = await open();
+    const path = url.slice('file:'.length);
+    const database = new Database({ url });
+    await database.useWriteAheadLog();
+    await database.writeOne("INSERT INTO t (b) VALUES ('ours')");
+    renameSync(path, `${path}-away`);
+    await database.fold();
+    await database.close();
+    expect(existsSync(path)).toBe(false);
+    renameSync(`${path}-away`, path);
+    const again = new Database({ url });
+    expect(await again.read('SELECT count(*) AS rows FROM t')).toEqual([{ rows: 1n }]);
+    await again.close();
+  });
+
   it('is not made anew, empty, by a connection that begins anew', async () => {
     const { url, connection, rows } = await open();
     const path = url.slice('file:'.length);
@@ -181,6 +198,32 @@ describe('a file that another takes the place of, under an open connection', () 
     for (const [file, rows] of [
       [`${path}-aside`, 2n],
       [path, 0n],
+    ] as const) {
+      const connection = new FileConnection(file, 20);
+      expect((await connection.execute({ sql: 'SELECT count(*) AS rows FROM t' })).rows, file).toEqual([{ rows }]);
+      connection.close();
+    }
+  });
+
+  it('leaves alone, from then on, what others write to the one that has come', async () => {
+    const { url } = await open();
+    const path = url.slice('file:'.length);
+    copyFileSync(path, `${path}-backup`);
+    const database = new Database({ url });
+    await database.useWriteAheadLog();
+    await database.writeOne("INSERT INTO t (b) VALUES ('ours')");
+    renameSync(path, `${path}-aside`);
+    renameSync(`${path}-backup`, path);
+    await expect(database.read('SELECT 1')).rejects.toThrow('another file has taken its place');
+    const other = new NativeDatabase(path);
+    other.exec("PRAGMA journal_mode = WAL; INSERT INTO t (b) VALUES ('theirs'), ('theirs')");
+    await expect(database.read('SELECT 1')).rejects.toThrow('another file has taken its place');
+    await database.fold();
+    await database.close();
+    other.close();
+    for (const [file, rows] of [
+      [`${path}-aside`, 1n],
+      [path, 2n],
     ] as const) {
       const connection = new FileConnection(file, 20);
       expect((await connection.execute({ sql: 'SELECT count(*) AS rows FROM t' })).rows, file).toEqual([{ rows }]);

@@ -53,7 +53,7 @@ async function start() {
   const workWith = (assertGoesOn: () => void) => ({
     tables: new EncryptedTables(database),
     tableNames: ['api_keys'],
-    workers: workHere({ from, to, upgradeFormat: false, skippedRows: [], excusedRows: [], isSwitched: false }, keyring),
+    workers: workHere({ from, to, upgradeFormat: false, skippedRows: [], isSwitched: false }, keyring),
     progress: new Progress(),
     assertGoesOn,
   });
