@@ -1,6 +1,6 @@
 /** The sentences about a rotation that operators and their scripts read, the same over HTTP and on the command line. */
 
-import type { RotationRecord } from '../store/rotations.ts';
+import { leaseSeconds, type RotationRecord } from '../store/rotations.ts';
 import type { Verification } from './verify.ts';
 
 export function dryRunMessage(rowsScanned: number, oldKeyName = 'old'): string {
@@ -12,8 +12,7 @@ export function rotationMessage({ rowsRotated, rowsScanned }: Pick<RotationRecor
 }
 
 /** Of a rotation whose process could not say how it ended. */
-export const leftMessage =
-  'Nothing has been heard of the process that ran it for 15 seconds: run the same rotation again to finish it.';
+export const leftMessage = `Nothing has been heard of the process that ran it for ${leaseSeconds} seconds: run the same rotation again to finish it.`;
 
 /** Of rows that came, behind the switch, under neither of the two keys. */
 export const underAnotherKey =

@@ -146,10 +146,9 @@ async function chooseSkips(
   unfinished: RotationRecord | null,
   { fromKeyId, toKeyId }: KeyChoice,
 ): Promise<readonly SkippedRow[]> {
+  if (skipIds === undefined) return unfinished?.skippedRows ?? [];
   const earlier = unfinished ?? (await context.records?.rotations.findLastCompletedTo(toKeyId)) ?? null;
-  const known = earlier?.fromKeyId === fromKeyId ? earlier.skippedRows : [];
-  if (skipIds !== undefined) return resolveSkips(context, skipIds, known);
-  return unfinished?.skippedRows ?? [];
+  return resolveSkips(context, skipIds, earlier?.fromKeyId === fromKeyId ? earlier.skippedRows : []);
 }
 
 /** What the same rotation has skipped before is known, also where it has been deleted since: the same command must go on. */
