@@ -152,8 +152,8 @@ async function tryReplace(
     return restored;
   } catch (error) {
     onSwitched();
-    // After a lost answer it may have been written: then it is all there is of what was there before.
-    if (!(error instanceof StorageUnavailableError)) await unlink(before.path);
+    // Of these alone it is certain that nothing has been written; otherwise it may be all there is of what was there before.
+    if (error instanceof GuardFailedError || isConstraint(error)) await unlink(before.path);
     if (error instanceof GuardFailedError && error.guard === presentGuard) return null;
     throw error;
   }

@@ -10,7 +10,7 @@ import { LibsqlBatchError } from '@libsql/client';
 import pLimit, { type LimitFunction } from 'p-limit';
 import { ConfigurationError, StorageUnavailableError } from '../errors.ts';
 import type { Argument, Connection, Result, Row, SqlStatement } from './connection.ts';
-import { AttemptTimeoutError, describe, isConstraint, kindOf, translate } from './failures.ts';
+import { AttemptTimeoutError, describe, isConstraint, kindOf, translate, translateUnsettled } from './failures.ts';
 import { FileConnection } from './file-connection.ts';
 import { ServerConnection, withSignal } from './server-connection.ts';
 import { WriteAheadLog } from './write-ahead-log.ts';
@@ -266,23 +266,28 @@ export class Database {
   async #attempt<T>(operation: (attempt: Attempt) => Promise<T>, timeoutMs: number, limit = this.#limit): Promise<T> {
     this.#operations += 1;
     if (this.#operations % operationsPerTurn === 0) await nextTurn();
-    const deadline = Date.now() + retryTotalMs;
+    const deadlineMs = performance.now() + retryTotalMs;
+    let isUnsettled = false;
     for (let delayMs = 5; ; delayMs = Math.min(delayMs * 2, maxRetryDelayMs)) {
       try {
         return await this.#attemptOnce(operation, timeoutMs, limit);
       } catch (error) {
-        const isFinal = kindOf(error) === 'final';
+        const kind = kindOf(error);
+        const isFinal = kind === 'final';
+        isUnsettled ||= kind === 'lost';
         if (!isFinal && this.#log !== null) await this.#connection.reconnect();
-        if (isFinal || Date.now() + delayMs > deadline) throw this.#failed(translate(error));
+        if (isFinal || performance.now() + delayMs > deadlineMs) throw this.#givenUp(error, isUnsettled);
         this.#troubles.retries += 1;
         await sleep(delayMs * (0.5 + Math.random()));
       }
     }
   }
 
-  #failed(error: unknown): unknown {
-    if (error instanceof StorageUnavailableError || error instanceof ConfigurationError) this.#troubles.failures += 1;
-    return error;
+  /** What the caller is told; `isUnsettled`: an attempt before may have been carried out. */
+  #givenUp(error: unknown, isUnsettled: boolean): unknown {
+    const told = isUnsettled ? translateUnsettled(error) : translate(error);
+    if (told instanceof StorageUnavailableError || told instanceof ConfigurationError) this.#troubles.failures += 1;
+    return told;
   }
 
   /** On a server an attempt that takes too long is given up, whether it waits for its turn or for its answer. */

@@ -86,6 +86,12 @@ export function translate(error: unknown): unknown {
     : new StorageUnavailableError(reason);
 }
 
+/** What a caller is told where an attempt before may have been carried out: never that nothing was. */
+export function translateUnsettled(error: unknown): unknown {
+  const told = translate(error);
+  return told instanceof ConfigurationError ? new StorageUnavailableError(told.message) : told;
+}
+
 /** The code and what it means: never the client's own message, which may quote a URL or a value. */
 export function describe(error: unknown): string {
   const code = codeOf(error) || 'it did not open';

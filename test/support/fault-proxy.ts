@@ -15,6 +15,7 @@ export type Fault =
   | 'half an answer'
   | '500 before'
   | '500 after'
+  | '401 before'
   | 'no JSON'
   | 'silence before'
   | 'silence after'
@@ -65,6 +66,7 @@ async function handle(incoming: IncomingMessage, outgoing: ServerResponse, port:
   if (fault === 'slow by size') await sleep((body.length / 1_048_576) * msPerMebibyte);
   if (fault === 'cut before') return void incoming.socket.destroy();
   if (fault === '500 before') return void outgoing.writeHead(500).end('{"error":"broken on purpose"}');
+  if (fault === '401 before') return void outgoing.writeHead(401).end('{"error":"refused on purpose"}');
   if (fault === 'silence before') return;
   const answer = await forward(incoming, body, port);
   if (fault === 'slow') await sleep(slowMs);

@@ -1,8 +1,9 @@
 /** Whatever happens between the vault and its server, every outcome is a correct answer or a truthful error: nothing lost, nothing doubled. */
 
 import { randomInt } from 'node:crypto';
-import { describe, expect, it } from 'vitest';
-import { StorageUnavailableError } from '../../../src/errors.ts';
+import { describe, expect, it, onTestFinished } from 'vitest';
+import { ConfigurationError, StorageUnavailableError } from '../../../src/errors.ts';
+import { Database } from '../../../src/store/database.ts';
 import { type Fault, startFaultProxy } from '../../support/fault-proxy.ts';
 import { GatewayDatabase } from '../../support/gateway.ts';
 import { startSqld } from '../../support/sqld.ts';
@@ -88,6 +89,29 @@ describe('every fault', () => {
 
   it('that does not end is a truthful error in bounded time, and over as soon as it is over', { timeout: 120_000 }, async () => {
     expect(await failuresOf(expectTruthful)).toEqual([]);
+  });
+});
+
+describe('a token that is refused', () => {
+  it('after an answer was lost is not told as if nothing had been written: it may have been', async () => {
+    const server = await startSqld();
+    const proxy = await startFaultProxy(server.port);
+    const database = new Database({ url: proxy.url });
+    onTestFinished(() => database.close());
+    await database.writeIdempotent([
+      { sql: 'CREATE TABLE vault_writes (id text PRIMARY KEY NOT NULL, changed text NOT NULL, written_at integer NOT NULL)' },
+      { sql: 'CREATE TABLE vault_assertions (failed integer CHECK (failed IS NULL))' },
+      { sql: 'CREATE TABLE sample (value text)' },
+    ]);
+    const store = (value: string) => database.writeOne('INSERT INTO sample (value) VALUES (?)', [value]);
+    await store('sample-1');
+    const coming: Fault[] = ['cut after', '401 before'];
+    proxy.fault = () => coming.shift() ?? 'none';
+    await expect(store('sample-2')).rejects.toThrow(StorageUnavailableError);
+    expect(await database.read('SELECT value FROM sample')).toHaveLength(2);
+    coming.push('401 before');
+    await expect(store('sample-3')).rejects.toThrow(ConfigurationError);
+    expect(await database.read('SELECT value FROM sample')).toHaveLength(2);
   });
 });
 
