@@ -108,7 +108,7 @@ async function inspectDatabase(url: string, authToken: string | undefined): Prom
   if (!isFileUrl(url)) return { isLocal: false, isInUse: true, activeKeyId: null };
   const database = new Database({ url, authToken });
   try {
-    const found = await new EncryptedTables(database).discover();
+    const found = await new EncryptedTables(database).discover(1);
     const activeKeyId = (await isMigrated(database)) ? await new MasterKeyStore(database).activeKeyId() : null;
     return { isLocal: true, isInUse: activeKeyId !== null || found.some(({ rows }) => rows > 0), activeKeyId };
   } finally {

@@ -39,7 +39,7 @@ async function findKeyInUse({ tables, coverage, keyring }: AdoptionContext): Pro
   const primary = keyring.entries.find(({ sources }) => sources.includes(primarySource));
   const rowsByKey = new Map<MasterKey, number>();
   let isEmpty = true;
-  const { covered } = await inspectCoverage(tables, coverage);
+  const { covered } = await inspectCoverage(tables, coverage, 1);
   for await (const { table, row } of coveredRows(tables, covered)) {
     isEmpty = false;
     const opened = openCoveredRow(keyring, table, row);

@@ -36,7 +36,8 @@ export class ReadinessCheck {
   readonly #context: ReadinessContext;
   #survey: Promise<Survey> | null = null;
   #lastSurvey: Survey | null = null;
-  #surveyDueAt = 0;
+  /** By `performance.now()`, as all times here. */
+  #surveyDueAtMs = 0;
 
   constructor(context: ReadinessContext) {
     this.#context = context;
@@ -89,19 +90,19 @@ export class ReadinessCheck {
   }
 
   #keyringNames(): string {
-    const names = this.#context.keyring.entries.map(
-      ({ sources, key }) => `${key.isPassphrase ? 'passphrase' : key.id} (${sources.join(', ')})`,
-    );
+    const { keyring } = this.#context;
+    const names = keyring.entries.map(({ sources, key }) => `${keyring.labelOf(key.id)} (${sources.join(', ')})`);
     return names.join(', ') || 'no key';
   }
 
   async #warnings(): Promise<string[]> {
-    const coverage = await inspectCoverage(this.#context.tables, this.#context.coverage);
+    const coverage = await inspectCoverage(this.#context.tables, this.#context.coverage, maxRowsWaitedFor + 1);
     const latest = await this.latestSurvey(rowsOf(coverage) > maxRowsWaitedFor ? 0 : surveyWaitMs);
     const warnings = [
       ...coverage.missing.map((table) => `The covered table ${table} does not exist, or lacks the encrypted columns.`),
       ...coverage.uncovered.map(
-        ({ table, rows }) => `The table ${table} holds ${rows} encrypted row(s) and is not covered: no rotation can run.`,
+        ({ table, rows }) =>
+          `The table ${table} holds ${countOf(rows)} encrypted row(s) and is not covered: no rotation can run.`,
       ),
     ];
     if (await this.#isStagedInVain()) {
@@ -132,7 +133,7 @@ export class ReadinessCheck {
 
   /** At most a few seconds old on a small table; on a large one it costs a hundredth of a processor, and null may come before the first. */
   async latestSurvey(waitMs = surveyWaitMs): Promise<Survey | null> {
-    if (this.#survey === null && Date.now() >= this.#surveyDueAt) {
+    if (this.#survey === null && performance.now() >= this.#surveyDueAtMs) {
       this.#survey = this.#runSurvey();
       // Whoever waits for it is told; where nobody does, the next one finds out.
       this.#survey.catch(() => undefined);
@@ -143,16 +144,20 @@ export class ReadinessCheck {
   }
 
   async #runSurvey(): Promise<Survey> {
-    const startedAt = Date.now();
+    const startedAtMs = performance.now();
     try {
       this.#lastSurvey = await this.#context.surveyor.survey();
       return this.#lastSurvey;
     } finally {
-      const tookMs = Date.now() - startedAt;
-      this.#surveyDueAt = Date.now() + Math.max(surveyMinAgeMs, tookMs * surveyAgeFactor);
+      const tookMs = performance.now() - startedAtMs;
+      this.#surveyDueAtMs = performance.now() + Math.max(surveyMinAgeMs, tookMs * surveyAgeFactor);
       this.#survey = null;
     }
   }
+}
+
+function countOf(rows: number): string {
+  return rows > maxRowsWaitedFor ? `more than ${maxRowsWaitedFor}` : String(rows);
 }
 
 function adviceFor(role: string): string {

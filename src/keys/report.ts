@@ -89,7 +89,7 @@ async function keyIdsStillNeeded(
   { tables, coverage, masterKeys, rotations }: ReportContext,
   { failures, rowsFailed }: Survey,
 ): Promise<(keyId: string) => boolean> {
-  const { uncovered } = await inspectCoverage(tables, coverage);
+  const { uncovered } = await inspectCoverage(tables, coverage, 1);
   if (uncovered.length > 0) return () => true;
   const unfinished = await rotations.findUnfinished();
   const needed = new Set(unfinished === null ? [] : [unfinished.fromKeyId, unfinished.toKeyId]);

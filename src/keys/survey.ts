@@ -34,7 +34,7 @@ async function surveyOnce(tables: EncryptedTables, settings: CoverageSettings, k
   let rowsOfFormat1 = 0;
   const rowsByKeyId = new Map<string, number>();
   const failures: RowFailure[] = [];
-  const { covered } = await inspectCoverage(tables, settings);
+  const { covered } = await inspectCoverage(tables, settings, 1);
   for await (const { table, row } of coveredRows(tables, covered)) {
     rowsScanned += 1;
     rowsOfFormat1 += isFormat1(table, row) ? 1 : 0;

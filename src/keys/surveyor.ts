@@ -57,7 +57,7 @@ export class SurveyThreads implements Surveyor {
   /** All that ask while one is under way share the next: that one may have passed the rows that they ask about. */
   async survey(): Promise<Survey> {
     const { tables, coverage } = this.#context;
-    if (rowsOf(await inspectCoverage(tables, coverage)) <= maxRowsHere) return this.#here.survey();
+    if (rowsOf(await inspectCoverage(tables, coverage, maxRowsHere + 1)) <= maxRowsHere) return this.#here.survey();
     this.#next ??= this.#afterRunning();
     return this.#next;
   }

@@ -37,13 +37,16 @@ export class EncryptedTables {
     this.#database = database;
   }
 
-  /** Every table with the three columns, with how many rows it holds. Virtual ones keep theirs in others, and may be of a module that is not here. */
-  async discover(): Promise<TableCount[]> {
+  /**
+   * Every table with the three columns, with how many rows it holds; up to so many are counted. Virtual ones keep theirs in others, and may
+   * be of a module that is not here.
+   */
+  async discover(mostRows?: number): Promise<TableCount[]> {
     const sql = `SELECT m.name FROM sqlite_schema AS m JOIN pragma_table_info(m.name) AS c
       WHERE m.type = 'table' AND m.sql NOT LIKE 'CREATE VIRTUAL%' AND m.name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND lower(c.name) IN ('encrypted_value', 'iv', 'auth_tag')
       GROUP BY m.name HAVING count(*) = 3 ORDER BY m.name`;
     const names = (await this.#database.read(sql)).map((row) => text(row, 'name'));
-    return Promise.all(names.map(async (table) => ({ table, rows: await this.#count(table) })));
+    return Promise.all(names.map(async (table) => ({ table, rows: await this.#count(table, mostRows) })));
   }
 
   /** As {@link withLastingRowIds}: what reads all {@link pages} is to be such a pass. */
@@ -99,8 +102,9 @@ export class EncryptedTables {
     return rows.length > 0;
   }
 
-  async #count(table: string): Promise<number> {
-    const [row] = await this.#database.read(`SELECT count(*) AS rows FROM ${quote(table)}`);
+  async #count(table: string, mostRows?: number): Promise<number> {
+    const counted = mostRows === undefined ? quote(table) : `(SELECT 1 FROM ${quote(table)} LIMIT ${mostRows})`;
+    const [row] = await this.#database.read(`SELECT count(*) AS rows FROM ${counted}`);
     return row === undefined ? 0 : integer(row, 'rows');
   }
 

@@ -1,7 +1,9 @@
 /** Which key a database's rows are under is found out by opening them, and a vault with the wrong key takes no traffic. */
 
 import NativeDatabase from 'libsql';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, onTestFinished } from 'vitest';
+import { Database } from '../../src/store/database.ts';
+import { EncryptedTables } from '../../src/store/encrypted-tables.ts';
 import {
   caller,
   engine,
@@ -129,6 +131,18 @@ describe('/ready', () => {
     const { status, body } = await ready(await startVault(url));
     expect(status).toBe(200);
     expect(body.warnings.join('\n')).toMatch(/api_keys_backup holds 2[\s\S]*1 of 2 row\(s\) do not open/);
+  });
+
+  it('counts the rows of a large table that is not covered only so far', async () => {
+    const { url, gateway } = await temporaryDatabase();
+    await gateway.run(`CREATE TABLE copy AS WITH RECURSIVE n (value) AS (SELECT 1 UNION ALL SELECT value + 1 FROM n WHERE value < 6000)
+      SELECT value AS id, '' AS encrypted_value, '' AS iv, '' AS auth_tag FROM n`);
+    const vault = await startVault(url);
+    const database = new Database({ url });
+    onTestFinished(() => database.close());
+    expect(await new EncryptedTables(database).discover(100)).toContainEqual({ table: 'copy', rows: 100 });
+    const { status, body } = await ready(vault);
+    expect([status, body.warnings]).toEqual([200, [expect.stringContaining('copy holds more than 5000 encrypted row(s)')]]);
   });
 
   it('warns of a passphrase that is to be the next key, unless it was the active one before', async () => {
