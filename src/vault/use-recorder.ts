@@ -12,7 +12,7 @@ export class UseRecorder {
   readonly #pending = new Map<string, number>();
   readonly #timer: NodeJS.Timeout;
 
-  /** `write` gets Unix seconds by id. What it throws is dropped: the next use tries again. */
+  /** `write` gets Unix seconds by id. What it could not write is tried again. */
   constructor(write: (usedAt: ReadonlyMap<string, number>) => Promise<void>) {
     this.#write = write;
     this.#timer = setInterval(() => void this.flush(), flushIntervalMs).unref();
@@ -31,7 +31,13 @@ export class UseRecorder {
     const written = new Map([...this.#pending].slice(0, most));
     if (written.size === 0) return;
     for (const id of written.keys()) this.#pending.delete(id);
-    await this.#write(written).catch(() => undefined);
+    try {
+      await this.#write(written);
+    } catch {
+      // Behind the others, so that none stands in their way.
+      for (const [id, usedAt] of written)
+        if (!this.#pending.has(id) && this.#pending.size < maxPending) this.#pending.set(id, usedAt);
+    }
   }
 
   async close(): Promise<void> {

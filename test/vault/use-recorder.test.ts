@@ -14,3 +14,18 @@ it('at most 125 are written at a time, and the others with the next or when the 
   expect(written.map((some) => some.length)).toEqual([125, 125, 750]);
   expect(written.flat()).toEqual(ids);
 });
+
+it('what could not be written is written later, behind what waited for its turn', async () => {
+  const written: string[] = [];
+  let isFailing = true;
+  const uses = new UseRecorder(async (usedAt) => {
+    if (isFailing) throw new Error('The database is away.');
+    written.push(...usedAt.keys());
+  });
+  const ids = Array.from({ length: 130 }, (_, index) => `row-${index}`);
+  for (const id of ids) uses.note(id, null);
+  await uses.flush();
+  isFailing = false;
+  await uses.close();
+  expect(written).toEqual([...ids.slice(125), ...ids.slice(0, 125)]);
+});
