@@ -19,6 +19,7 @@ export const openApiInfo: FastifyDynamicSwaggerOptions = {
       { name: 'Rotation', description: 'For admin tokens.' },
       { name: 'Master keys', description: 'For admin tokens.' },
       { name: 'Snapshots', description: 'For admin tokens; ciphertext only.' },
+      { name: 'Audit', description: 'For admin tokens.' },
       { name: 'Metrics', description: 'For admin and metrics tokens.' },
       { name: 'Machines', description: 'Without a token.' },
     ],
