@@ -152,7 +152,7 @@ export function buildServices(
       seals,
       observer,
     }),
-    stateless: new StatelessCipher({ workers: textWorkers, activeKey, uses: statelessUses, log, seals, observer }),
+    stateless: new StatelessCipher({ workers: textWorkers, keyring, activeKey, uses: statelessUses, log, seals, observer }),
     rotator,
     rotations,
     snapshots,

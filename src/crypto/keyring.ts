@@ -1,6 +1,6 @@
 /** The master keys of the environment: all of them open; which one seals is the database's to say. */
 
-import type { MasterKey } from './master-key.ts';
+import { labelOfKey, type MasterKey } from './master-key.ts';
 import { openRow, type RowBinding, type RowCiphertext } from './row.ts';
 
 /** A master key and the settings that hold it, such as `PROVARA_MASTER_KEY_NEW`. */
@@ -42,6 +42,11 @@ export class Keyring {
 
   get(keyId: string): MasterKey | undefined {
     return this.#keys.get(keyId);
+  }
+
+  /** What logs call a key that this keyring holds. */
+  labelOf(keyId: string): string {
+    return labelOfKey(keyId, this.get(keyId)?.isPassphrase === true);
   }
 
   /** Tries the hinted key first and then every other; null where none opens the row. */

@@ -16,6 +16,11 @@ export interface MasterKey {
   readonly isPassphrase: boolean;
 }
 
+/** What logs, metrics and messages call a key: the id of a passphrase would help guessing it. */
+export function labelOfKey(keyId: string, isPassphrase: boolean): string {
+  return isPassphrase ? 'passphrase' : keyId;
+}
+
 /** Reads a master key as the gateway does: 64 hex characters are the 32 bytes, any other text is hashed to them with SHA-256. */
 export function parseMasterKey(text: string): MasterKey {
   const isPassphrase = !hexKey.test(text);

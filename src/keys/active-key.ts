@@ -1,7 +1,7 @@
 /** The key that seals: named by the database, held by the keyring. */
 
 import type { Keyring } from '../crypto/keyring.ts';
-import type { MasterKey } from '../crypto/master-key.ts';
+import { labelOfKey, type MasterKey } from '../crypto/master-key.ts';
 import { ConfigurationError } from '../errors.ts';
 import type { MasterKeyRecord, MasterKeyStore } from '../store/master-keys.ts';
 
@@ -11,7 +11,7 @@ const maxAgeMs = 100;
 export class ActiveKey {
   readonly #store: MasterKeyStore;
   readonly #keyring: Keyring;
-  #remembered: { readonly keyId: string | null; readonly readAt: number } | null = null;
+  #remembered: { readonly keyId: string | null; readonly readAtMs: number } | null = null;
 
   constructor(store: MasterKeyStore, keyring: Keyring) {
     this.#store = store;
@@ -20,8 +20,8 @@ export class ActiveKey {
 
   /** Null on a table for which none has been found. */
   async id(): Promise<string | null> {
-    if (this.#remembered === null || Date.now() - this.#remembered.readAt > maxAgeMs) {
-      this.#remembered = { keyId: await this.#store.activeKeyId(), readAt: Date.now() };
+    if (this.#remembered === null || performance.now() - this.#remembered.readAtMs > maxAgeMs) {
+      this.#remembered = { keyId: await this.#store.activeKeyId(), readAtMs: performance.now() };
     }
     return this.#remembered.keyId;
   }
@@ -52,9 +52,12 @@ export class ActiveKey {
   }
 }
 
-/** What messages and logs call a key: the id of a passphrase helps guessing it. */
+/** What messages call a key that the keyring may lack. */
 export function nameOfKey(known: readonly MasterKeyRecord[], keyId: string): string {
-  return known.some((record) => record.keyId === keyId && record.isPassphrase) ? 'passphrase' : keyId;
+  return labelOfKey(
+    keyId,
+    known.some((record) => record.keyId === keyId && record.isPassphrase),
+  );
 }
 
 export function missingKeyError(known: readonly MasterKeyRecord[], keyId: string): ConfigurationError {

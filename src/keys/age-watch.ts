@@ -1,6 +1,7 @@
 /** Says in the log, at the start and then once a day, that the active master key is due for rotation, for as long as it is. */
 
 import type { Logger } from 'pino';
+import { labelOfKey } from '../crypto/master-key.ts';
 import type { MasterKeyStore } from '../store/master-keys.ts';
 import { ageSecondsOf, isRotationDue, secondsPerDay } from './report.ts';
 
@@ -45,7 +46,7 @@ export class AgeWatch {
     if (active === undefined || !isRotationDue(active, activeKeyId, rotationDueDays)) return;
     logger.warn(
       {
-        key_id: active.isPassphrase ? 'passphrase' : active.keyId,
+        key_id: labelOfKey(active.keyId, active.isPassphrase),
         age_days: Math.floor(ageSecondsOf(active) / secondsPerDay),
         due_days: rotationDueDays,
       },

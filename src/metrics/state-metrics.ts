@@ -1,13 +1,14 @@
 /** What a scrape reads of the vault's state, at a bounded cost: a few single rows, and the count of rows that readiness keeps. */
 
+import { labelOfKey } from '../crypto/master-key.ts';
 import { StorageUnavailableError, VaultError } from '../errors.ts';
 import type { ReadinessCheck } from '../keys/readiness.ts';
 import { ageSecondsOf, isRotationDue, stateOf } from '../keys/report.ts';
 import { maxSeals, type SealMeter } from '../keys/seal-meter.ts';
 import type { Database } from '../store/database.ts';
-import type { MasterKeyRecord, MasterKeyStore } from '../store/master-keys.ts';
+import type { MasterKeyStore } from '../store/master-keys.ts';
 import { type RotationStore, rotationStates } from '../store/rotations.ts';
-import { passphraseLabel, type VaultMetrics } from './vault-metrics.ts';
+import type { VaultMetrics } from './vault-metrics.ts';
 
 export interface StateSource {
   readonly readiness: ReadinessCheck;
@@ -74,8 +75,8 @@ export class StateMetrics {
     for (const gauge of [age, due, sealsGauge, rows]) gauge.reset();
     const ages = new Map<string, number>();
     for (const record of records) {
-      const { keyId } = record;
-      const key_id = labelOf(record);
+      const { keyId, isPassphrase } = record;
+      const key_id = labelOfKey(keyId, isPassphrase);
       const state = stateOf(record, activeKeyId);
       ages.set(`${key_id} ${state}`, Math.max(ageSecondsOf(record), ages.get(`${key_id} ${state}`) ?? 0));
       age.set({ key_id, state }, ages.get(`${key_id} ${state}`) ?? 0);
@@ -98,10 +99,6 @@ export class StateMetrics {
     rotationDone.set(unfinished?.progress?.rowsDone ?? 0);
     rotationTotal.set(unfinished?.progress?.rowsTotal ?? 0);
   }
-}
-
-function labelOf({ keyId, isPassphrase }: MasterKeyRecord): string {
-  return isPassphrase ? passphraseLabel : keyId;
 }
 
 function defineGauges(metrics: VaultMetrics) {

@@ -7,8 +7,6 @@ import type { DecryptOutcome, VaultObserver } from '../vault/observer.ts';
 const prefix = 'provara_vault_';
 const requestSeconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30];
 const outcomes: readonly DecryptOutcome[] = ['opened', 'failed', 'key_missing'];
-/** In place of the id of a passphrase, which would help guessing it. */
-export const passphraseLabel = 'passphrase';
 /** In place of a key id that is not of this process's keyring, or of none. */
 const otherKeyLabel = 'other';
 
@@ -31,7 +29,7 @@ export class VaultMetrics implements VaultObserver {
   readonly #auditFailures: Counter;
 
   constructor(keyring: Keyring) {
-    this.#labelByKeyId = new Map(keyring.entries.map(({ key }) => [key.id, key.isPassphrase ? passphraseLabel : key.id]));
+    this.#labelByKeyId = new Map(keyring.entries.map(({ key }) => [key.id, keyring.labelOf(key.id)]));
     this.#requests = new Histogram({
       name: `${prefix}http_request_duration_seconds`,
       help: 'Time from the first byte of a request to the last of its answer.',

@@ -1,5 +1,6 @@
 /** Stops a rotation before it writes anything that a live replica could not read. */
 
+import { labelOfKey } from '../crypto/master-key.ts';
 import { ReplicaMissingKeyError } from '../errors.ts';
 import type { Statement } from '../store/database.ts';
 import { type Replica, type ReplicaStore, replicaKeysStatement } from '../store/replicas.ts';
@@ -28,7 +29,12 @@ function missingKeyError(replicas: readonly Replica[], plan: RotationPlan): Repl
     return missing.length === 0 ? [] : [{ replica: id, host, missing_key_ids: missing }];
   });
   if (lacking.length === 0) return null;
-  const names = lacking.map((each) => `${each.host} (${each.replica}) lacks ${each.missing_key_ids.join(' and ')}`);
+  const labelOf = (keyId: string): string =>
+    labelOfKey(
+      keyId,
+      [plan.from, plan.to].some((key) => key?.id === keyId && key.isPassphrase),
+    );
+  const names = lacking.map((each) => `${each.host} (${each.replica}) lacks ${each.missing_key_ids.map(labelOf).join(' and ')}`);
   return new ReplicaMissingKeyError(
     `A live replica could not read what the rotation writes: ${names.join('; ')}. ` +
       'Deploy it with both keys, or wait 15 seconds if it is gone.',

@@ -5,7 +5,6 @@ import type { Actor, AuditEvent } from '../audit/event.ts';
 import type { AuditJournal } from '../audit/journal.ts';
 import type { AuditKeys } from '../audit/keys.ts';
 import type { Keyring } from '../crypto/keyring.ts';
-import type { MasterKey } from '../crypto/master-key.ts';
 import { RotationInProgressError, StorageUnavailableError, VaultError } from '../errors.ts';
 import { nameOf } from '../keys/adoption.ts';
 import { assertNothingUncovered, type CoverageSettings, inspectCoverage, rowsOf } from '../keys/coverage.ts';
@@ -89,14 +88,12 @@ export class RotationRun {
 
   /** Runs to the end and records how it ended, whatever that is. Rejects with why it did not complete. */
   async finish(): Promise<RotationRecord> {
-    const { rotations, logger } = this.#context;
-    const { fromKeyId, from, to } = this.#plan;
+    const { rotations, keyring, logger } = this.#context;
+    const { fromKeyId, to } = this.#plan;
     const rotationId = this.#rotationId;
     const timer = setInterval(() => this.#logProgress(), logIntervalMs).unref();
     try {
-      // A passphrase's key id helps guessing it.
-      const nameInLog = (key: MasterKey | null): string | undefined => (key?.isPassphrase === true ? 'passphrase' : key?.id);
-      const keys = { from_key_id: nameInLog(from) ?? fromKeyId, to_key_id: nameInLog(to) };
+      const keys = { from_key_id: keyring.labelOf(fromKeyId), to_key_id: keyring.labelOf(to.id) };
       logger.info({ rotation_id: rotationId, ...keys }, 'rotation started');
       await this.#writeAll();
       this.#context.onSwitched();

@@ -16,7 +16,10 @@ export interface Verification {
   readonly namesLeft: readonly string[];
   /** Where they are: a part for each, or null where they are so many that all is sooner read again. */
   readonly partsLeft: readonly CoveredPart[] | null;
-  /** What has been seen of each table ends with this row id: whatever is inserted, or moved, comes behind it. */
+  /**
+   * What has been seen of each table ends with this row id. What is inserted comes behind it, unless it takes the place of a last row
+   * that was deleted: SQLite gives that id again. Such a row counts as written after the rotation.
+   */
   readonly lastRowIds: ReadonlyMap<string, bigint>;
   /** Row ids that were read in another epoch are no longer those of the same rows. */
   readonly epoch: number;

@@ -2,6 +2,7 @@
 
 import type { Actor } from '../audit/event.ts';
 import type { AuditLog } from '../audit/log.ts';
+import type { Keyring } from '../crypto/keyring.ts';
 import { parseText } from '../crypto/text-ciphertext.ts';
 import { ConfigurationError, DecryptFailedError, VaultError } from '../errors.ts';
 import type { ActiveKey } from '../keys/active-key.ts';
@@ -17,6 +18,7 @@ export type ItemError = DecryptFailedError | ConfigurationError;
 
 export interface StatelessContext {
   readonly workers: TextWorkers;
+  readonly keyring: Keyring;
   readonly activeKey: ActiveKey;
   readonly uses: UseRecorder;
   readonly log: AuditLog;
@@ -64,12 +66,12 @@ export class StatelessCipher {
   }
 
   async #recorded(actor: Actor, act: string, results: (WorkedText | ItemError)[]): Promise<(WorkedText | ItemError)[]> {
+    const { keyring, log } = this.#context;
     const failed = results.filter(isItemError);
-    const keyIds = new Set(results.map((result) => (isItemError(result) ? null : result.keyId)));
-    keyIds.delete(null);
+    const keyIds = new Set(results.flatMap((result) => (isItemError(result) ? [] : [result.keyId])));
     const outcome = failed.length === results.length ? (failed[0]?.code ?? 'done') : 'done';
-    const details = { items: results.length, failed: failed.length, key_ids: [...keyIds] };
-    await this.#context.log.record(actor, [{ act, outcome, details }]);
+    const details = { items: results.length, failed: failed.length, key_ids: [...keyIds].map((keyId) => keyring.labelOf(keyId)) };
+    await log.record(actor, [{ act, outcome, details }]);
     return results;
   }
 

@@ -3,6 +3,7 @@
 import { readFileSync, symlinkSync, unlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
+import { gatewaySeal } from '../support/gateway.ts';
 import { runCli } from '../support/process.ts';
 import { sendSnapshot, takeSnapshot } from '../support/snapshot.ts';
 import {
@@ -80,6 +81,13 @@ describe('every use of a key', () => {
       ].map((expected) => expect.objectContaining(expected)),
     );
     expect(readFileSync(log, 'utf8')).not.toContain(value);
+  });
+
+  it('does not name a passphrase by its id, which helps guessing it', async () => {
+    const passphrase = 'a sample passphrase';
+    const { vault, log } = await start({ PROVARA_MASTER_KEY_OLD: passphrase });
+    expect((await vault.gateway('POST', '/v1/decrypt', gatewaySeal(passphrase, value))).body.plaintext).toBe(value);
+    expect(logged(log).at(-1)?.details).toEqual({ items: 1, failed: 0, key_ids: ['passphrase'] });
   });
 
   it('is refused with 503 and no plaintext while the log takes no record, and goes on when it does', async () => {

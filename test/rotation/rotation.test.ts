@@ -548,6 +548,16 @@ describe('replicas', () => {
     expect((await admin('POST', '/admin/rotate/execute')).status).toBe(200);
   });
 
+  it('that lack a passphrase are named without its id, which helps guessing it', async () => {
+    const { url, gateway: database } = await tableOf(1, 'a sample passphrase');
+    const { admin } = await startVault(url, { PROVARA_MASTER_KEY: 'a sample passphrase', ...staged });
+    await database.run(
+      `INSERT INTO vault_replicas (id, host, key_ids, seen_at) VALUES ('r', 'sample', '["${keyIdB}"]', unixepoch())`,
+    );
+    const { body } = await admin('POST', '/admin/rotate/execute');
+    expect(body.error.message).toContain('sample (r) lacks passphrase.');
+  });
+
   it('that have gone stop none, also where the clock has been set back since they were heard of', async () => {
     const { url, gateway: database } = await tableOf(1);
     const { admin } = await startVault(url, staged);
