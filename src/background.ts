@@ -2,7 +2,7 @@
 
 const spellMs = 0.25;
 const restPerWork = 2;
-/** However long it took: then most of that was no work, but waiting for a processor or for a database. */
+/** No pause is longer: what took so long was mostly waiting for a processor or a database, and not work. */
 const longestRestMs = 1;
 const nobody = new Int32Array(new SharedArrayBuffer(4));
 

@@ -40,7 +40,7 @@ import { SnapshotRows } from './store/snapshot-rows.ts';
 import { ApiKeys } from './vault/api-keys.ts';
 import { unobserved, type VaultObserver } from './vault/observer.ts';
 import { StatelessCipher } from './vault/stateless.ts';
-import { type TextWorkers, workOnTextsHere, workOnTextsOnThread } from './vault/text-workers.ts';
+import { TextThread, type TextWorkers, workOnTextsHere } from './vault/text-workers.ts';
 import { UseRecorder } from './vault/use-recorder.ts';
 
 export interface Services {
@@ -280,7 +280,7 @@ export function buildSnapshotWork(
 }
 
 function buildTextThread(keyring: Keyring, logger: Logger): TextWorkers {
-  return workOnTextsOnThread(new URL('./text-thread.js', import.meta.url), keyring, (error) =>
+  return new TextThread(new URL('./text-thread.js', import.meta.url), keyring, (error) =>
     logger.error({ err: error }, 'the thread that works on many texts has died: its work is done without it'),
   );
 }

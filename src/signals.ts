@@ -2,7 +2,7 @@
 
 import { constants } from 'node:os';
 
-/** Within which a further signal is the same again. */
+/** A second signal within this time counts as an echo of the first. */
 const echoMs = 1_000;
 const stopSignals = ['SIGINT', 'SIGTERM'] as const;
 

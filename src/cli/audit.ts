@@ -5,13 +5,13 @@ import { type AuditReport, type AuditSource, recordIn, verifyAudit } from '../au
 import { readKeyringConfig } from '../config.ts';
 import { keptEnvironment } from '../development.ts';
 import { ConfigurationError, ValidationError } from '../errors.ts';
+import { readLines } from '../lines.ts';
 import type { Environment } from '../settings.ts';
 import type { AuditStore } from '../store/audit.ts';
 import { exitCodes } from './exit-codes.ts';
 import { print, printError, printJson } from './output.ts';
 import { readConfig, withServices } from './session.ts';
 
-const newline = 0x0a;
 const pageRows = 1_000;
 /** Of them on a terminal; all of them in JSON. */
 const shownFindings = 20;
@@ -54,27 +54,12 @@ async function* rowsOf(store: AuditStore) {
 async function* linesOf(files: readonly string[]) {
   for (const file of files) {
     let number = 0;
-    for await (const text of splitLines(createReadStream(file))) {
+    for await (const bytes of readLines(createReadStream(file), Number.POSITIVE_INFINITY)) {
       number += 1;
-      const line = recordIn(text);
+      const line = recordIn(String(bytes));
       if (line !== null) yield { line, place: `${file}:${number}` };
     }
   }
-}
-
-/** At line feeds alone: a name may hold what Unicode, and Node's own reader of lines, take for the end of one. */
-async function* splitLines(chunks: AsyncIterable<Buffer>): AsyncGenerator<string> {
-  let rest: Buffer[] = [];
-  for await (const chunk of chunks) {
-    let start = 0;
-    for (let end = chunk.indexOf(newline); end !== -1; end = chunk.indexOf(newline, start)) {
-      yield Buffer.concat([...rest, chunk.subarray(start, end)]).toString('utf8');
-      rest = [];
-      start = end + 1;
-    }
-    rest.push(chunk.subarray(start));
-  }
-  yield Buffer.concat(rest).toString('utf8');
 }
 
 function show(report: AuditReport, { json }: AuditVerifyFlags): number {

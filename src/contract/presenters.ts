@@ -53,7 +53,7 @@ export function presentDryRun(dryRun: DryRun) {
   };
 }
 
-/** `progress` is that of the answering process, where it runs the rotation; otherwise what the owner last reported counts. */
+/** `liveProgress`: from the process that runs the rotation, if that is this one; otherwise the owner's last report is used. */
 export function presentRotation(
   rotation: RotationRecord,
   tables: readonly string[],

@@ -14,7 +14,7 @@ import {
 import { TextBytes } from '../store/text-bytes.ts';
 import { type RowClass, RowClassifier, type RowsPlan } from './classify.ts';
 
-/** A verification finds none, or the few that were written meanwhile; at the gate it is all, and nobody asks which. */
+/** How many rows a page's report lists. The list serves the verification, which expects few; the gate does not look at it. */
 export const maxListedLeft = 100;
 
 /** What opening rows has shown. */

@@ -3,6 +3,7 @@
 import { createHash, timingSafeEqual } from 'node:crypto';
 import { type Rest, withoutRest } from '../background.ts';
 import type { Keyring } from '../crypto/keyring.ts';
+import { readLines } from '../lines.ts';
 import {
   malformed,
   maxLineBytes,
@@ -15,7 +16,7 @@ import {
   type SnapshotTable,
 } from './format.ts';
 import { keyIdOf, nameOfRow } from './rows.ts';
-import { readLines, type Spool } from './spool.ts';
+import type { Spool } from './spool.ts';
 import { hmacOf } from './take.ts';
 
 export interface CheckedSnapshot {

@@ -11,11 +11,12 @@ import { missingKeyError } from '../keys/active-key.ts';
 import { nameOf } from '../keys/adoption.ts';
 import { auditStatement } from '../store/audit.ts';
 import { type Database, GuardFailedError, type Statement } from '../store/database.ts';
+import { ciphertextColumns } from '../store/encrypted-rows.ts';
 import { isConstraint } from '../store/failures.ts';
-import { restoreActiveKeyStatements } from '../store/master-keys.ts';
+import { activeKeyStatements } from '../store/master-keys.ts';
 import { restoreColumns } from '../store/migrations.ts';
 import { replicaKeysGuard, replicaKeysStatement } from '../store/replicas.ts';
-import { type MovedTable, presentColumns, presentGuard, type RestoreStore } from '../store/restores.ts';
+import { type MovedTable, presentGuard, type RestoreStore } from '../store/restores.ts';
 import { noRotationGuard, noRotationStatement, type RotationStore } from '../store/rotations.ts';
 import type { CodedRow, TableShape } from '../store/snapshot-rows.ts';
 import { type CheckedSnapshot, checkSnapshot, readSnapshotRows } from './check.ts';
@@ -100,7 +101,7 @@ async function merge(restoring: Restoring, spool: Spool, { header, rows }: Check
   const staging = { restores, keyring, missingKeyIds, id, shapes: shapesByName(tables), rest };
   await stageMissing(staging, readSnapshotRows(spool));
   const activeKey = keyring.get(header.active_key_id);
-  const first = activeKey === undefined ? [] : restoreActiveKeyStatements(nameOf(activeKey), true);
+  const first = activeKey === undefined ? [] : activeKeyStatements(nameOf(activeKey), true);
   const restored = await journal.recorded(actor, restoreEvent({ mode: 'merge', rows }), (record) =>
     restores.merge(id, tables, [noRotationStatement(), ...first, auditStatement(record)]),
   );
@@ -126,7 +127,7 @@ async function replace(restoring: Restoring, spool: Spool, checked: CheckedSnaps
   const conditions = [
     noRotationStatement(),
     replicaKeysStatement([...new Set([activeKey.id, ...checked.rowsByKeyId.keys()])]),
-    ...restoreActiveKeyStatements(nameOf(activeKey), false),
+    ...activeKeyStatements(nameOf(activeKey), false),
   ];
   for (let attempt = 1; attempt <= maxReplaceAttempts; attempt += 1) {
     const before = await keepPresent(restoring, id, activeKey.id, tables);
@@ -175,7 +176,7 @@ async function keepPresent(
   await restores.forgetPresent(id);
   const onPage = async ({ table, columns }: TableShape, page: readonly CodedRow[]): Promise<void> => {
     if (!replaced.has(table)) return;
-    const positions = presentColumns.map((column) => positionOf(columns, column));
+    const positions = ciphertextColumns.map((column) => positionOf(columns, column));
     const rows = page.map(({ rowId, cells }) => {
       const all = JSON.parse(cells) as unknown[];
       return { rowId, cells: JSON.stringify(positions.map((position) => all[position])) };
@@ -196,7 +197,7 @@ async function fittingTables({ rows, coverage }: RestoreContext, { header }: Che
     const shape = await rows.findShape(table);
     if (shape === null) throw refusal('table_not_found', `the database has no table ${table}`, { table });
     const unknown = columns.filter((column) => positionOf(shape.columns, column) === -1);
-    const needed = [...presentColumns, ...(shape.primaryKey === null ? [] : [shape.primaryKey])];
+    const needed = [...ciphertextColumns, ...(shape.primaryKey === null ? [] : [shape.primaryKey])];
     const lacking = needed.filter((column) => positionOf(columns, column) === -1);
     if (unknown.length > 0 || lacking.length > 0) {
       const names = [...unknown, ...lacking].join(', ');

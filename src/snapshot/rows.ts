@@ -3,13 +3,11 @@
 import type { Keyring } from '../crypto/keyring.ts';
 import { openCoveredRow } from '../keys/covered-rows.ts';
 import { type Cell, nameOfCell, textOfCell } from '../store/cells.ts';
-import { apiKeysTable, type EncryptedRow } from '../store/encrypted-rows.ts';
+import { apiKeysTable, bindingColumns, ciphertextColumns, type EncryptedRow } from '../store/encrypted-rows.ts';
 
-const bindingColumns = ['tenant_id', 'name', 'provider'];
-
-/** The columns that tell whether a row opens. */
+/** The columns that tell whether a row opens, the ciphertext first. */
 export function openingColumns(table: string): string[] {
-  return ['encrypted_value', 'iv', 'auth_tag', ...(table === apiKeysTable ? bindingColumns : [])];
+  return [...ciphertextColumns, ...(table === apiKeysTable ? bindingColumns : [])];
 }
 
 /** The key id that opens a row, or null where none of the keyring does. */

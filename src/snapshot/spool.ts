@@ -73,23 +73,3 @@ export class Spool {
     await this.file.close();
   }
 }
-
-/** Each line with its end, the last as it is. Null in place of a line that is longer than `maxBytes`, and nothing after it. */
-export async function* readLines(chunks: AsyncIterable<Buffer>, maxBytes: number): AsyncGenerator<Buffer | null> {
-  let begun: Buffer[] = [];
-  let begunBytes = 0;
-  for await (const chunk of chunks) {
-    let from = 0;
-    for (let end = chunk.indexOf(10); end !== -1; end = chunk.indexOf(10, from)) {
-      const line = Buffer.concat([...begun, chunk.subarray(from, end + 1)]);
-      from = end + 1;
-      [begun, begunBytes] = [[], 0];
-      if (line.length > maxBytes) return void (yield null);
-      yield line;
-    }
-    if (from < chunk.length) begun.push(chunk.subarray(from));
-    begunBytes += chunk.length - from;
-    if (begunBytes > maxBytes) return void (yield null);
-  }
-  if (begunBytes > 0) yield Buffer.concat(begun);
-}

@@ -4,7 +4,8 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Rest } from '../background.ts';
 import type { Keyring } from '../crypto/keyring.ts';
 import type { Cell } from '../store/cells.ts';
-import { type MovedTable, presentColumns, type RestoreStore, type StagedRow } from '../store/restores.ts';
+import { ciphertextColumns } from '../store/encrypted-rows.ts';
+import type { MovedTable, RestoreStore, StagedRow } from '../store/restores.ts';
 import type { TableRow } from './check.ts';
 import { hintColumns, keyIdHintOf, keyIdOf, openingColumns, positionOf } from './rows.ts';
 
@@ -51,7 +52,7 @@ export async function stageMissing(context: StageMissingContext, rows: AsyncIter
       const cells = JSON.parse(found.cells) as Cell[];
       const taken = chunk[index];
       if (taken === undefined || !isBetter(context, taken, columns, cells)) return [];
-      const read = JSON.stringify(cells.slice(0, presentColumns.length));
+      const read = JSON.stringify(cells.slice(0, ciphertextColumns.length));
       return [{ ...row, present: { rowId: found.rowId, cells: read } }];
     });
     if (due.length > 0) await restores.stage(id, shape.table, due);

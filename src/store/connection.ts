@@ -1,8 +1,8 @@
 /** What a statement, its arguments and its answer look like, to a file and to a server alike. */
 
 /**
- * As an argument a number is stored as a real where the column does not say otherwise, and bytes are a text in UTF-8, which the
- * statement casts: a file takes bytes in less time, and a server is sent the text, which is shorter than base64.
+ * A number is bound as a real unless the column's type says otherwise. Bytes always hold text in UTF-8, which the statement casts: a file
+ * binds them in less time, and a server is sent the text itself, which is shorter than base64.
  */
 export type Argument = null | string | number | bigint | Uint8Array;
 

@@ -97,11 +97,8 @@ export function integerOrNull(row: Row, column: string): number | null {
   return value === null || value === undefined ? null : Number(value);
 }
 
-/** One attempt at an operation. */
-interface Attempt {
-  /** When it is given up, by `performance.now()`. */
-  readonly endsAtMs: number;
-}
+/** One attempt at an operation, which is given up at `endsAtMs` by `performance.now()`. */
+type Attempt<T> = (endsAtMs: number) => Promise<T>;
 
 export class Database {
   readonly #connection: Connection;
@@ -210,7 +207,7 @@ export class Database {
     ];
     try {
       const timeoutMs = attemptMs + sendingMs(marked) + workMs;
-      const results = await this.#attempt((attempt) => this.#sendMarked(marked, attempt), timeoutMs, this.#writeLimit);
+      const results = await this.#attempt((endsAtMs) => this.#sendMarked(marked, endsAtMs), timeoutMs, this.#writeLimit);
       return statements.map((_statement, index) => toWritten(results[2 + 2 * index]));
     } catch (error) {
       // Behind the deadline's statement.
@@ -220,7 +217,7 @@ export class Database {
     }
   }
 
-  async #sendMarked(marked: readonly Statement[], { endsAtMs }: Attempt): Promise<readonly Result[]> {
+  async #sendMarked(marked: readonly Statement[], endsAtMs: number): Promise<readonly Result[]> {
     const deadline = endsAtMs / 1000 + (await this.#readClockOffset());
     try {
       return await this.#connection.batch([guard(deadlineGuard, "unixepoch('subsec') < ?", [deadline]), ...marked]);
@@ -248,7 +245,7 @@ export class Database {
 
   async #batch(statements: readonly Statement[], isSynced = true): Promise<readonly Result[]> {
     const send = () => this.#connection.batch(statements, isSynced);
-    const operation = ({ endsAtMs }: Attempt) => (this.#log === null ? send() : this.#log.betweenFolds(send, endsAtMs));
+    const operation = (endsAtMs: number) => (this.#log === null ? send() : this.#log.betweenFolds(send, endsAtMs));
     try {
       const results = await this.#attempt(operation, attemptMs + sendingMs(statements));
       this.#log?.foldWhereLong();
@@ -263,7 +260,7 @@ export class Database {
    * Tries again, without blocking, what another writer or the network has kept from being done. A file's connection is
    * replaced each time: after SQLITE_BUSY it may acknowledge writes that are rolled back later (libsql-client-ts#352).
    */
-  async #attempt<T>(operation: (attempt: Attempt) => Promise<T>, timeoutMs: number, limit = this.#limit): Promise<T> {
+  async #attempt<T>(operation: Attempt<T>, timeoutMs: number, limit = this.#limit): Promise<T> {
     this.#operations += 1;
     if (this.#operations % operationsPerTurn === 0) await nextTurn();
     const deadlineMs = performance.now() + retryTotalMs;
@@ -291,15 +288,15 @@ export class Database {
   }
 
   /** On a server an attempt that takes too long is given up, whether it waits for its turn or for its answer. */
-  async #attemptOnce<T>(operation: (attempt: Attempt) => Promise<T>, timeoutMs: number, limit: LimitFunction): Promise<T> {
+  async #attemptOnce<T>(operation: Attempt<T>, timeoutMs: number, limit: LimitFunction): Promise<T> {
     const endsAtMs = performance.now() + timeoutMs;
-    if (this.#log !== null) return operation({ endsAtMs });
+    if (this.#log !== null) return operation(endsAtMs);
     const patience = new AbortController();
     const timer = setTimeout(() => patience.abort(new AttemptTimeoutError('No answer in time.')), timeoutMs);
     const { signal } = patience;
     const given = limit(async () => {
       signal.throwIfAborted();
-      return withSignal(signal, () => operation({ endsAtMs }));
+      return withSignal(signal, () => operation(endsAtMs));
     });
     const up = new Promise<never>((_resolve, reject) => {
       signal.addEventListener('abort', () => reject(signal.reason as Error), { once: true });

@@ -6,6 +6,11 @@ import { TextBytes } from './text-bytes.ts';
 /** The one table whose rows the vault itself writes, in format 2 and with a key id. */
 export const apiKeysTable = 'api_keys';
 
+/** What a row of any covered table has, in the order in which they are read. */
+export const ciphertextColumns = ['encrypted_value', 'iv', 'auth_tag'] as const;
+/** What format 2 is bound to beside them, of `api_keys` alone. */
+export const bindingColumns = ['tenant_id', 'name', 'provider'] as const;
+
 /** As many rows are read at once, where they are not large. */
 export const pageRows = 1_000;
 

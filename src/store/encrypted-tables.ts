@@ -9,6 +9,8 @@ import type { Row, Value } from './connection.ts';
 import { type Database, guard, integer, type Statement, text } from './database.ts';
 import {
   apiKeysTable,
+  bindingColumns,
+  ciphertextColumns,
   type EncryptedPage,
   type ExpectedRows,
   maxComparedCharacters,
@@ -17,12 +19,13 @@ import {
 } from './encrypted-rows.ts';
 import { assertHasRowIds, withLastingRowIds } from './row-ids.ts';
 
-const ciphertextColumns = ['encrypted_value', 'iv', 'auth_tag'] as const;
-const bindingColumns = ['tenant_id', 'name', 'provider'] as const;
 /** The least that SQLite has, and the greatest. */
 export const firstRowId = -(2n ** 63n);
 export const lastRowId = 2n ** 63n - 1n;
-/** Hex characters of ciphertext that a page holds, but for a single row of more: it is one value, of which a server sends 5,000,000 bytes. */
+/**
+ * How much ciphertext a page holds at most, in hex characters; a longer row is a page of its own. A page is one value, and a server sends
+ * at most 5,000,000 bytes of one.
+ */
 const pageCharacters = 2_000_000;
 
 export interface TableCount {

@@ -4,10 +4,10 @@ import { LibsqlError } from '@libsql/client';
 import { AnswerTooLargeError, ConfigurationError, StorageUnavailableError } from '../errors.ts';
 
 /**
- * `busy`: another writer holds the lock, nothing was done. `unreached`: the request was never sent. `lost`: it may have been
- * carried out or not. `final`: trying again changes nothing.
+ * `passing`: nothing was done, since another writer holds the lock, or the server was not reached. `lost`: it may have been carried out
+ * or not. `final`: trying again changes nothing.
  */
-export type FailureKind = 'busy' | 'unreached' | 'lost' | 'final';
+export type FailureKind = 'passing' | 'lost' | 'final';
 
 /** An attempt took longer than it may; whether it is carried out is unknown. */
 export class AttemptTimeoutError extends Error {
@@ -39,12 +39,11 @@ const meanings: readonly (readonly [RegExp, string])[] = [
 
 export function kindOf(error: unknown): FailureKind {
   const code = codeOf(error);
-  if (/^SQLITE_(BUSY|LOCKED)/.test(code)) return 'busy';
-  if (unreachedCodes.includes(code)) return 'unreached';
+  if (/^SQLITE_(BUSY|LOCKED)/.test(code) || unreachedCodes.includes(code)) return 'passing';
   if (!(error instanceof LibsqlError)) return isFromNetwork(error) ? 'lost' : 'final';
   if (/^(HRANA_|STREAM_|TRANSACTION_|CLIENT_CLOSED)/.test(code)) return 'lost';
   const status = statusOf(error);
-  if (status !== null && throttlingStatuses.includes(status)) return 'busy';
+  if (status !== null && throttlingStatuses.includes(status)) return 'passing';
   return code === 'SERVER_ERROR' && (status === null || status >= 500) ? 'lost' : 'final';
 }
 

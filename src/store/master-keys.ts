@@ -52,14 +52,7 @@ export class MasterKeyStore {
 
   /** Makes a key the active one of a database that has none; one that has keeps its own. */
   async adopt(key: MasterKeyName): Promise<void> {
-    await this.#database.write([
-      registerStatement(key),
-      { sql: 'INSERT OR IGNORE INTO vault_active_key (one, key_id) VALUES (1, ?)', args: [key.keyId] },
-      {
-        sql: `UPDATE vault_master_keys SET activated_at = unixepoch()
-              WHERE key_id = (SELECT key_id FROM vault_active_key) AND activated_at IS NULL`,
-      },
-    ]);
+    await this.#database.write(activeKeyStatements(key, true));
   }
 
   /** Notes that stateless calls used these keys; an older time never replaces a newer one. */
@@ -102,8 +95,8 @@ export function activateStatements(expected: string, to: MasterKeyName): Stateme
   ];
 }
 
-/** Statements for a batch that brings a database back to a snapshot's active key; `isKept`: only where it names none. */
-export function restoreActiveKeyStatements(key: MasterKeyName, isKept: boolean): Statement[] {
+/** Statements for a batch that makes a key the active one, whichever is; `isKept`: only where the database names none. */
+export function activeKeyStatements(key: MasterKeyName, isKept: boolean): Statement[] {
   const onConflict = isKept ? 'DO NOTHING' : 'DO UPDATE SET key_id = excluded.key_id';
   return [
     registerStatement(key),

@@ -5,6 +5,7 @@
 
 import { decodeCell, encodeCells } from './cells.ts';
 import { type Database, guard, integer, type Statement, text } from './database.ts';
+import { ciphertextColumns } from './encrypted-rows.ts';
 import { quote } from './encrypted-tables.ts';
 import type { TableShape } from './snapshot-rows.ts';
 
@@ -13,9 +14,6 @@ const forgottenSeconds = 3_600;
 /** How much longer the move may take on a server for each row, and at least. */
 const workPerRowMs = 0.5;
 const minWorkMs = 20_000;
-
-/** What is read of a present row, to tell whether it opens and whether it is still the same. */
-export const presentColumns = ['encrypted_value', 'iv', 'auth_tag'] as const;
 
 /** A row that is in the table now. */
 export interface PresentRow {
@@ -29,11 +27,11 @@ export interface StagedRow {
   /** JSON of the cell of the primary key; `null` where there is none. */
   readonly matchCell: string;
   readonly cells: string;
-  /** The row that it is to replace, with the cells of {@link presentColumns} as they were read; null where it is missing. */
+  /** The row that it is to replace, with the cells of {@link ciphertextColumns} as they were read; null where it is missing. */
   readonly present: PresentRow | null;
 }
 
-/** Whether the columns are those of the table, in its shape now; `columns` are those of the rows to put back. */
+/** A table in its present shape; `columnsPutBack` are the columns that the snapshot has of it. */
 export interface MovedTable extends TableShape {
   readonly columnsPutBack: readonly string[];
 }
@@ -164,7 +162,7 @@ const ofRestore = 's.restore_id = ? AND s.table_name = ?';
 function mergeStatements(id: string, { table, primaryKey, columnsPutBack }: MovedTable): CountedStatement[] {
   const name = quote(table);
   const key = primaryKey === null ? null : quote(primaryKey);
-  const isAsRead = presentColumns
+  const isAsRead = ciphertextColumns
     .map((column, index) => `AND ${name}.${column} IS ${decodeCell('s.present_cells', index)}`)
     .join(' ');
   const isSame = key === null ? '' : `AND ${name}.${key} IS s.match_key`;
@@ -215,7 +213,7 @@ function columnsOf(columns: readonly string[]): { list: string; values: string; 
 
 /** Fails the batch unless the table holds exactly the rows that were noted, with the ciphertexts that they had. */
 function presentStatement(id: string, table: string): Statement {
-  const isAsNoted = presentColumns.map((column, index) => `t.${column} IS ${decodeCell('p.cells', index)}`).join(' AND ');
+  const isAsNoted = ciphertextColumns.map((column, index) => `t.${column} IS ${decodeCell('p.cells', index)}`).join(' AND ');
   const noted = 'FROM vault_restore_present AS p WHERE p.restore_id = ? AND p.table_name = ?';
   const condition = `(SELECT count(*) FROM ${quote(table)}) = (SELECT count(*) ${noted}) AND NOT EXISTS (
     SELECT 1 ${noted} AND NOT EXISTS (SELECT 1 FROM ${quote(table)} AS t WHERE t.rowid = p.row_id AND ${isAsNoted}))`;

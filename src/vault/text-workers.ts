@@ -34,11 +34,7 @@ export function workOnTextsHere(keyring: Keyring): TextWorkers {
  * Many texts on a thread of the compiled file `entry`, started with the first of them. Where it dies, which `onDeath` is told,
  * its work is done here, and the next task starts another.
  */
-export function workOnTextsOnThread(entry: URL, keyring: Keyring, onDeath: (error: unknown) => void): TextWorkers {
-  return new TextThread(entry, keyring, onDeath);
-}
-
-class TextThread implements TextWorkers {
+export class TextThread implements TextWorkers {
   readonly #entry: URL;
   readonly #keys: readonly GivenKey[];
   readonly #here: TextWorkers;

@@ -10,7 +10,7 @@ import { parseMasterKey } from '../../src/crypto/master-key.ts';
 import { sealText } from '../../src/crypto/text-ciphertext.ts';
 import { OverloadedError } from '../../src/errors.ts';
 import type { CiphertextInput, TextResults } from '../../src/vault/text-work.ts';
-import { type TextWorkers, workOnTextsHere, workOnTextsOnThread } from '../../src/vault/text-workers.ts';
+import { TextThread, type TextWorkers, workOnTextsHere } from '../../src/vault/text-workers.ts';
 import { gatewaySeal } from '../support/gateway.ts';
 import { keyA, keyB, keyC, keyIdA, keyIdB, temporaryFolder } from '../support/vault.ts';
 
@@ -47,7 +47,7 @@ async function decrypted(workers: TextWorkers, items: readonly CiphertextInput[]
 
 describe('a thread', () => {
   it('opens what this thread opens, and leaves shut what this thread does', async () => {
-    const workers = workOnTextsOnThread(entry, keyring, fail);
+    const workers = new TextThread(entry, keyring, fail);
     const results = await decrypted(workers, mixed);
     expect(results).toEqual(await decrypted(workOnTextsHere(keyring), mixed));
     expect(results.texts.map((text) => text?.text ?? null)).toEqual(
@@ -58,7 +58,7 @@ describe('a thread', () => {
   });
 
   it('seals and rewraps under the key that it is told, each with its context', async () => {
-    const workers = workOnTextsOnThread(entry, keyring, fail);
+    const workers = new TextThread(entry, keyring, fail);
     const items = Array.from({ length: 200 }, (_, index) => ({
       plaintext: textOf(index),
       context: index % 2 === 0 ? null : 'c',
@@ -79,7 +79,7 @@ describe('a thread', () => {
 
   it('is started by the first task of many texts, and by none of few', async () => {
     const { url, starts } = counting('setInterval(() => undefined, 1_000)');
-    const workers = workOnTextsOnThread(url, keyring, () => undefined);
+    const workers = new TextThread(url, keyring, () => undefined);
     expect((await decrypted(workers, mixed.slice(0, 50))).texts[1]?.text).toBe(textOf(1));
     expect(starts()).toBe(0);
     const task = decrypted(workers, mixed);
@@ -111,7 +111,7 @@ describe('a thread', () => {
 
   it('has so much before it and no more: what would only fill memory is refused', async () => {
     const { url } = counting('setInterval(() => undefined, 1_000)');
-    const workers = workOnTextsOnThread(url, keyring, () => undefined);
+    const workers = new TextThread(url, keyring, () => undefined);
     const items = Array.from({ length: 400 }, () => ({ plaintext: 'x'.repeat(50_000), context: null }));
     const waiting = workers.work({ act: 'encrypt', keyId: keyIdA, items });
     await expect(workers.work({ act: 'encrypt', keyId: keyIdA, items })).rejects.toBeInstanceOf(OverloadedError);
@@ -125,7 +125,7 @@ describe('a thread', () => {
   it('that dies with much before it is told of once, and all of that is answered', async () => {
     const { url } = counting('setTimeout(() => process.exit(1), 200)');
     const deaths: unknown[] = [];
-    const workers = workOnTextsOnThread(url, keyring, (error) => deaths.push(error));
+    const workers = new TextThread(url, keyring, (error) => deaths.push(error));
     const results = await Promise.all([decrypted(workers, mixed), decrypted(workers, mixed), decrypted(workers, mixed)]);
     expect(results.map(({ texts }) => texts[1]?.text)).toEqual([textOf(1), textOf(1), textOf(1)]);
     expect(deaths.length).toBe(1);
@@ -136,7 +136,7 @@ describe('a thread', () => {
     for (const code of ['process.exit(1)', 'throw new Error("sample")']) {
       const { url, starts } = counting(code);
       const deaths: unknown[] = [];
-      const workers = workOnTextsOnThread(url, keyring, (error) => deaths.push(error));
+      const workers = new TextThread(url, keyring, (error) => deaths.push(error));
       for (let task = 1; task <= 2; task += 1) {
         expect((await decrypted(workers, mixed)).texts[1]?.text).toBe(textOf(1));
         expect([starts(), deaths.length]).toEqual([task, task]);
