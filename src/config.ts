@@ -4,8 +4,10 @@ import { accessSync, constants, existsSync, statSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 import { Keyring } from './crypto/keyring.ts';
 import { parseMasterKey } from './crypto/master-key.ts';
+import { tableAmong } from './keys/coverage.ts';
 import { type Environment, SettingsReader } from './settings.ts';
 import { type DatabaseLocation, databaseFilePath, isFileUrl } from './store/database.ts';
+import { apiKeysTable } from './store/encrypted-rows.ts';
 import { readTokens, type Token } from './tokens.ts';
 
 const masterKeyVariables = ['PROVARA_MASTER_KEY', 'PROVARA_MASTER_KEY_NEW', 'PROVARA_MASTER_KEY_OLD'] as const;
@@ -87,10 +89,11 @@ export function readCliConfig(environment: Environment): CoreConfig {
 }
 
 function readCore(reader: SettingsReader, production: boolean): CoreConfig {
-  const encryptedTables = readTables(reader, 'VAULT_ENCRYPTED_TABLES', identifier) ?? ['api_keys'];
-  if (!encryptedTables.includes('api_keys')) reader.problem('VAULT_ENCRYPTED_TABLES must include api_keys.');
+  const given = readTables(reader, 'VAULT_ENCRYPTED_TABLES', identifier) ?? [apiKeysTable];
+  if (tableAmong(given, apiKeysTable) === undefined) reader.problem('VAULT_ENCRYPTED_TABLES must include api_keys.');
+  const encryptedTables = given.map((table) => tableAmong([apiKeysTable], table) ?? table);
   const exemptTables = readTables(reader, 'VAULT_EXEMPT_TABLES', nameOfCopy) ?? [];
-  if (exemptTables.some((table) => encryptedTables.includes(table))) {
+  if (exemptTables.some((table) => tableAmong(encryptedTables, table) !== undefined)) {
     reader.problem('VAULT_EXEMPT_TABLES names a table that is covered: api_keys, or one of VAULT_ENCRYPTED_TABLES.');
   }
   return {
@@ -192,5 +195,6 @@ function readKeyring(reader: SettingsReader): Keyring {
 function readTables(reader: SettingsReader, name: string, allowed: RegExp): readonly string[] | undefined {
   const tables = reader.list(name);
   if (tables?.some((table) => !allowed.test(table))) reader.problem(`${name} must be table names, comma-separated.`);
-  return tables && [...new Set(tables)];
+  // Of several spellings of one name the first.
+  return tables && [...new Set(tables.map((table) => tableAmong(tables, table) ?? table))];
 }

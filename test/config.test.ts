@@ -121,7 +121,7 @@ describe('an environment that is not whole', () => {
   });
 
   it('with a table both covered and exempt is refused', () => {
-    expect(serverProblems({ VAULT_ENCRYPTED_TABLES: 'api_keys,others', VAULT_EXEMPT_TABLES: 'others' })).toEqual([
+    expect(serverProblems({ VAULT_ENCRYPTED_TABLES: 'api_keys,others', VAULT_EXEMPT_TABLES: 'Others' })).toEqual([
       'VAULT_EXEMPT_TABLES names a table that is covered: api_keys, or one of VAULT_ENCRYPTED_TABLES.',
     ]);
   });

@@ -4,7 +4,7 @@ import { UncoveredTableError } from '../errors.ts';
 import type { EncryptedTables, TableCount } from '../store/encrypted-tables.ts';
 
 export interface CoverageSettings {
-  /** The tables whose rows are under the master key. */
+  /** The tables whose rows are under the master key, each in one spelling: what is said of their rows names them so. */
   readonly encryptedTables: readonly string[];
   /** Tables of the same shape that are knowingly left alone, such as a backup copy. */
   readonly exemptTables: readonly string[];
@@ -22,12 +22,23 @@ export interface Coverage {
 export async function inspectCoverage(tables: EncryptedTables, settings: CoverageSettings, mostRows?: number): Promise<Coverage> {
   const { encryptedTables, exemptTables } = settings;
   const found = await tables.discover(mostRows);
-  const names = new Set(found.map(({ table }) => table));
+  const covered = found.flatMap(({ table, rows }) => {
+    const name = tableAmong(encryptedTables, table);
+    return name === undefined ? [] : [{ table: name, rows }];
+  });
   return {
-    covered: found.filter(({ table }) => encryptedTables.includes(table)),
-    missing: encryptedTables.filter((table) => !names.has(table)),
-    uncovered: found.filter(({ table, rows }) => rows > 0 && !encryptedTables.includes(table) && !exemptTables.includes(table)),
+    covered,
+    missing: encryptedTables.filter((name) => !covered.some(({ table }) => table === name)),
+    uncovered: found.filter(
+      ({ table, rows }) => rows > 0 && tableAmong([...encryptedTables, ...exemptTables], table) === undefined,
+    ),
   };
+}
+
+/** Which of these names is the table's: to SQLite, names are the same in upper and lower case, of A to Z alone. */
+export function tableAmong(names: readonly string[], table: string): string | undefined {
+  const inLowerCase = (name: string): string => name.replace(/[A-Z]/g, (letter) => letter.toLowerCase());
+  return names.find((name) => inLowerCase(name) === inLowerCase(table));
 }
 
 /** How many rows the covered tables hold. */

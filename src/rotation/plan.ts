@@ -5,6 +5,7 @@ import type { Keyring, KeyringEntry } from '../crypto/keyring.ts';
 import type { MasterKey } from '../crypto/master-key.ts';
 import { ConfigurationError, RotationInProgressError, ValidationError } from '../errors.ts';
 import { nameOfKey } from '../keys/active-key.ts';
+import { tableAmong } from '../keys/coverage.ts';
 import type { EncryptedTables } from '../store/encrypted-tables.ts';
 import type { MasterKeyStore } from '../store/master-keys.ts';
 import type { RotationRecord, RotationStore, SkippedRow } from '../store/rotations.ts';
@@ -167,9 +168,10 @@ async function resolveSkips(
 
 async function resolveSkip(tables: EncryptedTables, tableNames: readonly string[], skipId: string): Promise<SkippedRow> {
   const [prefix = '', ...rest] = skipId.split(':');
-  if (rest.length > 0 && tableNames.includes(prefix)) {
+  const named = tableAmong(tableNames, prefix);
+  if (rest.length > 0 && named !== undefined) {
     const id = rest.join(':');
-    if ((await tables.tablesWithId([prefix], id)).length > 0) return { table: prefix, id };
+    if ((await tables.tablesWithId([named], id)).length > 0) return { table: named, id };
   }
   const [table, ...others] = await tables.tablesWithId(tableNames, skipId);
   if (table === undefined) throw new ValidationError(`skip_ids: no covered table has a row ${JSON.stringify(skipId)}.`);

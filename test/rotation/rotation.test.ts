@@ -534,6 +534,24 @@ describe('odd rows', () => {
   });
 });
 
+describe('tables', () => {
+  it('are the same in upper and lower case, as they are to SQLite, and each is covered once', async () => {
+    const { url, gateway: database } = await tableOf(2);
+    await database.run('CREATE TABLE Copy AS SELECT * FROM api_keys');
+    await database.run('CREATE TABLE Backup AS SELECT * FROM api_keys');
+    const settings = { VAULT_ENCRYPTED_TABLES: 'API_KEYS,copy,api_keys,COPY', VAULT_EXEMPT_TABLES: 'backup' };
+    const { admin } = await startVault(url, { ...staged, ...settings });
+    const dryRun = await admin('POST', '/admin/rotate/dry-run', { skip_ids: ['COPY:row-0'] });
+    expect(dryRun.body.tables).toEqual([
+      { table: 'api_keys', rows: 2 },
+      { table: 'copy', rows: 2 },
+    ]);
+    expect((await admin('POST', '/admin/rotate/execute')).body.rotation.message).toBe('rotated 4 of 4 row(s).');
+    expect((await admin('POST', '/admin/verify')).body.rows_by_key_id).toEqual({ [keyIdB]: 4 });
+    expect((await admin('GET', '/ready')).body.warnings).toEqual([]);
+  });
+});
+
 describe('replicas', () => {
   it('that live without both keys stop a rotation before it writes anything', async () => {
     const { url, gateway: database } = await tableOf(1);
