@@ -13,7 +13,7 @@ import { type Inspection, inspectAll } from './inspection.ts';
 import { assertNotStopping, LeaseHolder } from './lease-holder.ts';
 import { planRotation, type RotationPlan, type RotationRequest } from './plan.ts';
 import { Progress } from './progress.ts';
-import { assertReplicasHoldKeys } from './replica-check.ts';
+import { assertReplicasMayBegin } from './replica-check.ts';
 import { inProgressError, type RotationContext, RotationRun } from './run.ts';
 
 export interface DryRun extends Inspection {
@@ -84,7 +84,7 @@ export class RotationEngine implements Rotator {
   async #start(request: RotationRequest): Promise<RunningRotation> {
     const { rotations, audit } = this.#context;
     const plan = await this.#plan(request, true);
-    await assertReplicasHoldKeys(this.#context.replicas, plan);
+    await assertReplicasMayBegin(this.#context.replicas, plan);
     const id = plan.unfinished?.id ?? randomUUID();
     const lease = await audit.recorded(
       plan.actor,
