@@ -119,6 +119,7 @@ export function buildServices(
   const seals = new SealMeter((added) => masterKeys.addSeals(added));
   const onSwitched = (): void => {
     activeKey.forget();
+    readiness.outdate();
     void auditKeys.refresh();
   };
   const rotator =
@@ -126,6 +127,10 @@ export function buildServices(
       ? buildRotationThreads(threadConfig, logger, onSwitched)
       : buildEngine(config, logger, database, onSwitched, place);
   const surveyor = place === 'threads' ? buildSurveyThreads(threadConfig, tables, logger) : surveyHere(tables, coverage, keyring);
+  const readiness = new ReadinessCheck({
+    ...{ tables, coverage, masterKeys, rotations, keyring, surveyor, requireFormat2 },
+    isAuditFailing: () => log.isFailing,
+  });
   const textWorkers = place === 'threads' ? buildTextThread(keyring, logger) : workOnTextsHere(keyring);
   const restores = new RestoreStore(database);
   const snapshotWork =
@@ -161,10 +166,7 @@ export function buildServices(
     seals,
     database,
     isMigrated: () => isMigrated(database),
-    readiness: new ReadinessCheck({
-      ...{ tables, coverage, masterKeys, rotations, keyring, surveyor, requireFormat2 },
-      isAuditFailing: () => log.isFailing,
-    }),
+    readiness,
     verify: (actor) => {
       const toDetails = ({ rowsScanned, rowsFailed }: Survey) => ({ rows_scanned: rowsScanned, rows_failed: rowsFailed });
       return actor === undefined ? surveyor.survey() : journal.acted(actor, 'rows.verify', () => surveyor.survey(), toDetails);

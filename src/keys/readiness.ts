@@ -38,6 +38,9 @@ export class ReadinessCheck {
   #lastSurvey: Survey | null = null;
   /** By `performance.now()`, as all times here. */
   #surveyDueAtMs = 0;
+  /** When the last survey began, and when something came that it may not have seen. */
+  #surveyedAtMs = 0;
+  #outdatedAtMs = 0;
 
   constructor(context: ReadinessContext) {
     this.#context = context;
@@ -133,7 +136,8 @@ export class ReadinessCheck {
 
   /** At most a few seconds old on a small table; on a large one it costs a hundredth of a processor, and null may come before the first. */
   async latestSurvey(waitMs = surveyWaitMs): Promise<Survey | null> {
-    if (this.#survey === null && performance.now() >= this.#surveyDueAtMs) {
+    const isDue = performance.now() >= this.#surveyDueAtMs || this.#outdatedAtMs > this.#surveyedAtMs;
+    if (this.#survey === null && isDue) {
       this.#survey = this.#runSurvey();
       // Whoever waits for it is told; where nobody does, the next one finds out.
       this.#survey.catch(() => undefined);
@@ -143,12 +147,18 @@ export class ReadinessCheck {
     return Promise.race([this.#survey, timeout]);
   }
 
+  /** After a rotation or a replacement the next answer looks anew: what the last survey found is no longer so. */
+  outdate(): void {
+    this.#outdatedAtMs = performance.now();
+  }
+
   async #runSurvey(): Promise<Survey> {
     const startedAtMs = performance.now();
     try {
       this.#lastSurvey = await this.#context.surveyor.survey();
       return this.#lastSurvey;
     } finally {
+      this.#surveyedAtMs = startedAtMs;
       const tookMs = performance.now() - startedAtMs;
       this.#surveyDueAtMs = performance.now() + Math.max(surveyMinAgeMs, tookMs * surveyAgeFactor);
       this.#survey = null;

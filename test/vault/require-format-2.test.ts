@@ -64,14 +64,17 @@ describe('a row in format 1 where format 2 is required', () => {
     expect((await caller(origin, null)('GET', '/ready')).body.warnings).toEqual([]);
   });
 
-  it('is rotated all the same, and answered once a rotation has upgraded it', async () => {
-    const { gateway, admin, database } = await start(strict);
+  it('is rotated all the same, and answered, and warned of no more, once a rotation has upgraded it', async () => {
+    const { gateway, admin, database, origin } = await start(strict);
+    const ready = async () => (await caller(origin, null)('GET', '/ready')).body.warnings.join();
     const rotated = await admin('POST', '/admin/rotate/execute', {});
     expect(rotated.body.rotation).toMatchObject({ state: 'completed', rows_rotated: 2 });
     expect(await database.open(keyB, 'old')).toBe('sample-value-old');
     expect((await gateway('POST', '/v1/api-keys/decrypt', { name: 'OLD' })).status).toBe(422);
+    expect(await ready()).toContain('format 1');
     const upgraded = await admin('POST', '/admin/rotate/execute', { upgrade_format: true });
     expect(upgraded.body.rotation.state).toBe('completed');
+    expect(await ready()).toBe('');
     expect((await gateway('POST', '/v1/api-keys/decrypt', { name: 'OLD' })).body.key.value).toBe('sample-value-old');
   });
 });
