@@ -112,7 +112,10 @@ export class ConfigurationError extends VaultError {
   readonly code = 'configuration_error';
 }
 
-/** The database did not answer, or could not take the write. Safe to try again after `retryAfterSeconds`. */
+/**
+ * The database did not answer, or could not take the write. Safe to try again after `retryAfterSeconds`. `details.may_be_done` is true where
+ * the answer to a write was lost.
+ */
 export class StorageUnavailableError extends VaultError {
   readonly code = 'storage_unavailable';
   readonly retryAfterSeconds = 1;

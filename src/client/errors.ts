@@ -91,7 +91,8 @@ const unconnectedCodes = ['ECONNREFUSED', 'ENOTFOUND', 'EAI_AGAIN', 'EHOSTUNREAC
 
 /** Whether the call was refused or never sent. Of an answer that was lost, or a proxy's, nobody knows whether it was carried out. */
 export function isNotDone(error: unknown): boolean {
-  if (error instanceof VaultRateLimitedError || error instanceof VaultStorageUnavailableError) return true;
+  if (error instanceof VaultRateLimitedError) return true;
+  if (error instanceof VaultStorageUnavailableError) return error.details?.may_be_done !== true;
   return error instanceof VaultConnectionError && unconnectedCodes.includes(String(error.details?.code));
 }
 

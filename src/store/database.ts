@@ -207,12 +207,13 @@ export class Database {
     ];
     try {
       const timeoutMs = attemptMs + sendingMs(marked) + workMs;
-      const results = await this.#attempt((endsAtMs) => this.#sendMarked(marked, endsAtMs), timeoutMs, this.#writeLimit);
+      const send = (endsAtMs: number) => this.#sendMarked(marked, endsAtMs);
+      const results = await this.#attempt(send, timeoutMs, { limit: this.#writeLimit, isOnceOnly: true });
       return statements.map((_statement, index) => toWritten(results[2 + 2 * index]));
     } catch (error) {
       // Behind the deadline's statement.
       const failedAt = error instanceof LibsqlBatchError && isConstraint(error) ? error.statementIndex - 1 : -1;
-      if (failedAt === 0) return this.#readMark(id);
+      if (failedAt === 0) return await this.#readMark(id);
       throw guardFailure(marked[failedAt]) ?? error;
     }
   }
@@ -238,7 +239,9 @@ export class Database {
   }
 
   async #readMark(id: string): Promise<Written[]> {
-    const [row] = await this.read('SELECT changed FROM vault_writes WHERE id = ?', [id]);
+    const [row] = await this.read('SELECT changed FROM vault_writes WHERE id = ?', [id]).catch((error: unknown) => {
+      throw translateUnsettled(error);
+    });
     const counts = row === undefined ? [] : text(row, 'changed').trim().split(' ');
     return counts.map((count) => ({ changed: Number(count), rows: [] }));
   }
@@ -260,7 +263,11 @@ export class Database {
    * Tries again, without blocking, what another writer or the network has kept from being done. A file's connection is
    * replaced each time: after SQLITE_BUSY it may acknowledge writes that are rolled back later (libsql-client-ts#352).
    */
-  async #attempt<T>(operation: Attempt<T>, timeoutMs: number, limit = this.#limit): Promise<T> {
+  async #attempt<T>(
+    operation: Attempt<T>,
+    timeoutMs: number,
+    { limit = this.#limit, isOnceOnly = false }: { limit?: LimitFunction; isOnceOnly?: boolean } = {},
+  ): Promise<T> {
     this.#operations += 1;
     if (this.#operations % operationsPerTurn === 0) await nextTurn();
     const deadlineMs = performance.now() + retryTotalMs;
@@ -271,7 +278,7 @@ export class Database {
       } catch (error) {
         const kind = kindOf(error);
         const isFinal = kind === 'final';
-        isUnsettled ||= kind === 'lost';
+        isUnsettled ||= isOnceOnly && kind === 'lost';
         if (!isFinal && this.#log !== null) await this.#connection.reconnect();
         if (isFinal || performance.now() + delayMs > deadlineMs) throw this.#givenUp(error, isUnsettled);
         this.#troubles.retries += 1;

@@ -85,10 +85,11 @@ export function translate(error: unknown): unknown {
     : new StorageUnavailableError(reason);
 }
 
-/** What a caller is told where an attempt before may have been carried out: never that nothing was. */
+/** What a caller is told of a write that may have been carried out: never that nothing was. */
 export function translateUnsettled(error: unknown): unknown {
   const told = translate(error);
-  return told instanceof ConfigurationError ? new StorageUnavailableError(told.message) : told;
+  const isKept = !(told instanceof ConfigurationError || told instanceof StorageUnavailableError);
+  return isKept ? told : new StorageUnavailableError(told.message, { may_be_done: true });
 }
 
 /** The code and what it means: never the client's own message, which may quote a URL or a value. */

@@ -133,6 +133,15 @@ describe('a store', () => {
     expect(await database.rows()).toHaveLength(2);
   });
 
+  it('of which the vault itself does not know whether it was done is not repeated either', async () => {
+    const { vault, proxy } = await start();
+    const error = { type: 'storage_unavailable', message: 'sample', request_id: 'r', details: { may_be_done: true } };
+    proxy.fault = first({ status: 503, headers: { 'retry-after': '0' }, body: JSON.stringify({ error }) });
+    const stored = vault.storeKey({ name: 'NEW', provider: 'openai', value: 'sample-new' });
+    await expect(stored).rejects.toThrow(VaultStorageUnavailableError);
+    expect(proxy.calls).toHaveLength(1);
+  });
+
   it('that the vault has refused for now is repeated', async () => {
     const { vault, proxy } = await start();
     proxy.fault = first(refusal(503, 'storage_unavailable', { 'retry-after': '0' }));

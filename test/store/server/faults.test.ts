@@ -107,11 +107,15 @@ describe('a token that is refused', () => {
     await store('sample-1');
     const coming: Fault[] = ['cut after', '401 before'];
     proxy.fault = () => coming.shift() ?? 'none';
-    await expect(store('sample-2')).rejects.toThrow(StorageUnavailableError);
+    await expect(store('sample-2')).rejects.toMatchObject({ code: 'storage_unavailable', details: { may_be_done: true } });
     expect(await database.read('SELECT value FROM sample')).toHaveLength(2);
+    coming.push('cut after', 'none', '401 before');
+    await expect(store('sample-2a')).rejects.toMatchObject({ code: 'storage_unavailable', details: { may_be_done: true } });
     coming.push('401 before');
     await expect(store('sample-3')).rejects.toThrow(ConfigurationError);
-    expect(await database.read('SELECT value FROM sample')).toHaveLength(2);
+    coming.push('cut after', '401 before');
+    await expect(database.read('SELECT value FROM sample')).rejects.toThrow(ConfigurationError);
+    expect(await database.read('SELECT value FROM sample')).toHaveLength(3);
   });
 });
 
