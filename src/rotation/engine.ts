@@ -13,7 +13,7 @@ import { type Inspection, inspectAll } from './inspection.ts';
 import { assertNotStopping, LeaseHolder } from './lease-holder.ts';
 import { planRotation, type RotationPlan, type RotationRequest } from './plan.ts';
 import { Progress } from './progress.ts';
-import { assertReplicasMayBegin } from './replica-check.ts';
+import { assertReplicasHoldKeys } from './replica-check.ts';
 import { inProgressError, type RotationContext, RotationRun } from './run.ts';
 
 export interface DryRun extends Inspection {
@@ -84,7 +84,7 @@ export class RotationEngine implements Rotator {
   async #start(request: RotationRequest): Promise<RunningRotation> {
     const { rotations, audit } = this.#context;
     const plan = await this.#plan(request, true);
-    await assertReplicasMayBegin(this.#context.replicas, plan);
+    await this.#assertReplicasHoldKeys(request, plan);
     const id = plan.unfinished?.id ?? randomUUID();
     const lease = await audit.recorded(
       plan.actor,
@@ -103,6 +103,17 @@ export class RotationEngine implements Rotator {
     done.catch(() => undefined);
     this.#running = running;
     return running;
+  }
+
+  /** An old key that a replica lacks may be mistyped, where it is not the active one: then it opens no row, which the gate says better. */
+  async #assertReplicasHoldKeys(request: RotationRequest, plan: RotationPlan): Promise<void> {
+    const { activeKeyId, fromKeyId, to, unfinished } = plan;
+    try {
+      await assertReplicasHoldKeys(this.#context.replicas, plan);
+    } catch (error) {
+      if (unfinished === null && ![fromKeyId, to.id].includes(activeKeyId ?? '')) await this.dryRun(request);
+      throw error;
+    }
   }
 
   async close(): Promise<void> {

@@ -7,21 +7,8 @@ import { type Replica, type ReplicaStore, replicaKeysStatement } from '../store/
 import type { RotationPlan } from './plan.ts';
 
 /** Throws ReplicaMissingKeyError, unless the rotation is forced. */
-export function assertReplicasHoldKeys(replicas: ReplicaStore, plan: RotationPlan): Promise<void> {
-  return assertHeld(replicas, plan, neededKeyIds(plan));
-}
-
-/**
- * The same before the gate. An old key that is not the active one may be mistyped, so that it opens no row: that is the gate's to say, and
- * replicas are asked for it at the switch.
- */
-export function assertReplicasMayBegin(replicas: ReplicaStore, plan: RotationPlan): Promise<void> {
-  const isOldActive = plan.activeKeyId === plan.fromKeyId || plan.unfinished !== null;
-  return assertHeld(replicas, plan, isOldActive ? neededKeyIds(plan) : [plan.to.id]);
-}
-
-async function assertHeld(replicas: ReplicaStore, plan: RotationPlan, needed: readonly string[]): Promise<void> {
-  const error = plan.isForced ? null : missingKeyError(await replicas.live(), plan, needed);
+export async function assertReplicasHoldKeys(replicas: ReplicaStore, plan: RotationPlan): Promise<void> {
+  const error = plan.isForced ? null : missingKeyError(await replicas.live(), plan);
   if (error !== null) throw error;
 }
 
@@ -36,13 +23,9 @@ function neededKeyIds({ from, to, activeKeyId, unfinished }: RotationPlan): stri
   return [to.id, ...(from === null || isFinished ? [] : [from.id])];
 }
 
-function missingKeyError(
-  replicas: readonly Replica[],
-  plan: RotationPlan,
-  needed: readonly string[],
-): ReplicaMissingKeyError | null {
+function missingKeyError(replicas: readonly Replica[], plan: RotationPlan): ReplicaMissingKeyError | null {
   const lacking = replicas.flatMap(({ id, host, keyIds }) => {
-    const missing = needed.filter((keyId) => !keyIds.includes(keyId));
+    const missing = neededKeyIds(plan).filter((keyId) => !keyIds.includes(keyId));
     return missing.length === 0 ? [] : [{ replica: id, host, missing_key_ids: missing }];
   });
   if (lacking.length === 0) return null;

@@ -230,22 +230,25 @@ describe('a rotation with the service up', () => {
   });
 
   it('says that the old key is the wrong one where the service, which lacks it, is up as well', async () => {
-    const { url, environment } = await tableOf(1);
+    const { url, environment, gateway: database } = await tableOf(1);
     await startServer(environmentFor(url, { PROVARA_MASTER_KEY_NEW: keyB }));
     const { code, stderr } = await runCli(['rotate', '--old', keyC, '--new', keyB], environment);
     expect([code, stderr]).toEqual([
       3,
       expect.stringContaining('error: Decrypt failed for api_keys.id=row-0 — the --old key does not match'),
     ]);
+    // Of a rotation that is begun, replicas that lack a key are not ready.
+    expect(await database.rows('vault_rotations')).toEqual([]);
   });
 
-  it('asks replicas for an old key that is not the active one before it writes', async () => {
+  it('asks replicas for an old key that opens every row, and is not the active one, before it writes', async () => {
     const { url, environment, gateway: database } = await tableOf(0);
     await startServer(environmentFor(url, { PROVARA_MASTER_KEY_NEW: keyB }));
     await database.insert(keyC, { id: 'row-0' });
     const { code, stderr } = await runCli(['rotate', '--old', keyC, '--new', keyB], environment);
     expect([code, stderr]).toEqual([4, expect.stringContaining(`lacks ${keyIdC}`)]);
     expect(await database.open(keyC, 'row-0')).toBeTypeOf('string');
+    expect(await database.rows('vault_rotations')).toEqual([]);
   });
 
   it('stops with exit code 4 where the service lacks the new key, unless it is forced', async () => {
