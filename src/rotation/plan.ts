@@ -147,9 +147,15 @@ async function chooseSkips(
   unfinished: RotationRecord | null,
   { fromKeyId, toKeyId }: KeyChoice,
 ): Promise<readonly SkippedRow[]> {
-  if (skipIds === undefined) return unfinished?.skippedRows ?? [];
+  if (skipIds === undefined) return asCovered(unfinished?.skippedRows ?? [], context.tableNames);
   const earlier = unfinished ?? (await context.records?.rotations.findLastCompletedTo(toKeyId)) ?? null;
-  return resolveSkips(context, skipIds, earlier?.fromKeyId === fromKeyId ? earlier.skippedRows : []);
+  const known = earlier?.fromKeyId === fromKeyId ? earlier.skippedRows : [];
+  return resolveSkips(context, skipIds, asCovered(known, context.tableNames));
+}
+
+/** Their tables as they are spelt now. */
+function asCovered(skipped: readonly SkippedRow[], tableNames: readonly string[]): SkippedRow[] {
+  return skipped.map(({ table, id }) => ({ table: tableAmong(tableNames, table) ?? table, id }));
 }
 
 /** What the same rotation has skipped before is known, also where it has been deleted since: the same command must go on. */
@@ -160,10 +166,15 @@ async function resolveSkips(
 ): Promise<SkippedRow[]> {
   const resolved: SkippedRow[] = [];
   for (const skipId of new Set(skipIds)) {
-    const skipped = known.find(({ table, id }) => skipId === id || skipId === `${table}:${id}`);
+    const skipped = known.find(({ table, id }) => skipId === id || isOf(table, id, skipId));
     resolved.push(skipped ?? (await resolveSkip(tables, tableNames, skipId)));
   }
   return resolved;
+}
+
+/** Whether it is `table:id`. */
+function isOf(table: string, id: string, skipId: string): boolean {
+  return skipId.endsWith(`:${id}`) && tableAmong([table], skipId.slice(0, -id.length - 1)) !== undefined;
 }
 
 async function resolveSkip(tables: EncryptedTables, tableNames: readonly string[], skipId: string): Promise<SkippedRow> {

@@ -9,6 +9,7 @@ import type { MasterKey } from '../crypto/master-key.ts';
 import { ReplicaMissingKeyError, RotationInProgressError, StorageUnavailableError, ValidationError } from '../errors.ts';
 import { missingKeyError } from '../keys/active-key.ts';
 import { nameOf } from '../keys/adoption.ts';
+import { tableAmong } from '../keys/coverage.ts';
 import { auditStatement } from '../store/audit.ts';
 import { type Database, GuardFailedError, type Statement } from '../store/database.ts';
 import { ciphertextColumns } from '../store/encrypted-rows.ts';
@@ -153,7 +154,7 @@ async function tryReplace(
     return restored;
   } catch (error) {
     onSwitched();
-    // Of these alone it is certain that nothing has been written; otherwise it may be all there is of what was there before.
+    // Kept unless it is certain that nothing has been written: it may be all there is of what was there before.
     if (error instanceof GuardFailedError || isConstraint(error)) await unlink(before.path);
     if (error instanceof GuardFailedError && error.guard === presentGuard) return null;
     throw error;
@@ -172,16 +173,17 @@ async function keepPresent(
   tables: readonly MovedTable[],
 ): Promise<SnapshotFile> {
   const { restores, snapshotDir, keyring } = context;
-  const replaced = new Set(tables.map(({ table }) => table));
+  const replaced = tables.map(({ table }) => table);
   await restores.forgetPresent(id);
   const onPage = async ({ table, columns }: TableShape, page: readonly CodedRow[]): Promise<void> => {
-    if (!replaced.has(table)) return;
+    const name = tableAmong(replaced, table);
+    if (name === undefined) return;
     const positions = ciphertextColumns.map((column) => positionOf(columns, column));
     const rows = page.map(({ rowId, cells }) => {
       const all = JSON.parse(cells) as unknown[];
       return { rowId, cells: JSON.stringify(positions.map((position) => all[position])) };
     });
-    await restores.stagePresent(id, table, rows);
+    await restores.stagePresent(id, name, rows);
   };
   const taken = await takeSnapshot(context, { firstKeyId, onPage });
   return writeSnapshotTo(newSnapshotPath(snapshotDir ?? '.'), assemble(taken, keyring));
@@ -191,7 +193,7 @@ async function keepPresent(
 async function fittingTables({ rows, coverage }: RestoreContext, { header }: CheckedSnapshot): Promise<MovedTable[]> {
   const fitting: MovedTable[] = [];
   for (const { table, columns } of header.tables) {
-    if (!coverage.encryptedTables.includes(table)) {
+    if (tableAmong(coverage.encryptedTables, table) === undefined) {
       throw refusal('table_not_covered', `it holds the table ${table}, which VAULT_ENCRYPTED_TABLES does not name`, { table });
     }
     const shape = await rows.findShape(table);

@@ -232,6 +232,19 @@ describe('a restore', () => {
     expect(await allBytes(started)).toEqual(changed);
   });
 
+  it.each(['merge', 'replace'])('in the mode %s knows a table that the setting spells in upper case now', async (mode) => {
+    const started = await start();
+    await fill(started);
+    const before = await allBytes(started);
+    const snapshot = await takeSnapshot(started.vault);
+    await started.database.run(`DELETE FROM ${connectors}`);
+    if (mode === 'replace') await started.database.insert(keyA, { id: 'newer', provider: 'sample' }, connectors);
+    const settings = { VAULT_ENCRYPTED_TABLES: tables.join(',').toUpperCase(), VAULT_SNAPSHOT_DIR: temporaryFolder() };
+    const respelt = await startVault(started.url, { PROVARA_MASTER_KEY_NEW: keyB, ...settings });
+    expect((await sendSnapshot(respelt, snapshot, mode)).status).toBe(200);
+    expect(await allBytes(started)).toEqual(before);
+  });
+
   it('by replacement needs VAULT_SNAPSHOT_DIR', async () => {
     const started = await start({ VAULT_SNAPSHOT_DIR: '' });
     await fill(started);
