@@ -147,7 +147,7 @@ export class ReadinessCheck {
     return Promise.race([this.#survey, timeout]);
   }
 
-  /** After a rotation or a replacement the next answer looks anew: what the last survey found is no longer so. */
+  /** After a rotation or a replacement of this process: what the last survey found is no longer so, and another is due. */
   outdate(): void {
     this.#outdatedAtMs = performance.now();
   }

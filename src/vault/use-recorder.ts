@@ -1,5 +1,7 @@
 /** Collects when things were last used and writes it now and then: coarse, best effort, and never in the way of a request. */
 
+import { StorageUnavailableError } from '../errors.ts';
+
 const flushIntervalMs = 5_000;
 /** So many are written at a time, 90,000 an hour: more would keep requests waiting. The others stay for the next time. */
 const maxWritten = 125;
@@ -12,7 +14,7 @@ export class UseRecorder {
   readonly #pending = new Map<string, number>();
   readonly #timer: NodeJS.Timeout;
 
-  /** `write` gets Unix seconds by id. What it could not write is tried again. */
+  /** `write` gets Unix seconds by id. What it could not write for a passing reason is tried again. */
   constructor(write: (usedAt: ReadonlyMap<string, number>) => Promise<void>) {
     this.#write = write;
     this.#timer = setInterval(() => void this.flush(), flushIntervalMs).unref();
@@ -33,8 +35,9 @@ export class UseRecorder {
     for (const id of written.keys()) this.#pending.delete(id);
     try {
       await this.#write(written);
-    } catch {
-      // Behind the others, so that none stands in their way.
+    } catch (error) {
+      // What is refused would be refused again, and all that is written with it.
+      if (!(error instanceof StorageUnavailableError)) return;
       for (const [id, usedAt] of written)
         if (!this.#pending.has(id) && this.#pending.size < maxPending) this.#pending.set(id, usedAt);
     }

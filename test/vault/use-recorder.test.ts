@@ -1,6 +1,7 @@
 /** Uses are written few at a time, so that no request waits long for them, and none that waits is lost at the end. */
 
 import { expect, it } from 'vitest';
+import { StorageUnavailableError } from '../../src/errors.ts';
 import { UseRecorder } from '../../src/vault/use-recorder.ts';
 
 it('at most 125 are written at a time, and the others with the next or when the vault stops', async () => {
@@ -19,7 +20,7 @@ it('what could not be written is written later, behind what waited for its turn'
   const written: string[] = [];
   let isFailing = true;
   const uses = new UseRecorder(async (usedAt) => {
-    if (isFailing) throw new Error('The database is away.');
+    if (isFailing) throw new StorageUnavailableError('The database is away.');
     written.push(...usedAt.keys());
   });
   const ids = Array.from({ length: 130 }, (_, index) => `row-${index}`);
