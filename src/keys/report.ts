@@ -3,8 +3,8 @@
 import type { Keyring } from '../crypto/keyring.ts';
 import type { EncryptedTables } from '../store/encrypted-tables.ts';
 import type { MasterKeyRecord, MasterKeyStore } from '../store/master-keys.ts';
-import type { RotationStore } from '../store/rotations.ts';
-import { type CoverageSettings, inspectCoverage } from './coverage.ts';
+import type { RotationStore, SkippedRow } from '../store/rotations.ts';
+import { type CoverageSettings, inspectCoverage, tableAmong } from './coverage.ts';
 import type { Survey } from './survey.ts';
 import type { Surveyor } from './surveyor.ts';
 
@@ -94,10 +94,11 @@ async function keyIdsStillNeeded(
   const unfinished = await rotations.findUnfinished();
   const needed = new Set(unfinished === null ? [] : [unfinished.fromKeyId, unfinished.toKeyId]);
   const failed = new Set(failures.map(({ table, id }) => `${table}:${id}`));
+  const nameInSurvey = ({ table, id }: SkippedRow): string => `${tableAmong(coverage.encryptedTables, table) ?? table}:${id}`;
   const isListComplete = rowsFailed === failures.length;
   for (const { keyId } of rowsFailed === 0 ? [] : await masterKeys.all()) {
     const skipped = await rotations.findSkippedFrom(keyId);
-    if (skipped.some(({ table, id }) => !isListComplete || failed.has(`${table}:${id}`))) needed.add(keyId);
+    if (skipped.some((row) => !isListComplete || failed.has(nameInSurvey(row)))) needed.add(keyId);
   }
   return (keyId) => needed.has(keyId);
 }

@@ -552,6 +552,23 @@ describe('tables', () => {
   });
 });
 
+describe('a row that was skipped', () => {
+  it('keeps the old key also where the setting spells its table otherwise now', async () => {
+    const { url, gateway: database } = await tableOf(1);
+    await database.run('CREATE TABLE Copy AS SELECT * FROM api_keys');
+    await database.run("UPDATE Copy SET auth_tag = '00'");
+    const first = await startVault(url, { ...staged, VAULT_ENCRYPTED_TABLES: 'api_keys,Copy' });
+    expect((await first.admin('POST', '/admin/rotate/execute', { skip_ids: ['Copy:row-0'] })).status).toBe(200);
+    await first.close();
+    const respelt = await startVault(url, { ...staged, VAULT_ENCRYPTED_TABLES: 'api_keys,copy' });
+    const { keys } = (await respelt.admin('GET', '/admin/master-keys')).body;
+    expect(keys).toMatchObject([
+      { key_id: keyIdA, rows: 0, safe_to_retire: false },
+      { key_id: keyIdB, state: 'active' },
+    ]);
+  });
+});
+
 describe('replicas', () => {
   it('that live without both keys stop a rotation before it writes anything', async () => {
     const { url, gateway: database } = await tableOf(1);
