@@ -5,6 +5,7 @@
 
 import { randomUUID } from 'node:crypto';
 import { type AuditEvent, vaultActor } from '../audit/event.ts';
+import { ReplicaMissingKeyError } from '../errors.ts';
 import { assertNothingUncovered, inspectCoverage, rowsOf } from '../keys/coverage.ts';
 import { isMigrated } from '../store/migrations.ts';
 import type { RotationProgress, RotationRecord } from '../store/rotations.ts';
@@ -105,13 +106,17 @@ export class RotationEngine implements Rotator {
     return running;
   }
 
-  /** An old key that a replica lacks may be mistyped, where it is not the active one: then it opens no row, which the gate says better. */
+  /**
+   * On a command line an old key that is not the active one may be mistyped: then it opens no row, and that is what the gate says. Over
+   * HTTP keys are named by what the keyring holds.
+   */
   async #assertReplicasHoldKeys(request: RotationRequest, plan: RotationPlan): Promise<void> {
-    const { activeKeyId, fromKeyId, to, unfinished } = plan;
+    const { activeKeyId, fromKeyId, to, unfinished, actor } = plan;
+    const mayBeMistyped = actor.role === 'cli' && unfinished === null && ![fromKeyId, to.id].includes(activeKeyId ?? '');
     try {
       await assertReplicasHoldKeys(this.#context.replicas, plan);
     } catch (error) {
-      if (unfinished === null && ![fromKeyId, to.id].includes(activeKeyId ?? '')) await this.dryRun(request);
+      if (error instanceof ReplicaMissingKeyError && mayBeMistyped) await this.dryRun(request);
       throw error;
     }
   }

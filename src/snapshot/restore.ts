@@ -196,6 +196,10 @@ async function fittingTables({ rows, coverage }: RestoreContext, { header }: Che
     if (tableAmong(coverage.encryptedTables, table) === undefined) {
       throw refusal('table_not_covered', `it holds the table ${table}, which VAULT_ENCRYPTED_TABLES does not name`, { table });
     }
+    const earlier = fitting.map((each) => each.table);
+    if (tableAmong(earlier, table) !== undefined) {
+      throw refusal('malformed', `it holds the table ${table} twice, spelt in two ways`, { table });
+    }
     const shape = await rows.findShape(table);
     if (shape === null) throw refusal('table_not_found', `the database has no table ${table}`, { table });
     const unknown = columns.filter((column) => positionOf(shape.columns, column) === -1);

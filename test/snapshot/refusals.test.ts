@@ -150,6 +150,13 @@ describe('a snapshot', () => {
       foreign((header) => header.replace('"updated_at"', '"unheard_of"')),
     );
     expect(refused.body.error.details).toMatchObject({ reason: 'unknown_columns', table: 'api_keys' });
+    const { tables, ...header } = JSON.parse(first);
+    const twice = JSON.stringify({ ...header, tables: [...tables, { ...tables[1], table: connectors.toUpperCase(), rows: 0 }] });
+    const speltTwice = await sendSnapshot(
+      vault,
+      foreign(() => twice),
+    );
+    expect(speltTwice.body.error.details).toMatchObject({ reason: 'malformed', table: connectors.toUpperCase() });
     await vault.close();
     const narrow = await startVault(url);
     const details = (await sendSnapshot(narrow, snapshot)).body.error.details;
