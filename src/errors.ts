@@ -113,8 +113,8 @@ export class ConfigurationError extends VaultError {
 }
 
 /**
- * The database did not answer, or could not take the write. Safe to try again after `retryAfterSeconds`. `details.may_be_done` is true where
- * the answer to a write was lost.
+ * The database did not answer, or could not take the write. The same may be tried again after `retryAfterSeconds`. `details.may_be_done` is
+ * true where a write was sent and nobody knows whether it was carried out: what others have written since would be written over.
  */
 export class StorageUnavailableError extends VaultError {
   readonly code = 'storage_unavailable';

@@ -5,7 +5,7 @@ import { type AuditLine, auditStatement } from './audit.ts';
 import { type DecodedText, decodeTexts, encodeTexts } from './cells.ts';
 import type { Row } from './connection.ts';
 import { type Database, GuardFailedError, guard, integer, type Statement, text, textOrNull, type Written } from './database.ts';
-import { isConstraint, MissingSchemaError } from './failures.ts';
+import { isConstraint, MissingSchemaError, translateUnsettled } from './failures.ts';
 import { GatheredCalls } from './gathered-calls.ts';
 import { restoreColumns } from './migrations.ts';
 
@@ -200,8 +200,15 @@ export class ApiKeyStore {
     const isReplaced = replaced?.changed === 1;
     if (!isReplaced && inserted?.changed !== 1) return null;
     const answered = replaced?.rows[0] ?? inserted?.rows[0];
-    const row = answered === undefined ? await this.findByName(tenantId, name) : toApiKeyRow(answered);
+    const row = answered === undefined ? await this.#findStored(tenantId, name) : toApiKeyRow(answered);
     return { row: row ?? insertedRow(sealed, id, now), isReplaced };
+  }
+
+  /** After a write whose answer was lost: what keeps it from being read does not undo it. */
+  #findStored(tenantId: string | null, name: string): Promise<ApiKeyRow | null> {
+    return this.findByName(tenantId, name).catch((error: unknown) => {
+      throw translateUnsettled(error);
+    });
   }
 
   /** Deletes the row together with its audit record. False, and nothing written, where there is no such row of that tenant. */

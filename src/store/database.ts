@@ -1,6 +1,6 @@
 /**
  * The one way to the database. A read sees committed data; a write is one atomic batch, carried out once or not at all.
- * Every failure is {@link StorageUnavailableError}, which is safe to try again, or an error that names what is wrong.
+ * Every failure is {@link StorageUnavailableError}, where the same may be tried again, or an error that names what is wrong.
  */
 
 import { randomUUID } from 'node:crypto';
@@ -95,6 +95,11 @@ export function integer(row: Row, column: string): number {
 export function integerOrNull(row: Row, column: string): number | null {
   const value = row[column];
   return value === null || value === undefined ? null : Number(value);
+}
+
+/** Of a batch that is to be carried out once: how many times it was sent so that nobody knows whether it was carried out. */
+interface Sent {
+  unsettled: number;
 }
 
 /** One attempt at an operation, which is given up at `endsAtMs` by `performance.now()`. */
@@ -205,10 +210,11 @@ export class Database {
         { sql: "UPDATE vault_writes SET changed = changed || changes() || ' ' WHERE id = ?", args: [id] },
       ]),
     ];
+    const sent = { unsettled: 0 };
     try {
       const timeoutMs = attemptMs + sendingMs(marked) + workMs;
-      const send = (endsAtMs: number) => this.#sendMarked(marked, endsAtMs);
-      const results = await this.#attempt(send, timeoutMs, { limit: this.#writeLimit, isOnceOnly: true });
+      const send = (endsAtMs: number) => this.#sendMarked(marked, endsAtMs, sent);
+      const results = await this.#attempt(send, timeoutMs, this.#writeLimit, sent);
       return statements.map((_statement, index) => toWritten(results[2 + 2 * index]));
     } catch (error) {
       // Behind the deadline's statement.
@@ -218,11 +224,13 @@ export class Database {
     }
   }
 
-  async #sendMarked(marked: readonly Statement[], endsAtMs: number): Promise<readonly Result[]> {
+  async #sendMarked(marked: readonly Statement[], endsAtMs: number, sent: Sent): Promise<readonly Result[]> {
     const deadline = endsAtMs / 1000 + (await this.#readClockOffset());
+    sent.unsettled += 1;
     try {
       return await this.#connection.batch([guard(deadlineGuard, "unixepoch('subsec') < ?", [deadline]), ...marked]);
     } catch (error) {
+      if (kindOf(error) !== 'lost') sent.unsettled -= 1;
       if (!(error instanceof LibsqlBatchError && error.statementIndex === 0 && isConstraint(error))) throw error;
       this.#clockOffset = null;
       throw new AttemptTimeoutError('It reached the server too late.');
@@ -263,31 +271,24 @@ export class Database {
    * Tries again, without blocking, what another writer or the network has kept from being done. A file's connection is
    * replaced each time: after SQLITE_BUSY it may acknowledge writes that are rolled back later (libsql-client-ts#352).
    */
-  async #attempt<T>(
-    operation: Attempt<T>,
-    timeoutMs: number,
-    { limit = this.#limit, isOnceOnly = false }: { limit?: LimitFunction; isOnceOnly?: boolean } = {},
-  ): Promise<T> {
+  async #attempt<T>(operation: Attempt<T>, timeoutMs: number, limit = this.#limit, sent: Sent = { unsettled: 0 }): Promise<T> {
     this.#operations += 1;
     if (this.#operations % operationsPerTurn === 0) await nextTurn();
     const deadlineMs = performance.now() + retryTotalMs;
-    let isUnsettled = false;
     for (let delayMs = 5; ; delayMs = Math.min(delayMs * 2, maxRetryDelayMs)) {
       try {
         return await this.#attemptOnce(operation, timeoutMs, limit);
       } catch (error) {
-        const kind = kindOf(error);
-        const isFinal = kind === 'final';
-        isUnsettled ||= isOnceOnly && kind === 'lost';
+        const isFinal = kindOf(error) === 'final';
         if (!isFinal && this.#log !== null) await this.#connection.reconnect();
-        if (isFinal || performance.now() + delayMs > deadlineMs) throw this.#givenUp(error, isUnsettled);
+        if (isFinal || performance.now() + delayMs > deadlineMs) throw this.#givenUp(error, sent.unsettled > 0);
         this.#troubles.retries += 1;
         await sleep(delayMs * (0.5 + Math.random()));
       }
     }
   }
 
-  /** What the caller is told; `isUnsettled`: an attempt before may have been carried out. */
+  /** What the caller is told; `isUnsettled`: it may have been carried out. */
   #givenUp(error: unknown, isUnsettled: boolean): unknown {
     const told = isUnsettled ? translateUnsettled(error) : translate(error);
     if (told instanceof StorageUnavailableError || told instanceof ConfigurationError) this.#troubles.failures += 1;

@@ -3,11 +3,12 @@
 import { randomInt } from 'node:crypto';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { ConfigurationError, StorageUnavailableError } from '../../../src/errors.ts';
+import { ApiKeyStore } from '../../../src/store/api-keys.ts';
 import { Database } from '../../../src/store/database.ts';
 import { type Fault, startFaultProxy } from '../../support/fault-proxy.ts';
 import { GatewayDatabase } from '../../support/gateway.ts';
 import { startSqld } from '../../support/sqld.ts';
-import { keyA, keyB, keyIdB, startVault, tester } from '../../support/vault.ts';
+import { keyA, keyB, keyIdA, keyIdB, startVault, tester } from '../../support/vault.ts';
 
 const faults: Fault[] = [
   'slow',
@@ -116,6 +117,37 @@ describe('a token that is refused', () => {
     coming.push('cut after', '401 before');
     await expect(database.read('SELECT value FROM sample')).rejects.toThrow(ConfigurationError);
     expect(await database.read('SELECT value FROM sample')).toHaveLength(3);
+  });
+});
+
+describe('a write', () => {
+  it('is told as one that may be done only once it was sent', async () => {
+    const server = await startSqld();
+    const proxy = await startFaultProxy(server.port);
+    const database = new Database({ url: proxy.url });
+    onTestFinished(() => database.close());
+    const coming: Fault[] = ['cut before', '401 before'];
+    proxy.fault = () => coming.shift() ?? 'none';
+    // What is sent first is a question for the server's clock.
+    await expect(database.writeOne('CREATE TABLE sample (value text)')).rejects.toThrow(ConfigurationError);
+  });
+
+  it('that was done, and whose row cannot be read then, is told as one that may be done', async () => {
+    const { server } = await start();
+    const proxy = await startFaultProxy(server.port);
+    const database = new Database({ url: proxy.url });
+    onTestFinished(() => database.close());
+    const store = new ApiKeyStore(database);
+    const put = (name: string, sequence: number) => {
+      const sealed = { tenantId: null, name, provider: 'openai', encryptedValue: 'aa', iv: 'bb', authTag: name, keyId: keyIdA };
+      return store.put(sealed, name, 1, { chain: 'sample', sequence, line: '{}' });
+    };
+    await put('K', 1);
+    const coming: Fault[] = ['cut after', 'none', 'none', '401 before'];
+    proxy.fault = () => coming.shift() ?? 'none';
+    await expect(put('L', 2)).rejects.toMatchObject({ code: 'storage_unavailable', details: { may_be_done: true } });
+    expect(coming).toEqual([]);
+    expect((await store.findByName(null, 'L'))?.id).toBe('L');
   });
 });
 
