@@ -7,7 +7,7 @@ import { ApiKeyStore } from '../../../src/store/api-keys.ts';
 import { Database } from '../../../src/store/database.ts';
 import { type Fault, startFaultProxy } from '../../support/fault-proxy.ts';
 import { GatewayDatabase } from '../../support/gateway.ts';
-import { startSqld } from '../../support/sqld.ts';
+import { type SqldServer, startSqld } from '../../support/sqld.ts';
 import { keyA, keyB, keyIdA, keyIdB, startVault, tester } from '../../support/vault.ts';
 
 const faults: Fault[] = [
@@ -27,6 +27,14 @@ async function start(settings = {}) {
   const proxy = await startFaultProxy(server.port);
   const vault = await startVault(proxy.url, settings);
   return { server, proxy, vault, database: new GatewayDatabase(server.url) };
+}
+
+/** The store alone, without a vault whose own requests would meet the faults. */
+async function openThroughProxy(server: SqldServer) {
+  const proxy = await startFaultProxy(server.port);
+  const database = new Database({ url: proxy.url });
+  onTestFinished(() => database.close());
+  return { proxy, database };
 }
 
 /** The fault for the next so many requests, and none after. */
@@ -95,10 +103,7 @@ describe('every fault', () => {
 
 describe('a token that is refused', () => {
   it('after an answer was lost is not told as if nothing had been written: it may have been', async () => {
-    const server = await startSqld();
-    const proxy = await startFaultProxy(server.port);
-    const database = new Database({ url: proxy.url });
-    onTestFinished(() => database.close());
+    const { proxy, database } = await openThroughProxy(await startSqld());
     await database.writeIdempotent([
       { sql: 'CREATE TABLE vault_writes (id text PRIMARY KEY NOT NULL, changed text NOT NULL, written_at integer NOT NULL)' },
       { sql: 'CREATE TABLE vault_assertions (failed integer CHECK (failed IS NULL))' },
@@ -122,10 +127,7 @@ describe('a token that is refused', () => {
 
 describe('a write', () => {
   it('is told as one that may be done only once it was sent', async () => {
-    const server = await startSqld();
-    const proxy = await startFaultProxy(server.port);
-    const database = new Database({ url: proxy.url });
-    onTestFinished(() => database.close());
+    const { proxy, database } = await openThroughProxy(await startSqld());
     const coming: Fault[] = ['cut before', '401 before'];
     proxy.fault = () => coming.shift() ?? 'none';
     // What is sent first is a question for the server's clock.
@@ -134,9 +136,7 @@ describe('a write', () => {
 
   it('that was done, and whose row cannot be read then, is told as one that may be done', async () => {
     const { server } = await start();
-    const proxy = await startFaultProxy(server.port);
-    const database = new Database({ url: proxy.url });
-    onTestFinished(() => database.close());
+    const { proxy, database } = await openThroughProxy(server);
     const store = new ApiKeyStore(database);
     const put = (name: string, sequence: number) => {
       const sealed = { tenantId: null, name, provider: 'openai', encryptedValue: 'aa', iv: 'bb', authTag: name, keyId: keyIdA };
