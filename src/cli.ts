@@ -144,7 +144,7 @@ try {
   explain(error);
   if (isJson && exitCode !== exitCodes.done) printJson({ error: describeError(error) });
 }
-// The database is left open: closing it would fold a write-ahead log into the file, which a dry run must not.
+// The database is left open: closing it would checkpoint a write-ahead log into the file, which a dry run must not.
 process.exit(exitCode);
 
 function explain(error: unknown): void {

@@ -8,7 +8,6 @@ import { AuditJournal } from './audit/journal.ts';
 import { AuditKeys } from './audit/keys.ts';
 import { AuditLog } from './audit/log.ts';
 import { AuditSink } from './audit/sink.ts';
-import { type Rest, withoutRest } from './background.ts';
 import type { AuditSettings, CoreConfig } from './config.ts';
 import type { GivenKey, Keyring } from './crypto/keyring.ts';
 import { ActiveKey } from './keys/active-key.ts';
@@ -37,6 +36,7 @@ import { ReplicaStore } from './store/replicas.ts';
 import { RestoreStore } from './store/restores.ts';
 import { RotationStore } from './store/rotations.ts';
 import { SnapshotRows } from './store/snapshot-rows.ts';
+import { type Throttle, unthrottled } from './throttle.ts';
 import { ApiKeys } from './vault/api-keys.ts';
 import { unobserved, type VaultObserver } from './vault/observer.ts';
 import { StatelessCipher } from './vault/stateless.ts';
@@ -52,7 +52,7 @@ export interface Services {
   readonly masterKeys: MasterKeyStore;
   readonly replicas: ReplicaStore;
   readonly seals: SealMeter;
-  readonly database: Pick<Database, 'troubles'>;
+  readonly database: Pick<Database, 'counters'>;
   /** Whether the vault has ever served this database. */
   readonly isMigrated: () => Promise<boolean>;
   readonly readiness: ReadinessCheck;
@@ -69,8 +69,8 @@ export interface Services {
   readonly migrate: () => Promise<void>;
   /** Ends what may take long: a rotation at its next step, as an interrupted one, a survey, and what is done with snapshots. */
   readonly interrupt: () => Promise<void>;
-  /** As {@link Database.fold}; {@link close} does it too. */
-  readonly fold: () => Promise<void>;
+  /** As {@link Database.checkpoint}; {@link close} does it too. */
+  readonly checkpoint: () => Promise<void>;
   readonly close: () => Promise<void>;
 }
 
@@ -188,7 +188,7 @@ export function buildServices(
     },
     migrate: prepareSchema,
     interrupt,
-    fold: () => database.fold(),
+    checkpoint: () => database.checkpoint(),
     close: async () => {
       resumption.stop();
       await ageWatch.stop();
@@ -198,7 +198,7 @@ export function buildServices(
       await sink?.close();
       await heartbeat.stop();
       await Promise.all([rowUses.close(), statelessUses.close(), seals.close()]);
-      await database.fold();
+      await database.checkpoint();
       await database.close();
     },
   };
@@ -227,11 +227,11 @@ export function buildEngine(
   database: Database,
   onSwitched: () => void,
   place: EnginePlace = 'here',
-  rest: Rest = withoutRest,
+  throttle: Throttle = unthrottled,
 ): RotationEngine {
   const { keyring, coverage, atomicRows, snapshotDir } = settings;
   const { auditKeys, journal } = buildJournal(keyring, database);
-  const work = buildSnapshotWork(settings, database, journal, onSwitched, rest);
+  const work = buildSnapshotWork(settings, database, journal, onSwitched, throttle);
   const snapshots = new Snapshots({ work, journal, keyring, snapshotDir, logger });
   return new RotationEngine({
     database,
@@ -253,7 +253,7 @@ export function buildEngine(
 }
 
 function pageWorkersAt(place: EnginePlace): StartPageWorkers {
-  const entry = new URL('./page-thread.js', import.meta.url);
+  const entry = new URL('./threads/page-thread.js', import.meta.url);
   const threads = Math.min(availableParallelism(), maxPageThreads);
   if (place === 'background') return workOnThreads(entry, 1, true);
   return place === 'here' || threads === 1 ? workHere : workOnThreads(entry, threads);
@@ -264,7 +264,7 @@ export function buildSnapshotWork(
   database: Database,
   journal: AuditJournal,
   onSwitched: () => void,
-  rest: Rest = withoutRest,
+  throttle: Throttle = unthrottled,
 ): SnapshotWork {
   return workOnSnapshotsHere({
     database,
@@ -277,18 +277,18 @@ export function buildSnapshotWork(
     coverage,
     snapshotDir,
     onSwitched,
-    rest,
+    throttle,
   });
 }
 
 function buildTextThread(keyring: Keyring, logger: Logger): TextWorkers {
-  return new TextThread(new URL('./text-thread.js', import.meta.url), keyring, (error) =>
+  return new TextThread(new URL('./threads/text-thread.js', import.meta.url), keyring, (error) =>
     logger.error({ err: error }, 'the thread that works on many texts has died: its work is done without it'),
   );
 }
 
 function buildSurveyThreads({ database, coverage, keyring }: CoreConfig, tables: EncryptedTables, logger: Logger): Surveyor {
-  const entry = new URL('./survey-thread.js', import.meta.url);
+  const entry = new URL('./threads/survey-thread.js', import.meta.url);
   const onDeath = (error: unknown): void =>
     logger.error({ err: error }, 'the thread that opens all rows has died: its work is done without it');
   return new SurveyThreads({ entry, database, tables, coverage, keyring, onDeath });
@@ -296,10 +296,10 @@ function buildSurveyThreads({ database, coverage, keyring }: CoreConfig, tables:
 
 function buildSnapshotThreads({ keyring, ...config }: CoreConfig, onSwitched: () => void): SnapshotWork {
   const settings: ThreadSettings = { ...config, keys: keyring.given };
-  return new SnapshotThreads({ entry: new URL('./snapshot-thread.js', import.meta.url), settings, onSwitched });
+  return new SnapshotThreads({ entry: new URL('./threads/snapshot-thread.js', import.meta.url), settings, onSwitched });
 }
 
 function buildRotationThreads({ keyring, ...config }: CoreConfig, logger: Logger, onSwitched: () => void): Rotator {
   const settings: ThreadSettings = { ...config, keys: keyring.given };
-  return new RotationThreads({ entry: new URL('./rotation-thread.js', import.meta.url), settings, logger, onSwitched });
+  return new RotationThreads({ entry: new URL('./threads/rotation-thread.js', import.meta.url), settings, logger, onSwitched });
 }

@@ -106,7 +106,7 @@ async function dryRun({ rotator }: Services, request: RotationRequest, { json }:
 }
 
 async function execute(
-  { rotator, migrate, isMigrated, fold }: Services,
+  { rotator, migrate, isMigrated, checkpoint }: Services,
   request: RotationRequest,
   { json }: RotateFlags,
   tables: readonly string[],
@@ -116,7 +116,7 @@ async function execute(
   await migrate();
   const running = await rotator.start(request);
   const rotation = await withBar(running.progress, running.done);
-  await fold();
+  await checkpoint();
   if (json) printJson({ rotation: presentRotation(rotation, tables, null) });
   else if (rotation.state !== 'cancelled') {
     print(`[rotate] ${rotationMessage(rotation)}`);

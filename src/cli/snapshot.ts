@@ -58,12 +58,12 @@ export interface RestoreFlags {
 
 /** `file` may be `-`, for standard input. Answers the exit code. */
 export async function restore(file: string, { mode, json }: RestoreFlags, environment: Environment): Promise<number> {
-  return withServices(readConfig(environment), async ({ migrate, snapshots, fold }) => {
+  return withServices(readConfig(environment), async ({ migrate, snapshots, checkpoint }) => {
     snapshots.assertMode(mode);
     const source = sourceOf(file);
     await migrate();
     const { restored, kept, before } = await snapshots.restore(cliActor(), source, mode, Number.POSITIVE_INFINITY);
-    await fold();
+    await checkpoint();
     if (json) {
       printJson({ restored, kept, before: before && { path: before.path, sha256: before.sha256 } });
       return exitCodes.done;

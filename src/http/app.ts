@@ -25,11 +25,11 @@ import type { Role, Token } from '../tokens.ts';
 import type { ApiKeys } from '../vault/api-keys.ts';
 import type { StatelessCipher } from '../vault/stateless.ts';
 import { requireRole, requireTenant } from './auth.ts';
-import { createBrakes, type Limits } from './brakes.ts';
 import { docsPage } from './docs.ts';
 import { addDraining } from './draining.ts';
 import { addErrorHandling, answerUnparsable, commonHeaders, sendError } from './errors.ts';
 import { openApiInfo } from './openapi.ts';
+import { createRateLimits, type Limits } from './rate-limits.ts';
 import { addReceiving, type ReceiveLimits } from './receiving.ts';
 import { apiKeyRoutes, keyOpeningRoutes, keyStatusRoutes } from './routes/api-keys.ts';
 import { auditRoutes } from './routes/audit.ts';
@@ -121,17 +121,17 @@ export async function addVault(app: FastifyInstance, options: AppOptions): Promi
   await app.register(fastifySwagger, openApiInfo);
   await app.register(machineRoutes(options.readiness));
   await app.register(docsPage);
-  const brakes = await createBrakes(app, options.limits);
+  const rateLimits = await createRateLimits(app, options.limits);
   const shed = createShedding(app, options.limits.eventLoopDelayMs);
   const allow =
     (roles: readonly Role[], routes: readonly FastifyPluginAsyncTypebox[], isShed = true) =>
     async (inner: FastifyInstance) => {
       if (isShed) inner.addHook('onRequest', shed);
-      inner.addHook('onRequest', requireRole(options.tokens, roles, brakes));
+      inner.addHook('onRequest', requireRole(options.tokens, roles, rateLimits));
       inner.addHook('onRoute', refuseUnknownQuery);
       for (const plugin of routes) await inner.register(plugin);
     };
-  const opening = [keyOpeningRoutes(options.apiKeys, brakes), statelessRoutes(options.stateless, brakes)];
+  const opening = [keyOpeningRoutes(options.apiKeys, rateLimits), statelessRoutes(options.stateless, rateLimits)];
   await app.register(allow(['gateway', 'writer'], [withinTenants([apiKeyRoutes(options.apiKeys)])]), { prefix: '/v1' });
   await app.register(allow(['gateway'], [withinTenants(opening), keyStatusRoutes(options.apiKeys)]), { prefix: '/v1' });
   const adminRoutes = [rotateRoutes(options), masterKeyRoutes(options), snapshotRoutes(options), auditRoutes(options)];

@@ -5,7 +5,7 @@ import type { FastifyRequest, onRequestHookHandler, preHandlerHookHandler } from
 import type { Actor } from '../audit/event.ts';
 import { AuthError, ForbiddenError } from '../errors.ts';
 import { digestOf, type Role, type Token } from '../tokens.ts';
-import type { Brakes } from './brakes.ts';
+import type { RateLimits } from './rate-limits.ts';
 
 declare module 'fastify' {
   interface FastifyRequest {
@@ -21,20 +21,20 @@ declare module 'fastify' {
 export function requireRole(
   tokens: readonly Token[],
   roles: readonly Role[],
-  brakes: Pick<Brakes, 'countFailure'>,
+  rateLimits: Pick<RateLimits, 'countFailure'>,
 ): onRequestHookHandler {
   return (request, _reply, done) => {
     const caller = authenticate(tokens, request.headers.authorization);
     // Also of a caller that is refused: the log names it.
     request.caller = caller;
-    if (caller === null) void refuse(request, brakes).catch(done);
+    if (caller === null) void refuse(request, rateLimits).catch(done);
     else if (roles.includes(caller.role)) done();
     else done(new ForbiddenError(`${describe(caller)}; this route is for ${roles.join(' and ')} tokens.`));
   };
 }
 
-async function refuse(request: FastifyRequest, brakes: Pick<Brakes, 'countFailure'>): Promise<never> {
-  await brakes.countFailure(request);
+async function refuse(request: FastifyRequest, rateLimits: Pick<RateLimits, 'countFailure'>): Promise<never> {
+  await rateLimits.countFailure(request);
   throw new AuthError('A known token is required: send Authorization: Bearer <token>.');
 }
 

@@ -1,10 +1,10 @@
 /** Opens every covered row with the keyring: the one truthful answer to which key holds how many rows. */
 
-import { type Rest, withoutRest } from '../background.ts';
 import type { Keyring } from '../crypto/keyring.ts';
 import { rowFormatOf } from '../crypto/row.ts';
 import { apiKeysTable, type EncryptedRow } from '../store/encrypted-rows.ts';
 import type { EncryptedTables } from '../store/encrypted-tables.ts';
+import { type Throttle, unthrottled } from '../throttle.ts';
 import { type CoverageSettings, inspectCoverage } from './coverage.ts';
 import { ciphertextOf, coveredRows, maxListedFailures, openCoveredRow, type RowFailure, reasonOf } from './covered-rows.ts';
 
@@ -18,17 +18,22 @@ export interface Survey {
   readonly failures: readonly RowFailure[];
 }
 
-/** Surveys the covered tables that exist. Throws what `rest` throws, and StorageUnavailableError. */
+/** Surveys the covered tables that exist. Throws what `throttle` throws, and StorageUnavailableError. */
 export function survey(
   tables: EncryptedTables,
   settings: CoverageSettings,
   keyring: Keyring,
-  rest: Rest = withoutRest,
+  throttle: Throttle = unthrottled,
 ): Promise<Survey> {
-  return tables.pass(() => surveyOnce(tables, settings, keyring, rest));
+  return tables.pass(() => surveyOnce(tables, settings, keyring, throttle));
 }
 
-async function surveyOnce(tables: EncryptedTables, settings: CoverageSettings, keyring: Keyring, rest: Rest): Promise<Survey> {
+async function surveyOnce(
+  tables: EncryptedTables,
+  settings: CoverageSettings,
+  keyring: Keyring,
+  throttle: Throttle,
+): Promise<Survey> {
   let rowsScanned = 0;
   let rowsFailed = 0;
   let rowsOfFormat1 = 0;
@@ -46,7 +51,7 @@ async function surveyOnce(tables: EncryptedTables, settings: CoverageSettings, k
       opened.plaintext.fill(0);
       rowsByKeyId.set(opened.key.id, (rowsByKeyId.get(opened.key.id) ?? 0) + 1);
     }
-    rest();
+    throttle();
   }
   return { rowsScanned, rowsByKeyId, rowsFailed, rowsOfFormat1, failures };
 }

@@ -15,7 +15,7 @@ export interface StateSource {
   readonly masterKeys: MasterKeyStore;
   readonly rotations: RotationStore;
   readonly seals: SealMeter;
-  readonly database: Pick<Database, 'troubles'>;
+  readonly database: Pick<Database, 'counters'>;
   readonly rotationDueDays: number;
 }
 
@@ -30,8 +30,8 @@ export class StateMetrics {
     this.#source = source;
     this.#gauges = defineGauges(metrics);
     const { database } = source;
-    metrics.totalOf('storage_retries_total', 'Attempts on the database that were made again.', () => database.troubles.retries);
-    metrics.totalOf('storage_failures_total', 'Operations that the database failed for good.', () => database.troubles.failures);
+    metrics.totalOf('storage_retries_total', 'Attempts on the database that were made again.', () => database.counters.retries);
+    metrics.totalOf('storage_failures_total', 'Operations that the database failed for good.', () => database.counters.failures);
   }
 
   /** All metrics as text. Where the database does not answer, what it says stays what it was, and `ready` is 0. */

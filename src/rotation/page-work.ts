@@ -1,6 +1,5 @@
 /** What a rotation does with the rows of one page, without the database: on whichever thread. */
 
-import { type Rest, withoutRest } from '../background.ts';
 import type { Keyring } from '../crypto/keyring.ts';
 import { maxListedFailures, type RowFailure } from '../keys/covered-rows.ts';
 import {
@@ -12,6 +11,7 @@ import {
   type RowIdRange,
 } from '../store/encrypted-rows.ts';
 import { TextBytes } from '../store/text-bytes.ts';
+import { type Throttle, unthrottled } from '../throttle.ts';
 import { type RowClass, RowClassifier, type RowsPlan } from './classify.ts';
 
 /** How many rows a page's report lists. The list serves the verification, which expects few; the gate does not look at it. */
@@ -74,8 +74,8 @@ export class PageWork {
     this.#classifier = new RowClassifier(plan, keyring);
   }
 
-  /** Opens the rows of a page, and seals those that are to be rotated where `isToSeal`. `rest` is called after each row. */
-  work(page: EncryptedPage, isToSeal: boolean, rest: Rest = withoutRest): PageReport {
+  /** Opens the rows of a page, and seals those that are to be rotated where `isToSeal`. `throttle` is called after each row. */
+  work(page: EncryptedPage, isToSeal: boolean, throttle: Throttle = unthrottled): PageReport {
     const { table, rows, range } = page;
     const counts = { ...noRows };
     const failures: RowFailure[] = [];
@@ -91,7 +91,7 @@ export class PageWork {
         rowClass.plaintext.fill(0);
         if (rowsLeft.length < maxListedLeft) rowsLeft.push({ rowId: row.rowId, id: row.id });
       }
-      rest();
+      throttle();
     }
     const sealed = sealing?.finish(counts.rowsFailed) ?? null;
     return { table, rows, lastRowId: range.to, ...counts, failures, rowsLeft, sealed };

@@ -1,7 +1,7 @@
 /** Who does the work on a rotation's pages: this thread, one page after the other, or several, with the results in the pages' order. */
 
-import { AskedThread } from '../asked-thread.ts';
 import type { GivenKey, Keyring } from '../crypto/keyring.ts';
+import { RequestThread } from '../request-thread.ts';
 import { type EncryptedPage, pageRows } from '../store/encrypted-rows.ts';
 import { movable } from '../store/owned-bytes.ts';
 import type { RowsPlan } from './classify.ts';
@@ -37,11 +37,11 @@ export interface PageThreadSettings {
 }
 
 /** What a thread is asked, and answers with a {@link PageReport}. */
-export interface PageQuestion {
+export interface PageTask {
   readonly page: EncryptedPage;
   readonly isToSeal: boolean;
   /** Whether the thread rests after every few rows, so that others find a processor. */
-  readonly isToRest: boolean;
+  readonly isThrottled: boolean;
 }
 
 /** Pages that each thread has before it, so that it need not wait for the next. */
@@ -51,8 +51,8 @@ const minBytes = 256 * 1024;
 /** A thread's garbage is mostly what lies behind cipher objects, which V8 does not see the size of. */
 const youngGenerationMb = 32;
 
-/** So many threads of the compiled file `entry`, started with the first page that is worth it. In the background they rest in between. */
-export function workOnThreads(entry: URL, threads: number, isBackground = false): StartPageWorkers {
+/** So many threads of the compiled file `entry`, started with the first page that is worth it. Throttled, they rest in between. */
+export function workOnThreads(entry: URL, threads: number, isThrottled = false): StartPageWorkers {
   return (plan, keyring) => {
     const { from, to, upgradeFormat, skippedRows, isSwitched } = plan;
     return new PageThreads(
@@ -60,7 +60,7 @@ export function workOnThreads(entry: URL, threads: number, isBackground = false)
       threads,
       { plan: { from, to, upgradeFormat, skippedRows, isSwitched }, keys: keyring.given },
       new PageWork(plan, keyring),
-      isBackground,
+      isThrottled,
     );
   };
 }
@@ -70,22 +70,22 @@ class PageThreads implements PageWorkers {
   readonly #count: number;
   readonly #settings: PageThreadSettings;
   readonly #work: PageWork;
-  #isToRest: boolean;
-  readonly #threads: AskedThread<PageQuestion, PageReport>[] = [];
-  #asked = 0;
+  #isThrottled: boolean;
+  readonly #threads: RequestThread<PageTask, PageReport>[] = [];
+  #requests = 0;
 
-  constructor(entry: URL, count: number, settings: PageThreadSettings, work: PageWork, isToRest: boolean) {
+  constructor(entry: URL, count: number, settings: PageThreadSettings, work: PageWork, isThrottled: boolean) {
     this.#entry = entry;
     this.#count = count;
     this.#settings = settings;
     this.#work = work;
-    this.#isToRest = isToRest;
+    this.#isThrottled = isThrottled;
   }
 
   async *work(pages: AsyncIterable<EncryptedPage>, isToSeal: (page: EncryptedPage) => boolean): AsyncGenerator<PageReport> {
     const underWay: Promise<PageReport>[] = [];
     for await (const page of pages) {
-      const report = this.#workOn({ page, isToSeal: isToSeal(page), isToRest: this.#isToRest });
+      const report = this.#workOn({ page, isToSeal: isToSeal(page), isThrottled: this.#isThrottled });
       // Whoever awaits it in its turn still meets its error.
       report.catch(() => undefined);
       underWay.push(report);
@@ -97,23 +97,23 @@ class PageThreads implements PageWorkers {
   }
 
   hurry(): void {
-    this.#isToRest = false;
+    this.#isThrottled = false;
   }
 
   async close(): Promise<void> {
     await Promise.all(this.#threads.map((thread) => thread.close()));
   }
 
-  async #workOn(question: PageQuestion): Promise<PageReport> {
-    const { page, isToSeal } = question;
+  async #workOn(task: PageTask): Promise<PageReport> {
+    const { page, isToSeal } = task;
     if (page.rows < pageRows && page.cells.length < minBytes) return this.#work.work(page, isToSeal);
-    const place = this.#asked % this.#count;
-    this.#asked += 1;
-    this.#threads[place] ??= new AskedThread(this.#entry, {
+    const place = this.#requests % this.#count;
+    this.#requests += 1;
+    this.#threads[place] ??= new RequestThread(this.#entry, {
       workerData: this.#settings,
       resourceLimits: { maxYoungGenerationSizeMb: youngGenerationMb },
     });
     // Copies would lie about until the collector comes, which sees nothing of their size.
-    return this.#threads[place].ask(question, movable([page.cells]));
+    return this.#threads[place].request(task, movable([page.cells]));
   }
 }

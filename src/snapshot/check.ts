@@ -1,9 +1,9 @@
 /** Proves a snapshot whole, authentic and openable with a keyring alone: no database is needed. */
 
 import { createHash, timingSafeEqual } from 'node:crypto';
-import { type Rest, withoutRest } from '../background.ts';
 import type { Keyring } from '../crypto/keyring.ts';
 import { readLines } from '../lines.ts';
+import { type Throttle, unthrottled } from '../throttle.ts';
 import {
   malformed,
   maxLineBytes,
@@ -38,9 +38,9 @@ export interface TableRow {
 
 /**
  * Reads it twice: authenticates every byte, and then opens every row, but for as many as its maker could not open either, which
- * are kept as they are. Throws InvalidSnapshotError, `details.reason` saying why; and what `rest` throws.
+ * are kept as they are. Throws InvalidSnapshotError, `details.reason` saying why; and what `throttle` throws.
  */
-export async function checkSnapshot(spool: Spool, keyring: Keyring, rest: Rest = withoutRest): Promise<CheckedSnapshot> {
+export async function checkSnapshot(spool: Spool, keyring: Keyring, throttle: Throttle = unthrottled): Promise<CheckedSnapshot> {
   const { rows, key_id: hmacKeyId } = await authenticate(spool, keyring);
   const rowsByKeyId = new Map<string, number>();
   const header = await readSnapshotHeader(spool);
@@ -54,7 +54,7 @@ export async function checkSnapshot(spool: Spool, keyring: Keyring, rest: Rest =
       unopened ??= tableRow;
       rowsUnopened += 1;
     }
-    rest();
+    throttle();
   }
   if (unopened !== null && rowsUnopened > header.rows_unopened) throw unopenedRefusal(header, keyring, unopened);
   return { header, rows, rowsUnopened, rowsByKeyId, hmacKeyId };

@@ -72,7 +72,7 @@ export async function restoreSnapshot(
   mode: RestoreMode,
 ): Promise<RestoreResult> {
   assertMode(context, mode);
-  const checked = await checkSnapshot(spool, context.keyring, context.rest);
+  const checked = await checkSnapshot(spool, context.keyring, context.throttle);
   await assertNoRotation(context.rotations);
   await restoreColumns(context.database);
   const tables = await fittingTables(context, checked);
@@ -97,9 +97,9 @@ interface Restoring extends RestoreContext {
 }
 
 async function merge(restoring: Restoring, spool: Spool, { header, rows }: CheckedSnapshot): Promise<RestoreResult> {
-  const { restores, keyring, journal, actor, id, tables, rest } = restoring;
+  const { restores, keyring, journal, actor, id, tables, throttle } = restoring;
   const missingKeyIds = await missingKeys(restoring);
-  const staging = { restores, keyring, missingKeyIds, id, shapes: shapesByName(tables), rest };
+  const staging = { restores, keyring, missingKeyIds, id, shapes: shapesByName(tables), throttle };
   await stageMissing(staging, readSnapshotRows(spool));
   const activeKey = keyring.get(header.active_key_id);
   const first = activeKey === undefined ? [] : activeKeyStatements(nameOf(activeKey), true);
@@ -122,9 +122,9 @@ async function missingKeys({ masterKeys, keyring }: RestoreContext): Promise<Rea
 }
 
 async function replace(restoring: Restoring, spool: Spool, checked: CheckedSnapshot): Promise<RestoreResult> {
-  const { restores, id, tables, rest } = restoring;
+  const { restores, id, tables, throttle } = restoring;
   const activeKey = activeKeyOf(restoring.keyring, checked.header.active_key_id);
-  await stageWhole({ restores, id, shapes: shapesByName(tables), rest }, readSnapshotRows(spool));
+  await stageWhole({ restores, id, shapes: shapesByName(tables), throttle }, readSnapshotRows(spool));
   const conditions = [
     noRotationStatement(),
     replicaKeysStatement([...new Set([activeKey.id, ...checked.rowsByKeyId.keys()])]),

@@ -1,11 +1,11 @@
 /** Brings the rows of a snapshot into the database, chunk by chunk, where one transaction can move them. */
 
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import type { Rest } from '../background.ts';
 import type { Keyring } from '../crypto/keyring.ts';
 import type { Cell } from '../store/cells.ts';
 import { ciphertextColumns } from '../store/encrypted-rows.ts';
 import type { MovedTable, RestoreStore, StagedRow } from '../store/restores.ts';
+import type { Throttle } from '../throttle.ts';
 import type { TableRow } from './check.ts';
 import { hintColumns, keyIdHintOf, keyIdOf, openingColumns, positionOf } from './rows.ts';
 
@@ -17,12 +17,12 @@ export interface StageContext {
   readonly id: string;
   readonly shapes: ReadonlyMap<string, MovedTable>;
   /** Is called after each row. */
-  readonly rest: Rest;
+  readonly throttle: Throttle;
 }
 
 /** Stages every row. */
-export async function stageWhole({ restores, id, shapes, rest }: StageContext, rows: AsyncIterable<TableRow>): Promise<void> {
-  for await (const chunk of chunksOf(rows, shapes, rest)) {
+export async function stageWhole({ restores, id, shapes, throttle }: StageContext, rows: AsyncIterable<TableRow>): Promise<void> {
+  for await (const chunk of chunksOf(rows, shapes, throttle)) {
     await restores.stage(
       id,
       chunk.shape.table,
@@ -40,8 +40,8 @@ export interface StageMissingContext extends StageContext {
 
 /** Stages the rows that are missing now, or that stand there and do not open. */
 export async function stageMissing(context: StageMissingContext, rows: AsyncIterable<TableRow>): Promise<void> {
-  const { restores, id, shapes, rest } = context;
-  for await (const { shape, rows: chunk } of chunksOf(rows, shapes, rest)) {
+  const { restores, id, shapes, throttle } = context;
+  for await (const { shape, rows: chunk } of chunksOf(rows, shapes, throttle)) {
     const columns = [...openingColumns(shape.table), ...hintColumns(shape.table)];
     const staged = chunk.map((row) => toStaged(shape, row));
     const keys = staged.map(({ matchCell, rowId }) => `[${matchCell},"${rowId}"]`);
@@ -86,7 +86,7 @@ interface Chunk {
 async function* chunksOf(
   rows: AsyncIterable<TableRow>,
   shapes: ReadonlyMap<string, MovedTable>,
-  rest: Rest,
+  throttle: Throttle,
 ): AsyncGenerator<Chunk> {
   let chunk: TableRow[] = [];
   let characters = 0;
@@ -101,7 +101,7 @@ async function* chunksOf(
     if (isOther || chunk.length === chunkRows || (chunk.length > 0 && characters + size > chunkCharacters)) yield* flush();
     chunk.push(each);
     characters += size;
-    rest();
+    throttle();
   }
   yield* flush();
 }

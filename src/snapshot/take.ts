@@ -2,7 +2,6 @@
 
 import { createHash, createHmac } from 'node:crypto';
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import type { Rest } from '../background.ts';
 import type { Keyring } from '../crypto/keyring.ts';
 import { type MasterKey, snapshotKeyOf } from '../crypto/master-key.ts';
 import { ConfigurationError } from '../errors.ts';
@@ -10,6 +9,7 @@ import type { CoverageSettings } from '../keys/coverage.ts';
 import type { Cell } from '../store/cells.ts';
 import type { MasterKeyStore } from '../store/master-keys.ts';
 import type { CodedRow, SnapshotRows, TableShape } from '../store/snapshot-rows.ts';
+import type { Throttle } from '../throttle.ts';
 import { maxLineBytes, type SnapshotHeader, type SnapshotTable, writeHeader, writeRow, writeTrailer } from './format.ts';
 import { keyIdOf, nameOfRow } from './rows.ts';
 import { Spool } from './spool.ts';
@@ -20,7 +20,7 @@ export interface TakeContext {
   readonly masterKeys: MasterKeyStore;
   readonly keyring: Keyring;
   /** Is called after each row. */
-  readonly rest: Rest;
+  readonly throttle: Throttle;
 }
 
 export interface TakeOptions {
@@ -47,7 +47,7 @@ export interface Snapshot {
 /**
  * Reads every covered row into a temporary file, so that the header can name the keys that they need. A row that no key opens
  * is part of it, and counted. Each row is as it was when it was read: nothing is locked. Throws ConfigurationError where a
- * covered table is missing, or the active key is; StorageUnavailableError; and what `rest` throws.
+ * covered table is missing, or the active key is; StorageUnavailableError; and what `throttle` throws.
  */
 export async function takeSnapshot(context: TakeContext, options: TakeOptions = {}): Promise<TakenRows> {
   const passed: Spool[] = [];
@@ -81,7 +81,7 @@ async function takeOnce(context: TakeContext, { firstKeyId, onPage }: TakeOption
 }
 
 async function spoolRows(
-  { rows, coverage, keyring, rest }: TakeContext,
+  { rows, coverage, keyring, throttle }: TakeContext,
   spool: Spool,
   key: MasterKey,
   onPage: TakeOptions['onPage'],
@@ -98,7 +98,7 @@ async function spoolRows(
         const keyId = keyIdOf(keyring, table, shape.columns, JSON.parse(cells) as Cell[]);
         if (keyId === null) rowsUnopened += 1;
         else keyIds.add(keyId);
-        rest();
+        throttle();
       }
       await spool.write(Buffer.from(page.map((row) => toLine(shape, row)).join(''), 'utf8'));
       await onPage?.(shape, page);

@@ -2,11 +2,11 @@
 
 import { AnswerTooLargeError } from '../errors.ts';
 import { type AuditLine, auditStatement } from './audit.ts';
+import { Batcher } from './batcher.ts';
 import { type DecodedText, decodeTexts, encodeTexts } from './cells.ts';
 import type { Row } from './connection.ts';
 import { type Database, GuardFailedError, guard, integer, type Statement, text, textOrNull, type Written } from './database.ts';
 import { isConstraint, MissingSchemaError, translateUnsettled } from './failures.ts';
-import { GatheredCalls } from './gathered-calls.ts';
 import { restoreColumns } from './migrations.ts';
 
 export interface ApiKeyRow {
@@ -89,22 +89,22 @@ type NameLookup = readonly [tenantId: string | null, name: string];
 
 export class ApiKeyStore {
   readonly #database: Database;
-  readonly #lookups: GatheredCalls<NameLookup, ApiKeyRow | null>;
+  readonly #lookups: Batcher<NameLookup, ApiKeyRow | null>;
   /** What many store at once is one commit. */
-  readonly #writes: GatheredCalls<readonly Statement[], readonly Written[]>;
+  readonly #writes: Batcher<readonly Statement[], readonly Written[]>;
 
   constructor(database: Database) {
     this.#database = database;
-    this.#lookups = new GatheredCalls({
-      call: (lookups) => this.#findByNames(lookups),
-      maxQuestions: maxLookups,
-      maxUnderWay: 4,
+    this.#lookups = new Batcher({
+      process: (lookups) => this.#findByNames(lookups),
+      maxItems: maxLookups,
+      maxConcurrency: 4,
       isDivisible: (error) => error instanceof AnswerTooLargeError,
     });
-    this.#writes = new GatheredCalls({
-      call: (writes) => this.#writeAll(writes),
-      maxQuestions: maxWrites,
-      maxUnderWay: 2,
+    this.#writes = new Batcher({
+      process: (writes) => this.#writeAll(writes),
+      maxItems: maxWrites,
+      maxConcurrency: 2,
       // Of these alone it is certain that nothing has been written.
       isDivisible: (error) => error instanceof GuardFailedError || isConstraint(error),
     });
@@ -112,7 +112,7 @@ export class ApiKeyStore {
 
   /** The row that the name stands for: the newest where there are several. */
   findByName(tenantId: string | null, name: string): Promise<ApiKeyRow | null> {
-    return this.#lookups.ask([tenantId, name]);
+    return this.#lookups.submit([tenantId, name]);
   }
 
   async findById(tenantId: string | null, id: string): Promise<ApiKeyRow | null> {
@@ -244,7 +244,7 @@ export class ApiKeyStore {
 
   /** Commits all statements or none, maybe together with those of other callers. */
   #write(statements: readonly Statement[]): Promise<readonly Written[]> {
-    return this.#writes.ask(statements);
+    return this.#writes.submit(statements);
   }
 
   async #writeAll(writes: readonly (readonly Statement[])[]): Promise<(readonly Written[])[]> {

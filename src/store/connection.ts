@@ -30,7 +30,7 @@ export interface Connection {
    */
   batch(statements: readonly SqlStatement[], isSynced?: boolean): Promise<readonly Result[]>;
   /** Brings what is in a log beside a file into the file, as far as nobody reads it. */
-  fold(): void;
+  checkpoint(): void;
   reconnect(): void | Promise<void>;
   close(): void;
 }

@@ -114,7 +114,7 @@ export class Database {
   readonly #limit = pLimit(maxRequests);
   readonly #writeLimit = pLimit(maxWrites);
   #operations = 0;
-  readonly #troubles = { retries: 0, failures: 0 };
+  readonly #counters = { retries: 0, failures: 0 };
   /** By how much the server's clock, in seconds, is ahead of `performance.now()`; null until it has been asked. */
   #clockOffset: number | null = null;
 
@@ -179,14 +179,14 @@ export class Database {
   }
 
   /** How often since it was opened an attempt was made again, and an operation was given up for the database's sake. */
-  get troubles(): { readonly retries: number; readonly failures: number } {
-    return this.#troubles;
+  get counters(): { readonly retries: number; readonly failures: number } {
+    return this.#counters;
   }
 
-  /** Folds a file's write-ahead log into the file, as far as nobody else reads it, for whoever copies that once the process has ended. */
-  async fold(): Promise<void> {
+  /** Checkpoints a file's write-ahead log, as far as nobody else reads it, for whoever copies that once the process has ended. */
+  async checkpoint(): Promise<void> {
     await this.#log?.settled();
-    this.#connection.fold();
+    this.#connection.checkpoint();
   }
 
   /** Resolves once nothing of it uses the database any more. */
@@ -256,10 +256,10 @@ export class Database {
 
   async #batch(statements: readonly Statement[], isSynced = true): Promise<readonly Result[]> {
     const send = () => this.#connection.batch(statements, isSynced);
-    const operation = (endsAtMs: number) => (this.#log === null ? send() : this.#log.betweenFolds(send, endsAtMs));
+    const operation = (endsAtMs: number) => (this.#log === null ? send() : this.#log.betweenCheckpoints(send, endsAtMs));
     try {
       const results = await this.#attempt(operation, attemptMs + sendingMs(statements));
-      this.#log?.foldWhereLong();
+      this.#log?.checkpointWhereLong();
       return results;
     } catch (error) {
       const failedAt = error instanceof LibsqlBatchError && isConstraint(error) ? error.statementIndex : -1;
@@ -282,7 +282,7 @@ export class Database {
         const isFinal = kindOf(error) === 'final';
         if (!isFinal && this.#log !== null) await this.#connection.reconnect();
         if (isFinal || performance.now() + delayMs > deadlineMs) throw this.#givenUp(error, sent.unsettled > 0);
-        this.#troubles.retries += 1;
+        this.#counters.retries += 1;
         await sleep(delayMs * (0.5 + Math.random()));
       }
     }
@@ -291,7 +291,7 @@ export class Database {
   /** What the caller is told; `isUnsettled`: it may have been carried out. */
   #givenUp(error: unknown, isUnsettled: boolean): unknown {
     const told = isUnsettled ? translateUnsettled(error) : translate(error);
-    if (told instanceof StorageUnavailableError || told instanceof ConfigurationError) this.#troubles.failures += 1;
+    if (told instanceof StorageUnavailableError || told instanceof ConfigurationError) this.#counters.failures += 1;
     return told;
   }
 

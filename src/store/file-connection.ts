@@ -81,14 +81,14 @@ export class FileConnection implements Connection {
 
   async execute(statement: SqlStatement): Promise<Result> {
     // A file that is away for a moment is still read.
-    this.#isInPlace();
+    this.#checkPlace();
     return this.#run(statement);
   }
 
   async batch(statements: readonly SqlStatement[], isSynced = true): Promise<Result[]> {
-    if (!this.#isInPlace()) await this.#comeBack();
+    if (!this.#checkPlace()) await this.#comeBack();
     const results = isSynced ? this.#commit(statements) : this.#commitUnsynced(statements);
-    if (!this.#isInPlace()) await this.#comeBack();
+    if (!this.#checkPlace()) await this.#comeBack();
     return results;
   }
 
@@ -133,7 +133,7 @@ export class FileConnection implements Connection {
       database = new NativeDatabase(this.#path, { timeout: this.#lockWaitMs });
       this.#assertInPlace();
       database.defaultSafeIntegers(true);
-      // Folding the log at a commit may race another process's (the WAL-reset bug, libsql#2271): it is done apart.
+      // A checkpoint at a commit may race another process's (the WAL-reset bug, libsql#2271): it is done apart.
       database.exec('PRAGMA wal_autocheckpoint = 0');
       return database;
     } catch (error) {
@@ -150,11 +150,11 @@ export class FileConnection implements Connection {
   }
 
   /**
-   * False while the path names no file. Throws where it names another than was opened first: what is written to that one goes with it.
-   * The write-ahead log that lies beside the other now is folded into the one that it belongs to, which is whole then, wherever it is;
+   * Whether the path names the file; false while it names none. Throws where it names another than was opened first: what is written to that one goes with it.
+   * The write-ahead log that lies beside the other now is checkpointed into the one that it belongs to, which is whole then, wherever it is;
    * SQLite would take it for the other's, and spoil that.
    */
-  #isInPlace(): boolean {
+  #checkPlace(): boolean {
     const identity = identityOf(this.#path);
     if (identity === this.#identity && !this.#isDisplaced) return true;
     if (identity === null && !this.#isDisplaced) return false;
@@ -168,16 +168,16 @@ export class FileConnection implements Connection {
    */
   #leave(): void {
     this.#isDisplaced = true;
-    if (this.#isFirst) this.#fold();
+    if (this.#isFirst) this.#checkpoint();
     this.reconnect();
   }
 
-  /** Folds the log into the file, where that is still in its place: by the handle that is open, since another would open what is there. */
-  fold(): void {
-    if (!this.#isDisplaced && identityOf(this.#path) === this.#identity) this.#fold();
+  /** Checkpoints the log, where the file is still in its place: by the handle that is open, since another would open what is there. */
+  checkpoint(): void {
+    if (!this.#isDisplaced && identityOf(this.#path) === this.#identity) this.#checkpoint();
   }
 
-  #fold(): void {
+  #checkpoint(): void {
     try {
       this.#database?.exec('PRAGMA wal_checkpoint(TRUNCATE)');
     } catch {
@@ -187,7 +187,7 @@ export class FileConnection implements Connection {
 
   /** Waits until the file is in its place again. Throws where it does not come, or another does. */
   async #comeBack(): Promise<void> {
-    for (const endsAtMs = performance.now() + awayMs; !this.#isInPlace(); await sleep(awayLookMs)) {
+    for (const endsAtMs = performance.now() + awayMs; !this.#checkPlace(); await sleep(awayLookMs)) {
       if (performance.now() > endsAtMs) throw cannotOpen('The file is not there.');
     }
   }

@@ -39,7 +39,7 @@ export class ServerConnection implements Connection {
   }
 
   /** A server's log is its own. */
-  fold(): void {}
+  checkpoint(): void {}
 
   close(): void {
     this.#client.close();

@@ -1,58 +1,58 @@
 /**
- * Folds a file's write-ahead log into the file once it is long, on a thread of the native package: reads go on meanwhile,
- * and writes wait without blocking. Best effort: what was not folded is folded after a later write.
+ * Checkpoints a file's write-ahead log once it is long, on a thread of the native package: reads go on meanwhile, and writes
+ * wait without blocking. Best effort: where a checkpoint fails, one after a later write does its work.
  */
 
 import { existsSync, statSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
-import FoldingDatabase from 'libsql/promise';
+import PromiseDatabase from 'libsql/promise';
 import { AttemptTimeoutError } from './failures.ts';
 
-/** From this size it is folded. */
+/** From this size it is checkpointed. */
 const maxBytes = 4 * 1024 * 1024;
-/** How often a write that waits for a fold looks whether it has waited for too long: a disk may hang. */
+/** How often a write that waits for a checkpoint looks whether it has waited for too long: a disk may hang. */
 const lookMs = 100;
 
 export class WriteAheadLog {
   readonly #databasePath: string;
   readonly #lockWaitMs: number;
-  #connection: FoldingDatabase | null = null;
-  #folding: Promise<void> | null = null;
+  #connection: PromiseDatabase | null = null;
+  #underWay: Promise<void> | null = null;
 
-  /** `lockWaitMs`: how long a fold waits for another writer, or for readers that need the log. */
+  /** `lockWaitMs`: how long a checkpoint waits for another writer, or for readers that need the log. */
   constructor(databasePath: string, lockWaitMs: number) {
     this.#databasePath = databasePath;
     this.#lockWaitMs = lockWaitMs;
   }
 
   /**
-   * Calls `work`, which begins to write before it returns, when no fold holds the writers' lock: SQLite would wait for it, and block.
+   * Calls `work`, which begins to write before it returns, when no checkpoint holds the writers' lock: SQLite would wait for it, and block.
    * Throws AttemptTimeoutError where one still does at `endsAtMs`, by `performance.now()`.
    */
-  async betweenFolds<T>(work: () => Promise<T>, endsAtMs: number): Promise<T> {
-    while (this.#folding !== null) {
-      if (performance.now() > endsAtMs) throw new AttemptTimeoutError('The write-ahead log is still being folded.');
-      await Promise.race([this.#folding, sleep(lookMs, undefined, { ref: false })]);
+  async betweenCheckpoints<T>(work: () => Promise<T>, endsAtMs: number): Promise<T> {
+    while (this.#underWay !== null) {
+      if (performance.now() > endsAtMs) throw new AttemptTimeoutError('The write-ahead log is still being checkpointed.');
+      await Promise.race([this.#underWay, sleep(lookMs, undefined, { ref: false })]);
     }
     return work();
   }
 
-  /** Begins a fold where the log is long and none is under way. */
-  foldWhereLong(): void {
-    if (this.#folding !== null || this.#bytes() <= maxBytes) return;
-    this.#folding = this.#fold().finally(() => {
-      this.#folding = null;
+  /** Begins a checkpoint where the log is long and none is under way. */
+  checkpointWhereLong(): void {
+    if (this.#underWay !== null || this.#bytes() <= maxBytes) return;
+    this.#underWay = this.#checkpoint().finally(() => {
+      this.#underWay = null;
     });
   }
 
-  /** Resolves when no fold is under way. */
+  /** Resolves when no checkpoint is under way. */
   async settled(): Promise<void> {
-    await this.#folding;
+    await this.#underWay;
   }
 
   /** Resolves when nothing of it uses the file any more: a process should not end in the middle of native code. */
   async close(): Promise<void> {
-    await this.#folding;
+    await this.#underWay;
     this.#disconnect();
   }
 
@@ -65,12 +65,12 @@ export class WriteAheadLog {
     }
   }
 
-  /** Emptied with the writers' lock held, which keeps out commits that might race the fold (the WAL-reset bug, libsql#2271). */
-  async #fold(): Promise<void> {
+  /** Emptied with the writers' lock held, which keeps out commits that might race the checkpoint (the WAL-reset bug, libsql#2271). */
+  async #checkpoint(): Promise<void> {
     // Opening it would make an empty one.
     if (!existsSync(this.#databasePath)) return;
     try {
-      this.#connection ??= new FoldingDatabase(this.#databasePath, { timeout: this.#lockWaitMs });
+      this.#connection ??= new PromiseDatabase(this.#databasePath, { timeout: this.#lockWaitMs });
       await this.#connection.exec('PRAGMA wal_checkpoint(TRUNCATE)');
     } catch {
       this.#disconnect();

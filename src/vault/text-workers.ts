@@ -2,9 +2,9 @@
 
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import pLimit from 'p-limit';
-import { AskedThread } from '../asked-thread.ts';
 import type { GivenKey, Keyring } from '../crypto/keyring.ts';
 import { OverloadedError } from '../errors.ts';
+import { RequestThread } from '../request-thread.ts';
 import { type CiphertextInput, type PlaintextInput, type TextResults, type TextTask, TextWork } from './text-work.ts';
 
 export interface TextWorkers {
@@ -40,7 +40,7 @@ export class TextThread implements TextWorkers {
   readonly #here: TextWorkers;
   readonly #onDeath: (error: unknown) => void;
   readonly #oneAtATime = pLimit(1);
-  #thread: AskedThread<TextTask, TextResults> | null = null;
+  #thread: RequestThread<TextTask, TextResults> | null = null;
   #waitingCharacters = 0;
 
   constructor(entry: URL, keyring: Keyring, onDeath: (error: unknown) => void) {
@@ -70,7 +70,7 @@ export class TextThread implements TextWorkers {
     this.#thread ??= this.#start();
     const thread = this.#thread;
     try {
-      return await thread.ask(task);
+      return await thread.request(task);
     } catch (error) {
       if (!thread.hasFailed) throw error;
       if (this.#thread === thread) {
@@ -84,9 +84,9 @@ export class TextThread implements TextWorkers {
     }
   }
 
-  #start(): AskedThread<TextTask, TextResults> {
+  #start(): RequestThread<TextTask, TextResults> {
     const workerData: TextThreadSettings = { keys: this.#keys };
-    return new AskedThread(this.#entry, { workerData, resourceLimits: { maxYoungGenerationSizeMb: youngGenerationMb } });
+    return new RequestThread(this.#entry, { workerData, resourceLimits: { maxYoungGenerationSizeMb: youngGenerationMb } });
   }
 }
 

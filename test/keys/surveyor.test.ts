@@ -9,7 +9,7 @@ import { Database } from '../../src/store/database.ts';
 import { EncryptedTables } from '../../src/store/encrypted-tables.ts';
 import { keyA, keyB, keyC, temporaryDatabase } from '../support/vault.ts';
 
-const entry = new URL('../../dist/survey-thread.js', import.meta.url);
+const entry = new URL('../../dist/threads/survey-thread.js', import.meta.url);
 const keyring = new Keyring([keyA, keyB].map((key, index) => ({ source: `KEY_${index}`, key: parseMasterKey(key) })));
 const coverage = { encryptedTables: ['api_keys'], exemptTables: [] };
 

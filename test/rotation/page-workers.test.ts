@@ -16,7 +16,7 @@ import { EncryptedTables } from '../../src/store/encrypted-tables.ts';
 import { runCli } from '../support/process.ts';
 import { keyA, keyB, keyC, keyIdC, temporaryDatabase, temporaryFolder } from '../support/vault.ts';
 
-const entry = new URL('../../dist/page-thread.js', import.meta.url);
+const entry = new URL('../../dist/threads/page-thread.js', import.meta.url);
 const rows = pageRows * 5 + 17;
 /** In the first page, one in between, and the last, which is not full. */
 const failing = [3, pageRows * 2 + 5, rows - 1];
@@ -87,7 +87,7 @@ describe('threads', () => {
     const database = new Database({ url });
     const telling = join(temporaryFolder(), 'telling.mjs');
     const code = `import { parentPort } from 'node:worker_threads';
-      parentPort.on('message', ({ number, question }) => parentPort.postMessage({ number, answer: question.isToRest }));`;
+      parentPort.on('message', ({ number, request }) => parentPort.postMessage({ number, response: request.isThrottled }));`;
     writeFileSync(telling, code);
     const whetherTheyRest = async (threads: PageWorkers) => {
       const pages = coveredPages(new EncryptedTables(database), [

@@ -11,7 +11,7 @@ import { SnapshotThreads } from '../../src/snapshot/threads.ts';
 import { bytesOf, takeSnapshot } from '../support/snapshot.ts';
 import { environmentFor, keyA, startVault, temporaryDatabase, temporaryFolder } from '../support/vault.ts';
 
-const entry = new URL('../../dist/snapshot-thread.js', import.meta.url);
+const entry = new URL('../../dist/threads/snapshot-thread.js', import.meta.url);
 const actor = { name: 'tester', role: 'admin', requestId: null } as const;
 
 async function start(rows: number) {

@@ -4,17 +4,17 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { describe, expect, it } from 'vitest';
-import { AskedThread } from '../../src/asked-thread.ts';
 import { Keyring } from '../../src/crypto/keyring.ts';
 import { parseMasterKey } from '../../src/crypto/master-key.ts';
 import { sealText } from '../../src/crypto/text-ciphertext.ts';
 import { OverloadedError } from '../../src/errors.ts';
+import { RequestThread } from '../../src/request-thread.ts';
 import type { CiphertextInput, TextResults } from '../../src/vault/text-work.ts';
 import { TextThread, type TextWorkers, workOnTextsHere } from '../../src/vault/text-workers.ts';
 import { gatewaySeal } from '../support/gateway.ts';
 import { keyA, keyB, keyC, keyIdA, keyIdB, temporaryFolder } from '../support/vault.ts';
 
-const entry = new URL('../../dist/text-thread.js', import.meta.url);
+const entry = new URL('../../dist/threads/text-thread.js', import.meta.url);
 const given = [keyA, keyB].map((key, index) => ({ source: `KEY_${index}`, key: parseMasterKey(key) }));
 const keyring = new Keyring(given);
 const foreign = parseMasterKey(keyC);
@@ -91,21 +91,21 @@ describe('a thread', () => {
 
   it('that is asked what cannot be copied refuses that alone', async () => {
     const workerData = { keys: given };
-    const thread = new AskedThread<unknown, TextResults>(entry, { workerData });
-    const uncopyable = thread.ask({ act: 'decrypt', items: [() => undefined] });
-    const task = thread.ask({ act: 'decrypt', items: mixed });
+    const thread = new RequestThread<unknown, TextResults>(entry, { workerData });
+    const uncopyable = thread.request({ act: 'decrypt', items: [() => undefined] });
+    const task = thread.request({ act: 'decrypt', items: mixed });
     await expect(uncopyable).rejects.toThrow('could not be cloned');
     expect((await task).texts.length).toBe(mixed.length);
     await thread.close();
   });
 
-  it('is believed by the number of the question, not by the order of its answers', async () => {
+  it('is believed by the number of the request, not by the order of its answers', async () => {
     const { url } = counting(`import { parentPort } from 'node:worker_threads'; const asked = [];
-      parentPort.on('message', ({ number, question }) => { asked.unshift({ number, answer: question });
+      parentPort.on('message', ({ number, request }) => { asked.unshift({ number, response: request });
         if (asked.length === 3) for (const each of asked) parentPort.postMessage(each); })`);
-    const thread = new AskedThread<string, string>(url, {});
-    const questions = ['first', 'second', 'third'];
-    expect(await Promise.all(questions.map((question) => thread.ask(question)))).toEqual(questions);
+    const thread = new RequestThread<string, string>(url, {});
+    const requests = ['first', 'second', 'third'];
+    expect(await Promise.all(requests.map((request) => thread.request(request)))).toEqual(requests);
     await thread.close();
   });
 

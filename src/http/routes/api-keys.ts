@@ -6,9 +6,9 @@ import * as schemas from '../../contract/schemas.ts';
 import type { TenantCount } from '../../store/api-keys.ts';
 import type { ApiKeys, DecryptedEntry } from '../../vault/api-keys.ts';
 import { actorOf } from '../auth.ts';
-import type { Brakes } from '../brakes.ts';
 import { decodeCursor, encodeCursor } from '../cursor.ts';
 import { toErrorAnswer } from '../errors.ts';
+import type { RateLimits } from '../rate-limits.ts';
 
 const tags = ['Provider keys'];
 const decryptAllPage = 100;
@@ -77,7 +77,7 @@ export function apiKeyRoutes(apiKeys: ApiKeys): FastifyPluginAsyncTypebox {
 }
 
 /** What only the gateway may do: open keys, and see which tenants there are. */
-export function keyOpeningRoutes(apiKeys: ApiKeys, brakes: Brakes): FastifyPluginAsyncTypebox {
+export function keyOpeningRoutes(apiKeys: ApiKeys, rateLimits: RateLimits): FastifyPluginAsyncTypebox {
   return async (app) => {
     app.post('/api-keys/decrypt', {
       schema: {
@@ -89,7 +89,7 @@ export function keyOpeningRoutes(apiKeys: ApiKeys, brakes: Brakes): FastifyPlugi
       },
       handler: async (request) => {
         const { body } = request;
-        await brakes.countDecrypts(request, 1);
+        await rateLimits.countDecrypts(request, 1);
         const { id, tenantId, name, provider, value } = await apiKeys.decrypt(
           actorOf(request),
           body.tenant_id ?? null,
@@ -110,7 +110,7 @@ export function keyOpeningRoutes(apiKeys: ApiKeys, brakes: Brakes): FastifyPlugi
       handler: async (request) => {
         const { body } = request;
         const after = body.cursor === undefined ? null : decodeCursor(body.cursor);
-        const beforeOpening = (rows: number): Promise<void> => brakes.countDecrypts(request, rows);
+        const beforeOpening = (rows: number): Promise<void> => rateLimits.countDecrypts(request, rows);
         const pageRequest = { limit: decryptAllPage, after, beforeOpening };
         const page = await apiKeys.decryptAll(actorOf(request), body.tenant_id ?? null, pageRequest);
         return { keys: page.items.map(presentEntry), next_cursor: page.next && encodeCursor(page.next) };

@@ -5,12 +5,12 @@ import * as schemas from '../../contract/schemas.ts';
 import { type ItemError, isItemError, type StatelessCipher } from '../../vault/stateless.ts';
 import type { CiphertextInput, WorkedText } from '../../vault/text-work.ts';
 import { actorOf } from '../auth.ts';
-import type { Brakes } from '../brakes.ts';
 import { type ErrorAnswer, toErrorAnswer } from '../errors.ts';
+import type { RateLimits } from '../rate-limits.ts';
 
 const tags = ['Text that the caller keeps'];
 
-export function statelessRoutes(stateless: StatelessCipher, brakes: Brakes): FastifyPluginAsyncTypebox {
+export function statelessRoutes(stateless: StatelessCipher, rateLimits: RateLimits): FastifyPluginAsyncTypebox {
   return async (app) => {
     app.post('/encrypt', {
       schema: {
@@ -36,7 +36,7 @@ export function statelessRoutes(stateless: StatelessCipher, brakes: Brakes): Fas
       },
       handler: async (request) => {
         const { body } = request;
-        await brakes.countDecrypts(request, 'items' in body ? body.items.length : 1);
+        await rateLimits.countDecrypts(request, 'items' in body ? body.items.length : 1);
         return answer(body, toInput, (items) => stateless.decrypt(actorOf(request), items), presentDecrypted);
       },
     });

@@ -119,7 +119,7 @@ describe('a file that is away for a moment', () => {
     await database.useWriteAheadLog();
     await database.writeOne("INSERT INTO t (b) VALUES ('ours')");
     renameSync(path, `${path}-away`);
-    await database.fold();
+    await database.checkpoint();
     await database.close();
     expect(existsSync(path)).toBe(false);
     renameSync(`${path}-away`, path);
@@ -225,7 +225,7 @@ describe('a file that another takes the place of, under an open connection', () 
     await expect(database.read('SELECT 1')).rejects.toThrow('another file has taken its place');
     renameSync(path, `${path}-aside`);
     renameSync(`${path}-other`, path);
-    await database.fold();
+    await database.checkpoint();
     await database.close();
     other.close();
     expect([await rowsIn(`${path}-aside`), await rowsIn(path)]).toEqual([1n, 2n]);

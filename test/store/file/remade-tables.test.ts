@@ -91,7 +91,7 @@ describe('all rows of a table that is made anew meanwhile are seen by', () => {
   it('a snapshot', async () => {
     const { database, remade } = await start();
     const masterKeys = new MasterKeyStore(database);
-    const context = { rows: new SnapshotRows(database), coverage, masterKeys, keyring, rest: remade() };
+    const context = { rows: new SnapshotRows(database), coverage, masterKeys, keyring, throttle: remade() };
     const { header, spool } = await takeSnapshot(context, { firstKeyId: keyIdB });
     await spool.close();
     expect(header.tables.map((table) => table.rows)).toEqual([rows]);

@@ -1,4 +1,4 @@
-/** The log of a file is folded beside the thread that uses it: reads go on, writes wait in turn, and an end waits for the fold. */
+/** The log of a file is checkpointed beside the thread that uses it: reads go on, writes wait in turn, and an end waits for the checkpoint. */
 
 import { statSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -29,14 +29,14 @@ async function open() {
   return { url, path, reader, rows, logBytes };
 }
 
-describe('a fold that another reader holds up', () => {
+describe('a checkpoint that another reader holds up', () => {
   it('keeps no other work waiting but writes, which come as soon as it has ended', async () => {
     const { url, path, reader, logBytes } = await open();
     const database = new Database({ url });
     const log = new WriteAheadLog(path, lockWaitMs);
-    log.foldWhereLong();
+    log.checkpointWhereLong();
     let logBytesAtWrite: number | null = null;
-    const written = log.betweenFolds(async () => {
+    const written = log.betweenCheckpoints(async () => {
       logBytesAtWrite = logBytes();
     }, Number.POSITIVE_INFINITY);
     await sleep(100);
@@ -53,12 +53,12 @@ describe('a fold that another reader holds up', () => {
   it('keeps a write waiting for no longer than it may, and then nothing of it is done', async () => {
     const { path, reader } = await open();
     const log = new WriteAheadLog(path, lockWaitMs);
-    log.foldWhereLong();
+    log.checkpointWhereLong();
     let isWritten = false;
     const write = async () => {
       isWritten = true;
     };
-    await expect(log.betweenFolds(write, performance.now() + 20)).rejects.toThrow('still being folded');
+    await expect(log.betweenCheckpoints(write, performance.now() + 20)).rejects.toThrow('still being checkpointed');
     reader.exec('COMMIT');
     await log.close();
     expect(isWritten).toBe(false);
@@ -68,7 +68,7 @@ describe('a fold that another reader holds up', () => {
   it('is waited for by whoever closes the database', async () => {
     const { path, reader, logBytes } = await open();
     const log = new WriteAheadLog(path, lockWaitMs);
-    log.foldWhereLong();
+    log.checkpointWhereLong();
     let isClosed = false;
     const closed = log.close().then(() => {
       isClosed = true;
@@ -83,7 +83,7 @@ describe('a fold that another reader holds up', () => {
 });
 
 describe('a database whose log is long', () => {
-  it('folds it after a write, whether or not that was synced, and loses nothing of it', async () => {
+  it('checkpoints it after a write, whether or not that was synced, and loses nothing of it', async () => {
     for (const isSynced of [true, false]) {
       const { url, reader, logBytes, rows } = await open();
       reader.exec('COMMIT');
@@ -97,7 +97,7 @@ describe('a database whose log is long', () => {
     }
   });
 
-  it('goes on where it cannot be folded, and folds it after a later write', async () => {
+  it('goes on where it cannot be checkpointed, and does it after a later write', async () => {
     const { url, reader, logBytes, rows } = await open();
     const database = new Database({ url });
     for (let times = 0; times < 5; times += 1) expect(await database.writeOne("INSERT INTO t VALUES ('short')")).toBe(1);
@@ -105,7 +105,7 @@ describe('a database whose log is long', () => {
     reader.exec('COMMIT');
     await database.writeOne("INSERT INTO t VALUES ('last')");
     await database.close();
-    // Not always empty: the fold of the write before may have come before this one.
+    // Not always empty: the checkpoint after the write before may have come before this one.
     expect(logBytes()).toBeLessThan(10_000);
     expect(rows()).toBe(7);
     reader.close();

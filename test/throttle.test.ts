@@ -1,7 +1,7 @@
 /** Work in the background leaves the processors to others for most of the time, however it is scheduled. */
 
 import { afterEach, expect, it, vi } from 'vitest';
-import { restInBetween } from '../src/background.ts';
+import { createThrottle } from '../src/throttle.ts';
 
 afterEach(() => vi.restoreAllMocks());
 
@@ -15,7 +15,7 @@ function restsAfter(rowsMs: readonly number[]): number[] {
     nowMs += ms ?? 0;
     return 'timed-out';
   });
-  const rest = restInBetween();
+  const rest = createThrottle();
   for (const rowMs of rowsMs) {
     nowMs += rowMs;
     rest();

@@ -1,14 +1,14 @@
 /** The entry of a rotation's thread: builds an engine with a database connection of its own, and does the one task it was given. */
 
 import type { Logger } from 'pino';
-import { restInBetween } from './background.ts';
-import { Keyring } from './crypto/keyring.ts';
-import type { DryRun, RotationEngine } from './rotation/engine.ts';
-import type { RotationNote, RotationTask } from './rotation/thread.ts';
-import { buildEngine, type ThreadSettings } from './services.ts';
-import { Database } from './store/database.ts';
-import type { RotationRecord } from './store/rotations.ts';
-import { doTask } from './task-thread.ts';
+import { Keyring } from '../crypto/keyring.ts';
+import type { DryRun, RotationEngine } from '../rotation/engine.ts';
+import type { RotationNote, RotationTask } from '../rotation/thread.ts';
+import { buildEngine, type ThreadSettings } from '../services.ts';
+import { Database } from '../store/database.ts';
+import type { RotationRecord } from '../store/rotations.ts';
+import { doTask } from '../task-thread.ts';
+import { createThrottle } from '../throttle.ts';
 
 const progressIntervalMs = 200;
 
@@ -21,7 +21,7 @@ await doTask<RotationTask<ThreadSettings>, DryRun | RotationRecord, RotationNote
       const onSwitched = (): void => tell({ kind: 'switched' });
       const engineSettings = { ...settings, keyring: new Keyring(settings.keys) };
       const log = forwardingLogger(tell);
-      const engine = buildEngine(engineSettings, log, database, onSwitched, 'background', restInBetween(stopped));
+      const engine = buildEngine(engineSettings, log, database, onSwitched, 'background', createThrottle(stopped));
       stopped.addEventListener('abort', () => void engine.close());
       return isDryRun ? await engine.dryRun(request) : await rotate(engine, request, tell);
     } finally {

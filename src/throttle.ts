@@ -7,10 +7,10 @@ const longestRestMs = 1;
 const nobody = new Int32Array(new SharedArrayBuffer(4));
 
 /** To be called after each row. It blocks the thread, now and then: never where requests are answered or a lock is held. */
-export type Rest = () => void;
+export type Throttle = () => void;
 
 /** Begins to count what is work. What it answers throws the reason of `stopped` once that is aborted. */
-export function restInBetween(stopped?: AbortSignal): Rest {
+export function createThrottle(stopped?: AbortSignal): Throttle {
   let sinceMs = performance.now();
   return () => {
     stopped?.throwIfAborted();
@@ -22,4 +22,4 @@ export function restInBetween(stopped?: AbortSignal): Rest {
   };
 }
 
-export const withoutRest: Rest = () => undefined;
+export const unthrottled: Throttle = () => undefined;

@@ -1,20 +1,20 @@
-/** Calls that are gathered into one: each caller gets its own answer, what is at fault fails alone, and a late call holds up those after it only a while. */
+/** Calls that are batched: each caller gets its own answer, what is at fault fails alone, and a late call holds up those after it only a while. */
 
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
-import { GatheredCalls } from '../../src/store/gathered-calls.ts';
+import { Batcher } from '../../src/store/batcher.ts';
 import { keyA, startVault, temporaryDatabase } from '../support/vault.ts';
 
-const limits = { maxQuestions: 32, maxUnderWay: 4, isDivisible: () => false };
+const limits = { maxItems: 32, maxConcurrency: 4, isDivisible: () => false };
 
 /** Queries that end when they are told to. */
 function heldQueries() {
-  const queries: { readonly questions: readonly number[]; readonly end: () => void }[] = [];
-  const reads = new GatheredCalls<number, string>({
+  const queries: { readonly items: readonly number[]; readonly end: () => void }[] = [];
+  const reads = new Batcher<number, string>({
     ...limits,
-    call: (questions) =>
+    process: (items) =>
       new Promise((resolve) => {
-        queries.push({ questions, end: () => resolve(questions.map((question) => `answer ${question}`)) });
+        queries.push({ items, end: () => resolve(items.map((item) => `answer ${item}`)) });
       }),
   });
   return { queries, reads };
@@ -26,40 +26,40 @@ async function someTurns(): Promise<void> {
 }
 
 describe('what is asked in one turn', () => {
-  it('is one query, and each question has its own answer', async () => {
+  it('is one query, and each item has its own answer', async () => {
     const { queries, reads } = heldQueries();
-    const answers = Promise.all([1, 2, 3].map((question) => reads.ask(question)));
+    const answers = Promise.all([1, 2, 3].map((item) => reads.submit(item)));
     await someTurns();
-    expect(queries.map(({ questions }) => questions)).toEqual([[1, 2, 3]]);
+    expect(queries.map(({ items }) => items)).toEqual([[1, 2, 3]]);
     queries[0]?.end();
     expect(await answers).toEqual(['answer 1', 'answer 2', 'answer 3']);
   });
 
   it('fails as one, and what is asked later does not', async () => {
     let isBroken = true;
-    const reads = new GatheredCalls<number, number>({
+    const reads = new Batcher<number, number>({
       ...limits,
-      call: async (questions) => {
+      process: async (items) => {
         if (isBroken) throw new Error('broken');
-        return questions;
+        return items;
       },
     });
-    const outcomes = await Promise.allSettled([reads.ask(1), reads.ask(2)]);
+    const outcomes = await Promise.allSettled([reads.submit(1), reads.submit(2)]);
     expect(outcomes.map(({ status }) => status)).toEqual(['rejected', 'rejected']);
     isBroken = false;
-    expect(await reads.ask(3)).toBe(3);
+    expect(await reads.submit(3)).toBe(3);
   });
 
   it('fails for those at fault alone where the call has done nothing', async () => {
-    const reads = new GatheredCalls<number, number>({
+    const reads = new Batcher<number, number>({
       ...limits,
       isDivisible: (error) => error instanceof RangeError,
-      call: async (questions) => {
-        if (questions.includes(3) || questions.includes(4)) throw new RangeError('at fault');
-        return questions;
+      process: async (items) => {
+        if (items.includes(3) || items.includes(4)) throw new RangeError('at fault');
+        return items;
       },
     });
-    const outcomes = await Promise.allSettled([1, 2, 3, 4, 5].map((question) => reads.ask(question)));
+    const outcomes = await Promise.allSettled([1, 2, 3, 4, 5].map((item) => reads.submit(item)));
     expect(outcomes.map(({ status }) => status)).toEqual(['fulfilled', 'fulfilled', 'rejected', 'rejected', 'fulfilled']);
   });
 });
@@ -68,23 +68,23 @@ describe('while queries are under way', () => {
   it('at most four are, and all that is asked meanwhile is one more once one of them has ended', async () => {
     const { queries, reads } = heldQueries();
     const answers = [];
-    for (let question = 1; question <= 10; question += 1) {
-      answers.push(reads.ask(question));
+    for (let item = 1; item <= 10; item += 1) {
+      answers.push(reads.submit(item));
       await someTurns();
     }
-    expect(queries.map(({ questions }) => questions)).toEqual([[1], [2], [3], [4]]);
+    expect(queries.map(({ items }) => items)).toEqual([[1], [2], [3], [4]]);
     queries[1]?.end();
     await someTurns();
-    expect(queries.slice(4).map(({ questions }) => questions)).toEqual([[5, 6, 7, 8, 9, 10]]);
+    expect(queries.slice(4).map(({ items }) => items)).toEqual([[5, 6, 7, 8, 9, 10]]);
     for (const { end } of queries) end();
     expect(await Promise.all(answers)).toEqual(Array.from({ length: 10 }, (_, index) => `answer ${index + 1}`));
   });
 
-  it('more questions than one query takes are several', async () => {
+  it('more items than one query takes are several', async () => {
     const { queries, reads } = heldQueries();
-    const answers = Promise.all(Array.from({ length: 75 }, (_, question) => reads.ask(question)));
+    const answers = Promise.all(Array.from({ length: 75 }, (_, item) => reads.submit(item)));
     await someTurns();
-    expect(queries.map(({ questions }) => questions.length)).toEqual([32, 32, 11]);
+    expect(queries.map(({ items }) => items.length)).toEqual([32, 32, 11]);
     for (const { end } of queries) end();
     expect((await answers)[74]).toBe('answer 74');
   });

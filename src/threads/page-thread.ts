@@ -1,12 +1,12 @@
 /** The entry of a thread that opens and seals the rows of a rotation's pages: it knows keys, and no database. */
 
 import { workerData } from 'node:worker_threads';
-import { answerQuestions } from './asked-thread.ts';
-import { restInBetween, withoutRest } from './background.ts';
-import { Keyring } from './crypto/keyring.ts';
-import { type PageReport, PageWork } from './rotation/page-work.ts';
-import type { PageQuestion, PageThreadSettings } from './rotation/page-workers.ts';
-import { movable } from './store/owned-bytes.ts';
+import { Keyring } from '../crypto/keyring.ts';
+import { answerRequests } from '../request-thread.ts';
+import { type PageReport, PageWork } from '../rotation/page-work.ts';
+import type { PageTask, PageThreadSettings } from '../rotation/page-workers.ts';
+import { movable } from '../store/owned-bytes.ts';
+import { createThrottle, unthrottled } from '../throttle.ts';
 
 const { plan, keys } = workerData as PageThreadSettings;
 const keyring = new Keyring(keys);
@@ -16,7 +16,8 @@ const to = own(plan.to.id);
 if (to === null) throw new Error('The keyring of the thread lacks the new key.');
 const work = new PageWork({ ...plan, from: own(plan.from?.id), to }, keyring);
 
-answerQuestions(
-  ({ page, isToSeal, isToRest }: PageQuestion): PageReport => work.work(page, isToSeal, isToRest ? restInBetween() : withoutRest),
+answerRequests(
+  ({ page, isToSeal, isThrottled }: PageTask): PageReport =>
+    work.work(page, isToSeal, isThrottled ? createThrottle() : unthrottled),
   ({ sealed }) => (sealed === null ? [] : movable([...sealed.replacements, sealed.expected.tags])),
 );

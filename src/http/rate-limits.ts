@@ -10,7 +10,7 @@ export interface Limits {
   readonly decrypts: number;
 }
 
-export interface Brakes {
+export interface RateLimits {
   /** Throws RateLimitedError once the caller's address has failed too often. */
   readonly countFailure: (request: FastifyRequest) => Promise<void>;
   /** To be called before a plaintext of these rows is answered; counts also those that are not there or do not open. Throws RateLimitedError where they are too many for the caller's token. */
@@ -19,7 +19,7 @@ export interface Brakes {
 
 const minuteMs = 60_000;
 
-export async function createBrakes(app: FastifyInstance, limits: Limits): Promise<Brakes> {
+export async function createRateLimits(app: FastifyInstance, limits: Limits): Promise<RateLimits> {
   await app.register(fastifyRateLimit, { global: false, timeWindow: minuteMs });
   const limiter = (max: number, keyGenerator?: (request: FastifyRequest) => string) =>
     app.createRateLimit({ max, timeWindow: minuteMs, ...(keyGenerator && { keyGenerator }) });

@@ -1,13 +1,13 @@
 /** The entry of a snapshot's thread: takes one, or puts one back, over a database connection of its own. */
 
-import { restInBetween } from './background.ts';
-import { Keyring } from './crypto/keyring.ts';
-import { buildJournal, buildSnapshotWork, type ThreadSettings } from './services.ts';
-import type { RestoreResult } from './snapshot/restore.ts';
-import { Spool } from './snapshot/spool.ts';
-import type { SnapshotNote, SnapshotTask, TakenFile } from './snapshot/threads.ts';
-import { Database } from './store/database.ts';
-import { doTask } from './task-thread.ts';
+import { Keyring } from '../crypto/keyring.ts';
+import { buildJournal, buildSnapshotWork, type ThreadSettings } from '../services.ts';
+import type { RestoreResult } from '../snapshot/restore.ts';
+import { Spool } from '../snapshot/spool.ts';
+import type { SnapshotNote, SnapshotTask, TakenFile } from '../snapshot/threads.ts';
+import { Database } from '../store/database.ts';
+import { doTask } from '../task-thread.ts';
+import { createThrottle } from '../throttle.ts';
 
 await doTask<SnapshotTask<ThreadSettings>, TakenFile | RestoreResult, SnapshotNote>(
   async ({ settings, act }, { stopped, tell }) => {
@@ -18,8 +18,8 @@ await doTask<SnapshotTask<ThreadSettings>, TakenFile | RestoreResult, SnapshotNo
       await auditKeys.refresh();
       const onSwitched = (): void => tell('switched');
       // Who restores has no time to rest.
-      const rest = act.kind === 'take' ? restInBetween(stopped) : () => stopped.throwIfAborted();
-      const work = buildSnapshotWork({ ...settings, keyring }, database, journal, onSwitched, rest);
+      const throttle = act.kind === 'take' ? createThrottle(stopped) : () => stopped.throwIfAborted();
+      const work = buildSnapshotWork({ ...settings, keyring }, database, journal, onSwitched, throttle);
       if (act.kind === 'restore') return await work.restore(act.actor, new Spool(act.file), act.mode);
       const { header, spool } = await work.take(act.firstKeyId);
       return { header, file: spool.file };
