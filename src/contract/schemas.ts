@@ -2,6 +2,7 @@
 
 import type { Readable } from 'node:stream';
 import { type Static, type TSchema, Type } from 'typebox';
+import { rotationStates } from '../store/rotations.ts';
 import { maxPlaintextBytes } from '../vault/values.ts';
 
 /** The format of {@link Label}, which JSON Schema itself cannot express: it counts characters, not bytes. */
@@ -228,7 +229,7 @@ export const DryRunAnswer = Type.Object(
 const Rotation = Type.Object(
   {
     id: Type.String(),
-    state: Type.Enum(['gating', 'writing', 'verifying', 'completed', 'cancelled', 'failed', 'interrupted', 'verify_failed']),
+    state: Type.Enum([...rotationStates]),
     rows_scanned: Count,
     rows_rotated: Count,
     rows_already_rotated: Count,
@@ -275,9 +276,7 @@ export const VerifyAnswer = Type.Object(
     rows_scanned: Count,
     rows_by_key_id: Type.Record(Type.String(), Count),
     rows_failed: Count,
-    failures: Type.Array(
-      Type.Object({ table: Type.String(), id: Type.String(), reason: Type.String(), key_id: Type.Optional(KeyId) }, strict),
-    ),
+    failures: Type.Array(Type.Object({ table: Type.String(), id: Type.String(), reason: Type.String() }, strict)),
   },
   strict,
 );

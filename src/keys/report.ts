@@ -86,7 +86,7 @@ export function isRotationDue(record: MasterKeyRecord, activeKeyId: string | nul
  * out rows that do not open now, and every key while a table that nobody has looked into holds rows.
  */
 async function keyIdsStillNeeded(
-  { tables, coverage, masterKeys, rotations }: ReportContext,
+  { tables, coverage, rotations }: ReportContext,
   { failures, rowsFailed }: Survey,
 ): Promise<(keyId: string) => boolean> {
   const { uncovered } = await inspectCoverage(tables, coverage, 1);
@@ -96,9 +96,8 @@ async function keyIdsStillNeeded(
   const failed = new Set(failures.map(({ table, id }) => `${table}:${id}`));
   const nameInSurvey = ({ table, id }: SkippedRow): string => `${tableAmong(coverage.encryptedTables, table) ?? table}:${id}`;
   const isListComplete = rowsFailed === failures.length;
-  for (const { keyId } of rowsFailed === 0 ? [] : await masterKeys.all()) {
-    const skipped = await rotations.findSkippedFrom(keyId);
-    if (skipped.some((row) => !isListComplete || failed.has(nameInSurvey(row)))) needed.add(keyId);
+  for (const row of rowsFailed === 0 ? [] : await rotations.findSkipped()) {
+    if (!isListComplete || failed.has(nameInSurvey(row))) needed.add(row.fromKeyId);
   }
   return (keyId) => needed.has(keyId);
 }

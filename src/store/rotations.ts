@@ -143,11 +143,14 @@ export class RotationStore {
     return this.#one("WHERE state = 'completed' AND to_key_id = ? ORDER BY finished_at DESC, rowid DESC", [keyId]);
   }
 
-  /** Every row that a completed rotation from this key has left out. */
-  async findSkippedFrom(keyId: string): Promise<SkippedRow[]> {
-    const sql = "SELECT skipped_rows FROM vault_rotations WHERE state = 'completed' AND from_key_id = ? AND skipped_rows <> '[]'";
-    const rows = await this.#database.read(sql, [keyId]);
-    return rows.flatMap((row) => JSON.parse(text(row, 'skipped_rows')) as SkippedRow[]);
+  /** Every row that a completed rotation has left out, with the key that it was to be rotated from. */
+  async findSkipped(): Promise<(SkippedRow & { readonly fromKeyId: string })[]> {
+    const rows = await this.#database.read(`SELECT from_key_id, skipped_rows FROM vault_rotations
+      WHERE state = 'completed' AND skipped_rows <> '[]'`);
+    return rows.flatMap((row) => {
+      const skipped = JSON.parse(text(row, 'skipped_rows')) as SkippedRow[];
+      return skipped.map((each) => ({ ...each, fromKeyId: text(row, 'from_key_id') }));
+    });
   }
 
   /** The id of the rotation whose lease is held and has not expired, or null. */
