@@ -24,6 +24,8 @@ export type ErrorDetails = Readonly<Record<string, unknown>>;
 export abstract class VaultError extends Error {
   abstract readonly code: ErrorCode;
   readonly details: ErrorDetails | undefined;
+  /** After so long the same may be tried again; null where that would not help. */
+  readonly retryAfterSeconds: number | null = null;
 
   constructor(message: string, details?: ErrorDetails) {
     super(message);
@@ -50,7 +52,7 @@ export class ForbiddenError extends VaultError {
 /** Too much of it for now. Safe to try again after `retryAfterSeconds`. */
 export class RateLimitedError extends VaultError {
   readonly code = 'rate_limited';
-  readonly retryAfterSeconds: number;
+  override readonly retryAfterSeconds: number;
 
   constructor(message: string, retryAfterSeconds: number) {
     super(message);
@@ -118,7 +120,7 @@ export class ConfigurationError extends VaultError {
  */
 export class StorageUnavailableError extends VaultError {
   readonly code = 'storage_unavailable';
-  readonly retryAfterSeconds = 1;
+  override readonly retryAfterSeconds = 1;
 }
 
 /** The answer would hold more than the database sends at once: what asks for less of it may succeed. */
@@ -127,7 +129,7 @@ export class AnswerTooLargeError extends StorageUnavailableError {}
 /** The process has more to do than it can: the request was refused before anything of it was done. Safe to try again. */
 export class OverloadedError extends VaultError {
   readonly code = 'storage_unavailable';
-  readonly retryAfterSeconds = 1;
+  override readonly retryAfterSeconds = 1;
 
   constructor() {
     super('The vault has more to do than it can: nothing was done, try again.');
@@ -137,7 +139,7 @@ export class OverloadedError extends VaultError {
 /** A use of a key could not be put on record, so nothing of it is answered. Safe to try again after `retryAfterSeconds`. */
 export class AuditUnavailableError extends VaultError {
   readonly code = 'storage_unavailable';
-  readonly retryAfterSeconds = 1;
+  override readonly retryAfterSeconds = 1;
 
   constructor() {
     super('The audit log takes no record, and without one no key is used: see VAULT_AUDIT_LOG.');

@@ -11,8 +11,6 @@ import type { AuditLog } from './log.ts';
 const anchorAct = 'audit.anchor';
 /** How long the last anchor may take. */
 const lastAnchorMs = 2_000;
-/** As many records of the table are looked at in one go. */
-const pageRows = 1_000;
 
 export interface AnchorsContext {
   readonly log: AuditLog;
@@ -30,7 +28,6 @@ export class Anchors {
   /** How many uses in the log the table has vouched for, and up to where the log has vouched for the table. */
   #uses = 0;
   #position = 0;
-  #isStarted = false;
 
   constructor(context: AnchorsContext) {
     this.#context = context;
@@ -46,7 +43,6 @@ export class Anchors {
     await log.record(vaultActor, [{ act: 'audit.start', outcome: 'done', details, heads }]).catch(() => undefined);
     const own = log.head === null ? [] : [log.head];
     await journal.note(vaultActor, { act: 'audit.start', outcome: 'done', details, heads: [...own, ...heads] });
-    this.#isStarted = true;
     this.#timer = setInterval(() => void this.anchor(), intervalMs).unref();
   }
 
@@ -60,7 +56,7 @@ export class Anchors {
   /** Anchors once more, but keeps nobody waiting for a database that does not answer. */
   async stop(): Promise<void> {
     clearInterval(this.#timer);
-    if (this.#isStarted) await Promise.race([this.anchor(), sleep(lastAnchorMs, undefined, { ref: false })]);
+    if (this.#timer !== undefined) await Promise.race([this.anchor(), sleep(lastAnchorMs, undefined, { ref: false })]);
   }
 
   async #anchorTable(): Promise<void> {
@@ -90,19 +86,13 @@ export class Anchors {
     const { store } = this.#context;
     const heads = new Map<string, ChainHead>();
     let isNews = false;
-    for (
-      let rows = await store.list(this.#position, pageRows);
-      rows.length > 0;
-      rows = await store.list(this.#position, pageRows)
-    ) {
-      for (const row of rows) {
-        this.#position = row.position;
-        const record = readRecord(row.line, () => undefined);
-        if (record === null) continue;
-        isNews ||= record.fields.act !== anchorAct;
-        const { chain, sequence: seq, mac } = record;
-        if (seq > (heads.get(chain)?.seq ?? 0)) heads.set(chain, { sink: 'database', chain, seq, mac });
-      }
+    for await (const { line, position } of store.allAfter(this.#position)) {
+      this.#position = position;
+      const record = readRecord(line, () => undefined);
+      if (record === null) continue;
+      isNews ||= record.fields.act !== anchorAct;
+      const { chain, sequence: seq, mac } = record;
+      if (seq > (heads.get(chain)?.seq ?? 0)) heads.set(chain, { sink: 'database', chain, seq, mac });
     }
     return isNews ? [...heads.values()] : [];
   }

@@ -12,7 +12,6 @@ import { exitCodes } from './exit-codes.ts';
 import { print, printError, printJson } from './output.ts';
 import { readConfig, withServices } from './session.ts';
 
-const pageRows = 1_000;
 /** Of them on a terminal; all of them in JSON. */
 const shownFindings = 20;
 
@@ -42,13 +41,7 @@ export async function verifyAuditRecords(flags: AuditVerifyFlags, environment: E
 }
 
 async function* rowsOf(store: AuditStore) {
-  let position = 0;
-  for (let rows = await store.list(position, pageRows); rows.length > 0; rows = await store.list(position, pageRows)) {
-    for (const row of rows) {
-      yield { line: row.line, place: `vault_audit:${row.position}` };
-      position = row.position;
-    }
-  }
+  for await (const { line, position } of store.allAfter(0)) yield { line, place: `vault_audit:${position}` };
 }
 
 async function* linesOf(files: readonly string[]) {

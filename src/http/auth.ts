@@ -29,17 +29,16 @@ export function requireRole(
     request.caller = caller;
     if (caller === null) void refuse(request, rateLimits).catch(done);
     else if (roles.includes(caller.role)) done();
-    else done(new ForbiddenError(`${describe(caller)}; this route is for ${roles.join(' and ')} tokens.`));
+    else {
+      const { name, role } = caller;
+      done(new ForbiddenError(`The token ${name} has the role ${role}; this route is for ${roles.join(' and ')} tokens.`));
+    }
   };
 }
 
 async function refuse(request: FastifyRequest, rateLimits: Pick<RateLimits, 'countFailure'>): Promise<never> {
   await rateLimits.countFailure(request);
   throw new AuthError('A known token is required: send Authorization: Bearer <token>.');
-}
-
-function describe({ name, role }: Token): string {
-  return `The token ${name} has the role ${role}`;
 }
 
 /**

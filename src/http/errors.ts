@@ -5,15 +5,7 @@ import type { Socket } from 'node:net';
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { FastifySchemaValidationError } from 'fastify/types/schema.js';
 import { labelFormat, unicodeFormat } from '../contract/schemas.ts';
-import {
-  AuditUnavailableError,
-  type ErrorCode,
-  type ErrorDetails,
-  OverloadedError,
-  RateLimitedError,
-  StorageUnavailableError,
-  VaultError,
-} from '../errors.ts';
+import { type ErrorCode, type ErrorDetails, VaultError } from '../errors.ts';
 
 const statusByCode: Readonly<Record<ErrorCode, number>> = {
   validation_error: 400,
@@ -117,16 +109,10 @@ export function sendError(error: unknown, request: FastifyRequest, reply: Fastif
   if (status === 500) request.log.error({ request_id: request.id, err: error }, 'request failed');
   request.errorType = answer.type;
   reply.headers(commonHeaders(request.id));
-  const retryAfterSeconds = retryAfterSecondsOf(error);
+  const retryAfterSeconds = error instanceof VaultError ? error.retryAfterSeconds : null;
   if (retryAfterSeconds !== null) reply.header('Retry-After', retryAfterSeconds);
   if (status === 401) reply.header('WWW-Authenticate', 'Bearer');
   return reply.code(status).send({ error: { ...answer, request_id: request.id } });
-}
-
-function retryAfterSecondsOf(error: unknown): number | null {
-  const passing = [StorageUnavailableError, AuditUnavailableError, OverloadedError, RateLimitedError];
-  const found = passing.find((Class) => error instanceof Class);
-  return found === undefined ? null : (error as InstanceType<typeof found>).retryAfterSeconds;
 }
 
 /** Names the place and what is wrong with it, never the value. Where a body may have several shapes, by what came closest to one. */

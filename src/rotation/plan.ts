@@ -7,7 +7,7 @@ import { ConfigurationError, RotationInProgressError, ValidationError } from '..
 import { nameOfKey } from '../keys/active-key.ts';
 import { tableAmong } from '../keys/coverage.ts';
 import type { EncryptedTables } from '../store/encrypted-tables.ts';
-import type { MasterKeyStore } from '../store/master-keys.ts';
+import type { MasterKeyRecord, MasterKeyStore } from '../store/master-keys.ts';
 import type { RotationRecord, RotationStore, SkippedRow } from '../store/rotations.ts';
 
 export interface RotationRequest {
@@ -52,17 +52,16 @@ export async function planRotation(context: PlanContext, request: RotationReques
   const { records, keyring } = context;
   const activeKeyId = (await records?.masterKeys.activeKeyId()) ?? null;
   const unfinished = (await records?.rotations.findUnfinished()) ?? null;
+  const known = (await records?.masterKeys.all()) ?? [];
   const { fromKeyId, toKeyId } =
-    unfinished === null ? await chooseKeys(context, request, activeKeyId) : keysOfUnfinished(unfinished, request);
+    unfinished === null ? await chooseKeys(context, request, known, activeKeyId) : keysOfUnfinished(unfinished, request);
   if (fromKeyId === toKeyId) throw new ValidationError('The old and new keys are identical: nothing to rotate.');
   const from = keyring.get(fromKeyId) ?? null;
-  if (from === null && toKeyId !== activeKeyId) {
-    throw await missingOldKeyError(context, fromKeyId);
-  }
+  if (from === null && toKeyId !== activeKeyId) throw missingOldKeyError(known, fromKeyId);
   return {
     fromKeyId,
     from,
-    to: await newKey(context, toKeyId),
+    to: newKey(keyring, known, toKeyId),
     skippedRows: await chooseSkips(context, request, unfinished, { fromKeyId, toKeyId }),
     upgradeFormat: request.upgradeFormat ?? unfinished?.upgradeFormat ?? false,
     isForced: request.isForced ?? false,
@@ -73,8 +72,11 @@ export async function planRotation(context: PlanContext, request: RotationReques
   };
 }
 
-async function missingOldKeyError({ records }: PlanContext, keyId: string): Promise<ConfigurationError> {
-  const name = nameOfKey((await records?.masterKeys.all()) ?? [], keyId);
+/** What the database knows of master keys. */
+type KnownKeys = readonly MasterKeyRecord[];
+
+function missingOldKeyError(known: KnownKeys, keyId: string): ConfigurationError {
+  const name = nameOfKey(known, keyId);
   return new ConfigurationError(`The old master key ${name} is not in the keyring: set it as PROVARA_MASTER_KEY_OLD.`);
 }
 
@@ -94,16 +96,20 @@ function keysOfUnfinished(unfinished: RotationRecord, { oldKeyId, newKeyId }: Ro
   return { fromKeyId, toKeyId };
 }
 
-async function chooseKeys(context: PlanContext, request: RotationRequest, activeKeyId: string | null): Promise<KeyChoice> {
-  const { keyring, records } = context;
+async function chooseKeys(
+  { keyring, records }: PlanContext,
+  request: RotationRequest,
+  known: KnownKeys,
+  activeKeyId: string | null,
+): Promise<KeyChoice> {
   for (const [field, keyId] of Object.entries({ old_key_id: request.oldKeyId, new_key_id: request.newKeyId })) {
     if (keyId !== undefined && keyring.get(keyId) === undefined) {
       throw new ValidationError(`${field} ${keyId} is not in the keyring: see GET /admin/master-keys.`);
     }
   }
   const isActiveMissing = activeKeyId !== null && keyring.get(activeKeyId) === undefined;
-  if (isActiveMissing && request.oldKeyId === undefined) throw await missingOldKeyError(context, activeKeyId);
-  const toKeyId = request.newKeyId ?? (await stagedKeyId(context, activeKeyId));
+  if (isActiveMissing && request.oldKeyId === undefined) throw missingOldKeyError(known, activeKeyId);
+  const toKeyId = request.newKeyId ?? stagedKeyId(keyring, known, activeKeyId);
   if (request.oldKeyId !== undefined) return { fromKeyId: request.oldKeyId, toKeyId };
   if (activeKeyId === null) throw new ConfigurationError('No key of the keyring opens a row: check PROVARA_MASTER_KEY.');
   if (toKeyId !== activeKeyId) return { fromKeyId: activeKeyId, toKeyId };
@@ -113,29 +119,28 @@ async function chooseKeys(context: PlanContext, request: RotationRequest, active
 }
 
 /** The staged key, or the active one where that is `PROVARA_MASTER_KEY_NEW` and the call repeats a finished rotation. */
-async function stagedKeyId({ keyring, records }: PlanContext, activeKeyId: string | null): Promise<string> {
-  const known = (await records?.masterKeys.all()) ?? [];
-  const wasActive = new Set(known.filter(({ activatedAt }) => activatedAt !== null).map(({ keyId }) => keyId));
-  const isStaged = ({ key }: KeyringEntry): boolean => !wasActive.has(key.id);
+function stagedKeyId(keyring: Keyring, known: KnownKeys, activeKeyId: string | null): string {
   const bySource = (name: string): KeyringEntry | undefined => keyring.entries.find(({ sources }) => sources.includes(name));
   const next = bySource('PROVARA_MASTER_KEY_NEW');
   const primary = bySource('PROVARA_MASTER_KEY');
   if (next !== undefined && next.key.id === activeKeyId) return activeKeyId;
-  const staged = [next, primary].find((entry) => entry !== undefined && isStaged(entry));
+  const staged = [next, primary].find((entry) => entry !== undefined && !wasActive(known, entry.key.id));
   if (staged !== undefined) return staged.key.id;
   throw new ValidationError(
     'No new key is staged: set PROVARA_MASTER_KEY_NEW to a fresh key (npm run key:generate) and restart.',
   );
 }
 
-async function newKey({ keyring, records }: PlanContext, keyId: string): Promise<MasterKey> {
+function wasActive(known: KnownKeys, keyId: string): boolean {
+  return known.some((record) => record.keyId === keyId && record.activatedAt !== null);
+}
+
+function newKey(keyring: Keyring, known: KnownKeys, keyId: string): MasterKey {
   const key = keyring.get(keyId);
   if (key === undefined) {
     throw new ConfigurationError(`The new master key ${keyId} is not in the keyring: set it as PROVARA_MASTER_KEY_NEW.`);
   }
-  const known = (await records?.masterKeys.all()) ?? [];
-  const wasActive = known.some((record) => record.keyId === keyId && record.activatedAt !== null);
-  if (key.isPassphrase && !wasActive) {
+  if (key.isPassphrase && !wasActive(known, keyId)) {
     throw new ValidationError('The new master key must be 64 hexadecimal characters: make one with `npm run key:generate`.');
   }
   return key;

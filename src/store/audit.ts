@@ -10,10 +10,14 @@ export interface AuditLine {
   readonly line: string;
 }
 
-export interface AuditRow extends AuditLine {
+export interface AuditRow {
   /** Where it stands among all records of the table, in the order of their commits. */
   readonly position: number;
+  readonly line: string;
 }
+
+/** As many are read in one go. */
+const pageRows = 1_000;
 
 export class AuditStore {
   readonly #database: Database;
@@ -29,14 +33,18 @@ export class AuditStore {
 
   /** In the order of their commits. */
   async list(after: number, limit: number): Promise<AuditRow[]> {
-    const sql = 'SELECT position, chain, sequence, line FROM vault_audit WHERE position > ? ORDER BY position LIMIT ?';
+    const sql = 'SELECT position, line FROM vault_audit WHERE position > ? ORDER BY position LIMIT ?';
     const rows = await this.#database.read(sql, [after, limit]);
-    return rows.map((row) => ({
-      position: integer(row, 'position'),
-      chain: text(row, 'chain'),
-      sequence: integer(row, 'sequence'),
-      line: text(row, 'line'),
-    }));
+    return rows.map((row) => ({ position: integer(row, 'position'), line: text(row, 'line') }));
+  }
+
+  /** All that come after, page by page, also those that are added meanwhile. */
+  async *allAfter(position: number): AsyncGenerator<AuditRow> {
+    let last = position;
+    for (let rows = await this.list(last, pageRows); rows.length > 0; rows = await this.list(last, pageRows)) {
+      yield* rows;
+      last = rows.at(-1)?.position ?? last;
+    }
   }
 
   /** The position of the last record, 0 where there is none. */

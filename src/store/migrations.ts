@@ -1,8 +1,7 @@
 /** Brings any database to the schema the vault needs, by adding only: the gateway's own statements go on working on the result. */
 
 import { ConfigurationError } from '../errors.ts';
-import type { Database, Statement } from './database.ts';
-import { text } from './database.ts';
+import { type Database, type Statement, text } from './database.ts';
 import { isConstraint, isSchemaRace } from './failures.ts';
 import { assertHasRowIds } from './row-ids.ts';
 

@@ -54,8 +54,6 @@ export interface RotationRecord extends RotationCounts {
   readonly fromKeyId: string;
   readonly toKeyId: string;
   readonly upgradeFormat: boolean;
-  /** Begun although a live replica lacked a key. */
-  readonly isForced: boolean;
   readonly skippedRows: readonly SkippedRow[];
   /** Why it did not complete, or null. */
   readonly error: string | null;
@@ -77,7 +75,10 @@ export function isRunning({ state }: Pick<RotationRecord, 'state'>): boolean {
   return runningStates.includes(state);
 }
 
-export type NewRotation = Pick<RotationRecord, 'id' | 'fromKeyId' | 'toKeyId' | 'upgradeFormat' | 'isForced' | 'skippedRows'>;
+export interface NewRotation extends Pick<RotationRecord, 'id' | 'fromKeyId' | 'toKeyId' | 'upgradeFormat' | 'skippedRows'> {
+  /** Begun although a live replica lacked a key. */
+  readonly isForced: boolean;
+}
 
 /** Held by one process for one rotation. Every takeover raises the fence, so that an earlier owner can be told apart. */
 export interface Lease {
@@ -110,7 +111,7 @@ export const noRotationGuard = 'no_rotation';
 /** Whatever its owner wrote down last: one that has not renewed its lease has left the rotation. */
 const presentState = `iif(state IN (${runningStates.map((state) => `'${state}'`).join(', ')}) AND NOT EXISTS (
     SELECT 1 FROM vault_rotation_lease WHERE rotation_id = vault_rotations.id AND NOT ${isExpired}), 'interrupted', state) AS state`;
-const columns = `id, ${presentState}, from_key_id, to_key_id, upgrade_format, forced, skipped_rows, rows_scanned, rows_rotated,
+const columns = `id, ${presentState}, from_key_id, to_key_id, upgrade_format, skipped_rows, rows_scanned, rows_rotated,
   rows_already_rotated, rows_skipped, rows_verified, rows_found_late, error, started_at, finished_at, progress, snapshot, switched`;
 const finalStates = "'completed', 'cancelled', 'failed'";
 
@@ -292,7 +293,6 @@ function toRotationRecord(row: Row): RotationRecord {
     fromKeyId: text(row, 'from_key_id'),
     toKeyId: text(row, 'to_key_id'),
     upgradeFormat: integer(row, 'upgrade_format') === 1,
-    isForced: integer(row, 'forced') === 1,
     skippedRows: JSON.parse(text(row, 'skipped_rows')) as SkippedRow[],
     rowsScanned: integer(row, 'rows_scanned'),
     rowsRotated: integer(row, 'rows_rotated'),
