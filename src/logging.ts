@@ -1,18 +1,42 @@
 /** Logs what is listed here and nothing else: no header, no body, no query, and of an error nothing beyond its own text and stack. */
 
-import { type Logger, pino } from 'pino';
+import { type DestinationStream, type Logger, type LoggerOptions, pino } from 'pino';
 
-/** JSON lines on standard output, or, outside production, readable ones where that is a terminal; coloured unless NO_COLOR is set. */
-export function createLogger(level: string, isProduction: boolean): Logger {
-  const transport =
-    process.stdout.isTTY && !isProduction ? { target: 'pino-pretty', options: { ignore: 'pid,hostname' } } : undefined;
-  return pino({
+/** What waits for a standard output that takes nothing; lines that come then are dropped. */
+const maxWaitingBytes = 1024 * 1024;
+
+/**
+ * JSON lines on standard output, or, outside production, readable ones where that is a terminal; coloured unless NO_COLOR is set.
+ * `onDropped` is told of each line that was dropped.
+ */
+export function createLogger(level: string, isProduction: boolean, onDropped: () => void): Logger {
+  const options: LoggerOptions = {
     level,
     base: null,
     timestamp: pino.stdTimeFunctions.isoTime,
     serializers: { err: serializeError, req: () => undefined, res: () => undefined },
-    ...(transport && { transport }),
+  };
+  if (!process.stdout.isTTY || isProduction) return pino(options, openStandardOutput(onDropped));
+  return pino({ ...options, transport: { target: 'pino-pretty', options: { ignore: 'pid,hostname' } } });
+}
+
+/** Ends nobody's work where it fails, on a full disk or without a reader: what it did not take it is given again with the next line. */
+function openStandardOutput(onDropped: () => void): DestinationStream {
+  const output = pino.destination({ dest: 1, sync: false, maxLength: maxWaitingBytes });
+  const flushSync = output.flushSync.bind(output);
+  let isFailing = false;
+  output.on('error', () => {
+    isFailing = true;
   });
+  output.on('write', () => {
+    isFailing = false;
+  });
+  output.on('drop', onDropped);
+  // It tries until it succeeds, and lets nothing else be done meanwhile: a fatal line, and the end of the process, wait for it.
+  output.flushSync = () => {
+    if (!isFailing) flushSync();
+  };
+  return output;
 }
 
 /** For a process whose standard output belongs to its user. */

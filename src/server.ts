@@ -35,8 +35,8 @@ try {
 
 /** Answers the port it listens on. */
 async function start(config: ServerConfig): Promise<number> {
-  const logger = createLogger(config.logLevel, config.isProduction);
   const metrics = new VaultMetrics(config.keyring);
+  const logger = createLogger(config.logLevel, config.isProduction, () => metrics.logLineDropped());
   const services = buildServices(config, logger, undefined, 'threads', metrics);
   try {
     await services.prepare();
@@ -107,7 +107,8 @@ function greet({ path, added, made }: DevelopmentEnvironment, { host }: ServerCo
         `-d '{"name":"OPENAI_API_KEY","provider":"openai","value":"sample-provider-key-0001"}'`,
     );
   }
-  process.stdout.write(`${lines.join('\n')}\n`);
+  // Where nobody takes it the vault serves all the same.
+  process.stdout.on('error', () => undefined).write(`${lines.join('\n')}\n`);
 }
 
 function explain(error: unknown): void {

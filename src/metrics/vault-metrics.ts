@@ -27,6 +27,7 @@ export class VaultMetrics implements VaultObserver {
   readonly #requests: Histogram<'method' | 'route' | 'status'>;
   readonly #observeRequest = new Map<string, Observe>();
   readonly #auditFailures: Counter;
+  readonly #logLinesDropped: Counter;
 
   constructor(keyring: Keyring) {
     this.#labelByKeyId = new Map(keyring.entries.map(({ key }) => [key.id, keyring.labelOf(key.id)]));
@@ -40,6 +41,11 @@ export class VaultMetrics implements VaultObserver {
     this.#auditFailures = new Counter({
       name: `${prefix}audit_failures_total`,
       help: 'Audit records that the sink did not accept; what they were about was refused.',
+      registers: [this.registry],
+    });
+    this.#logLinesDropped = new Counter({
+      name: `${prefix}log_lines_dropped_total`,
+      help: 'Lines of the log that were dropped, since standard output took nothing.',
       registers: [this.registry],
     });
     this.#addDecrypts();
@@ -69,6 +75,10 @@ export class VaultMetrics implements VaultObserver {
   /** For whoever writes the audit: a record was not accepted. */
   auditFailed(): void {
     this.#auditFailures.inc();
+  }
+
+  logLineDropped(): void {
+    this.#logLinesDropped.inc();
   }
 
   /** A gauge that a scrape sets. */

@@ -1,12 +1,13 @@
 /** What the service writes while it runs: a line of JSON for each request in production, readable lines on a terminal. */
 
-import { execFile } from 'node:child_process';
+import { execFile, spawn } from 'node:child_process';
 import { connect } from 'node:net';
 import { fileURLToPath } from 'node:url';
 import { fetch } from 'undici';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, onTestFinished } from 'vitest';
 import { startServer } from '../support/process.ts';
-import { environmentFor, keyA, keyIdA, temporaryDatabase } from '../support/vault.ts';
+import { freePort } from '../support/sqld.ts';
+import { environmentFor, keyA, keyIdA, temporaryDatabase, temporaryFolder } from '../support/vault.ts';
 
 const patience = { timeout: 30_000 };
 const gatewayToken = 'sample-4f1c9a7be02d85-gateway';
@@ -137,6 +138,72 @@ function sendHalf(origin: string, id: string): Promise<void> {
     socket.on('close', () => resolve()).on('error', reject);
   });
 }
+
+/** With a standard output that is as a file on a full disk. Resolves once it is ready. */
+async function startOnFullDisk(settings: Record<string, string>) {
+  const { url, gateway } = await temporaryDatabase();
+  await gateway.insert(keyA, { id: 'sample-row' });
+  const port = await freePort();
+  const environment = environmentFor(url, { ...production, PORT: String(port), ...settings });
+  const child = spawn('/bin/sh', ['-c', `exec ${process.execPath} dist/server.js > /dev/full`], {
+    cwd: root,
+    env: { PATH: process.env.PATH, ...environment },
+    stdio: 'ignore',
+  });
+  onTestFinished(() => void child.kill('SIGKILL'));
+  const ended = new Promise((resolve) => child.once('exit', resolve));
+  const call = async (path: string, token = gatewayToken, body?: object): Promise<{ status: number; text: string }> => {
+    const response = await fetch(`http://127.0.0.1:${port}${path}`, {
+      method: body === undefined ? 'GET' : 'POST',
+      headers: {
+        authorization: `Bearer ${token}`,
+        'content-type': 'application/json',
+        'x-request-id': 'sample-'.padEnd(128, 'x'),
+      },
+      ...(body !== undefined && { body: JSON.stringify(body) }),
+    });
+    return { status: response.status, text: await response.text() };
+  };
+  await expect
+    .poll(
+      () =>
+        call('/ready').then(
+          ({ status }) => status,
+          () => 0,
+        ),
+      { timeout: 20_000 },
+    )
+    .toBe(200);
+  return { call, ended, stop: () => child.kill('SIGTERM') };
+}
+
+describe('on a full disk', () => {
+  it(
+    'the log keeps nobody waiting: what it may serve is served, lines that find no room are counted, and a stop stops it',
+    patience,
+    async () => {
+      const { call, ended, stop } = await startOnFullDisk({ VAULT_AUDIT_LOG: `${temporaryFolder()}/audit.log` });
+      // A mebibyte of lines and more.
+      const calls = Array.from({ length: 10 }, async () => {
+        for (let count = 0; count < 450; count += 1) expect((await call('/none')).status).toBe(404);
+      });
+      await Promise.all(calls);
+      expect((await call('/v1/api-keys/decrypt', gatewayToken, { name: 'sample-row' })).status).toBe(200);
+      const [, dropped] = /^provara_vault_log_lines_dropped_total (\d+)$/m.exec((await call('/metrics', adminToken)).text) ?? [];
+      expect(Number(dropped)).toBeGreaterThan(0);
+      stop();
+      expect(await ended).toBe(0);
+    },
+  );
+
+  it('a key is opened only with its record: where the audit is on standard output too, none is', patience, async () => {
+    const { call, ended, stop } = await startOnFullDisk({ VAULT_AUDIT_LOG: 'stdout' });
+    expect((await call('/v1/api-keys/decrypt', gatewayToken, { name: 'sample-row' })).status).toBe(503);
+    expect((await call('/health')).status).toBe(200);
+    stop();
+    expect(await ended).toBe(0);
+  });
+});
 
 function sendGarbage(origin: string): Promise<string> {
   return new Promise((resolve, reject) => {
