@@ -62,6 +62,7 @@ export class KeyReader {
     if (options !== undefined && !(this.#ttlMs > 0 && this.#staleMs >= 0 && this.#ttlMs + this.#staleMs <= maxKeptMs)) {
       throw new TypeError('cache.ttlMs must be more than 0, cache.staleMs at least 0, and the two together at most a day.');
     }
+    if (!(Number.isInteger(max) && max >= 1)) throw new TypeError('cache.maxEntries must be a whole number of at least 1.');
     // A timer of each entry's own takes it out of memory when its time is over.
     const ttl = Math.ceil(this.#ttlMs + this.#staleMs);
     this.#cache = options === undefined ? null : new LRUCache({ max, ttl, ttlAutopurge: true });
@@ -119,8 +120,17 @@ export class KeyReader {
     const entry = isUnreachable(error) ? this.#stale(name) : undefined;
     if (entry === undefined) throw error;
     entry.freshUntilMs = Math.min(performance.now() + askAgainAfterMs, entry.staleUntilMs);
-    this.#onStale?.(error as VaultClientError);
+    void this.#tellStale(error as VaultClientError);
     return entry.key;
+  }
+
+  /** What goes wrong in telling takes nothing from the answer. */
+  async #tellStale(error: VaultClientError): Promise<void> {
+    try {
+      await this.#onStale?.(error);
+    } catch {
+      // The key is served all the same.
+    }
   }
 
   #stale(name: string): Entry | undefined {

@@ -54,9 +54,10 @@ export class Transport {
     });
   }
 
-  /** Rejects with the signal's reason where that aborts, and with VaultClientError otherwise. */
+  /** Rejects with the signal's reason where that aborts, with TypeError for a body that is no JSON, and with VaultClientError otherwise. */
   async attempt(call: Call, { signal, requestId, timeoutMs }: AttemptOptions): Promise<unknown> {
     signal?.throwIfAborted();
+    const body = call.body === undefined ? null : JSON.stringify(call.body);
     // An emitter, which the HTTP library takes too, costs a fraction of an AbortController.
     const ending = new EventEmitter();
     let isLate = false;
@@ -67,7 +68,7 @@ export class Transport {
     }, timeoutMs);
     signal?.addEventListener('abort', abort, { once: true });
     try {
-      return await this.#exchange(call, requestId, ending);
+      return await this.#exchange(call, body, requestId, ending);
     } catch (error) {
       signal?.throwIfAborted();
       if (isLate) throw unanswered('timeout', `The vault did not answer within ${timeoutMs} ms.`, requestId);
@@ -86,18 +87,18 @@ export class Transport {
     await this.#pool.close();
   }
 
-  async #exchange(call: Call, requestId: string, signal: EventEmitter): Promise<unknown> {
-    const { method, path, query, body } = call;
+  async #exchange(call: Call, body: string | null, requestId: string, signal: EventEmitter): Promise<unknown> {
+    const { method, path, query } = call;
     const answer = await this.#pool.request({
       method,
       path: this.#basePath + path + toQueryString(query),
       headers: {
         authorization: this.#authorization,
         accept: 'application/json',
-        ...(body !== undefined && { 'content-type': 'application/json' }),
+        ...(body !== null && { 'content-type': 'application/json' }),
         'x-request-id': requestId,
       },
-      body: body === undefined ? null : JSON.stringify(body),
+      body,
       signal,
     });
     const text = await answer.body.text();

@@ -118,6 +118,22 @@ describe('a stale key', () => {
     expect(proxy.calls).toHaveLength(1 + told.length);
   });
 
+  it.each([
+    [
+      'throws',
+      () => {
+        throw new Error('broken on purpose');
+      },
+    ],
+    ['rejects', () => Promise.reject(new Error('broken on purpose'))],
+  ])('is answered also where telling the operator %s', async (_name, onStale) => {
+    const { proxy, read } = await start({ ...short, onStale });
+    await read();
+    await pass(5);
+    proxy.fault = () => 'cut before';
+    expect((await read()).value).toBe('sample-value');
+  });
+
   it('is answered after one short try where the vault is silent', async () => {
     const { proxy, read } = await start(short);
     await read();
@@ -181,7 +197,7 @@ describe('a stale key', () => {
   });
 });
 
-it('a cache without a bound in time is refused', () => {
+it('a cache without a bound in time or number is refused', () => {
   const make = (cache: KeyCacheOptions) => new VaultClient({ url: 'http://127.0.0.1:9', token: 'sample-token', cache });
   for (const cache of [
     { ttlMs: 0 },
@@ -190,6 +206,8 @@ it('a cache without a bound in time is refused', () => {
     { ttlMs: 1, staleMs: -1 },
     { ttlMs: Number.NaN },
     { ttlMs: 1, staleMs: 86_400_000 },
+    { ttlMs: 1, maxEntries: 0 },
+    { ttlMs: 1, maxEntries: Number.POSITIVE_INFINITY },
   ]) {
     expect(() => make(cache)).toThrow(TypeError);
   }

@@ -160,6 +160,12 @@ describe('the token', () => {
   });
 });
 
+it('a body that is no JSON is refused before anything is sent', async () => {
+  const client = new VaultClient({ url: 'http://127.0.0.1:9', token: 'sample-token' });
+  const plaintext = 1n as unknown as string;
+  await expect(client.encrypt({ plaintext })).rejects.toThrow(TypeError);
+});
+
 it('options that cannot be meant are refused when the client is made', () => {
   const good = { url: 'http://127.0.0.1:9', token: 'sample-token' };
   const bad = [{ url: 'vault' }, { url: 'ftp://vault' }, { url: 'http://vault/?a=b' }, { token: '' }, { token: 'a b' }];
