@@ -5,7 +5,7 @@ import { dirname, resolve } from 'node:path';
 import { Keyring } from './crypto/keyring.ts';
 import { parseMasterKey } from './crypto/master-key.ts';
 import { tableAmong } from './keys/coverage.ts';
-import { type Environment, SettingsReader } from './settings.ts';
+import { type Environment, SettingsError, SettingsReader } from './settings.ts';
 import { type DatabaseLocation, databaseFilePath, isFileUrl } from './store/database.ts';
 import { apiKeysTable } from './store/encrypted-rows.ts';
 import { readTokens, type Token } from './tokens.ts';
@@ -53,8 +53,12 @@ export interface AuditSettings {
   readonly anchorSeconds: number;
 }
 
-export function isProduction(environment: Environment): boolean {
-  return environment.NODE_ENV === 'production';
+/** Throws SettingsError for what was meant to be: it would make keys, and keep them on a disk that does not survive. */
+export function isProduction({ NODE_ENV = '' }: Environment): boolean {
+  if (NODE_ENV !== 'production' && NODE_ENV.trim().toLowerCase() === 'production') {
+    throw new SettingsError(['NODE_ENV must be spelt production, in small letters and without white space.']);
+  }
+  return NODE_ENV === 'production';
 }
 
 /** Throws SettingsError with everything that is missing or malformed. */
@@ -69,7 +73,7 @@ export function readServerConfig(environment: Environment): ServerConfig {
     host: reader.text('HOST') ?? (production ? '::' : '127.0.0.1'),
     port: reader.integer('PORT', 4100, { min: 0, max: 65_535 }),
     tokens: readTokens(reader, production),
-    audit: readAudit(reader),
+    audit: readAudit(reader, core.database),
     limits: {
       authFailures: reader.integer('VAULT_LIMIT_AUTH_FAILURES', 30, { min: 0, max: 1_000_000 }),
       decrypts: reader.integer('VAULT_LIMIT_DECRYPTS', 0, { min: 0, max: 1_000_000_000 }),
@@ -129,6 +133,7 @@ function readDatabase(reader: SettingsReader, production: boolean): DatabaseLoca
 /** What is wrong with a database URL, as the end of a sentence that begins with its variable, or null. */
 export function databaseUrlProblem(url: string): string | null {
   const scheme = databaseSchemes.find((candidate) => url.startsWith(candidate));
+  if (url !== url.trim()) return 'must not begin or end with white space.';
   if (scheme === undefined) return `must begin with one of ${databaseSchemes.join(', ')}.`;
   if (scheme !== 'file:') return serverUrlProblem(url);
   if (/[?#]/.test(url)) return 'must name a file and nothing else.';
@@ -141,8 +146,9 @@ export function databaseUrlProblem(url: string): string | null {
 
 function serverUrlProblem(url: string): string | null {
   if (!URL.canParse(url)) return 'is not a valid URL.';
-  const { username, password } = new URL(url);
-  return username === '' && password === '' ? null : 'must not hold credentials: set DATABASE_AUTH_TOKEN.';
+  const { username, password, searchParams } = new URL(url);
+  const holdsNone = username === '' && password === '' && !searchParams.has('authToken');
+  return holdsNone ? null : 'must not hold credentials: set DATABASE_AUTH_TOKEN.';
 }
 
 function databaseFileProblem(path: string): string | null {
@@ -175,12 +181,15 @@ function readSnapshotDir(reader: SettingsReader): string | null {
   return null;
 }
 
-function readAudit(reader: SettingsReader): AuditSettings {
+function readAudit(reader: SettingsReader, { url }: DatabaseLocation): AuditSettings {
   const log = reader.text('VAULT_AUDIT_LOG') ?? 'stdout';
   const anchorSeconds = reader.integer('VAULT_AUDIT_ANCHOR_SECONDS', 300, { min: 1, max: 86_400 });
   if (log === 'stdout') return { log, anchorSeconds };
+  if (/^\s|\s$|^std(out|err)$/i.test(log)) reader.problem('VAULT_AUDIT_LOG must be stdout, or the path of a file.');
   const folder = statSync(dirname(resolve(log)), { throwIfNoEntry: false });
   if (!folder?.isDirectory()) reader.problem('VAULT_AUDIT_LOG must be stdout, or name a file in an existing folder.');
+  const isDatabase = isFileUrl(url) && databaseUrlProblem(url) === null && resolve(databaseFilePath(url)) === resolve(log);
+  if (isDatabase) reader.problem('VAULT_AUDIT_LOG names the database: name another file.');
   return { log: resolve(log), anchorSeconds };
 }
 

@@ -37,6 +37,8 @@ interface DatabaseState {
   /** It has rows, or an active key. */
   readonly isInUse: boolean;
   readonly activeKeyId: string | null;
+  /** Of keys that are active or were. */
+  readonly usedKeyIds: readonly string[];
 }
 
 /** The environment with what `data/dev.env` holds, which is completed first. A variable that is set wins over the file. */
@@ -99,18 +101,25 @@ function changes(kept: Settings, isGiven: (name: string) => boolean, database: D
     next.PROVARA_MASTER_KEY_OLD = primary;
     next.PROVARA_MASTER_KEY = staged;
     next.PROVARA_MASTER_KEY_NEW = generateMasterKeyText();
+  } else if (staged !== undefined && database.usedKeyIds.includes(parseMasterKey(staged).id)) {
+    // Rotated to, and back from.
+    next.PROVARA_MASTER_KEY_OLD = staged;
+    next.PROVARA_MASTER_KEY_NEW = generateMasterKeyText();
   }
   if (isMissing('PROVARA_MASTER_KEY_NEW')) next.PROVARA_MASTER_KEY_NEW = generateMasterKeyText();
   return next;
 }
 
 async function inspectDatabase(url: string, authToken: string | undefined): Promise<DatabaseState> {
-  if (!isFileUrl(url)) return { isLocal: false, isInUse: true, activeKeyId: null };
+  if (!isFileUrl(url)) return { isLocal: false, isInUse: true, activeKeyId: null, usedKeyIds: [] };
   const database = new Database({ url, authToken });
   try {
     const found = await new EncryptedTables(database).discover(1);
-    const activeKeyId = (await isMigrated(database)) ? await new MasterKeyStore(database).activeKeyId() : null;
-    return { isLocal: true, isInUse: activeKeyId !== null || found.some(({ rows }) => rows > 0), activeKeyId };
+    const masterKeys = (await isMigrated(database)) ? new MasterKeyStore(database) : null;
+    const activeKeyId = (await masterKeys?.activeKeyId()) ?? null;
+    const known = (await masterKeys?.all()) ?? [];
+    const usedKeyIds = known.filter(({ activatedAt }) => activatedAt !== null).map(({ keyId }) => keyId);
+    return { isLocal: true, isInUse: activeKeyId !== null || found.some(({ rows }) => rows > 0), activeKeyId, usedKeyIds };
   } finally {
     await database.close();
   }

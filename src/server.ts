@@ -100,7 +100,7 @@ function greet({ path, added, made }: DevelopmentEnvironment, { host }: ServerCo
   const lines = [`Provara Vault listens on ${origin} (development: NODE_ENV is not production).`];
   if (made.length > 0) lines.push(`Made ${made.join(', ')}, and kept them in ${path}.`);
   if (added.includes('VAULT_GATEWAY_TOKENS')) {
-    const token = `$(sed -n 's/^VAULT_GATEWAY_TOKENS=dev://p' '${path}')`;
+    const token = `$(sed -n 's/^VAULT_GATEWAY_TOKENS=dev://p' '${path.replaceAll("'", `'\\''`)}')`;
     lines.push(
       'Store a provider key:',
       `  curl -s ${origin}/v1/api-keys -H "Authorization: Bearer ${token}" -H 'Content-Type: application/json' ` +

@@ -5,7 +5,7 @@ import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { databaseUrlProblem, readCliConfig, readServerConfig } from '../src/config.ts';
+import { databaseUrlProblem, isProduction, readCliConfig, readServerConfig } from '../src/config.ts';
 import { parseMasterKey } from '../src/crypto/master-key.ts';
 import { type Environment, SettingsError } from '../src/settings.ts';
 import { databaseFilePath } from '../src/store/database.ts';
@@ -109,6 +109,22 @@ describe('an environment that is not whole', () => {
     for (const name of ['DATABASE_URL', 'VAULT_GATEWAY_TOKENS', 'VAULT_ADMIN_TOKENS']) {
       expect(problems).toContainEqual(expect.stringMatching(new RegExp(`^${name} is required`)));
     }
+  });
+
+  it.each(['Production', 'production ', ' PRODUCTION'])('that says %j is none of development', (NODE_ENV) => {
+    const problems = ['NODE_ENV must be spelt production, in small letters and without white space.'];
+    expect(problemsOf(() => isProduction({ NODE_ENV }))).toEqual(problems);
+    expect(serverProblems({ NODE_ENV })).toEqual(problems);
+  });
+
+  it.each(['STDOUT', 'stdout ', ' ', 'stderr', ' audit.log'])('that puts the audit to %j is refused', (VAULT_AUDIT_LOG) => {
+    expect(serverProblems({ VAULT_AUDIT_LOG })).toEqual(['VAULT_AUDIT_LOG must be stdout, or the path of a file.']);
+  });
+
+  it('that puts the audit into the database is refused', () => {
+    const path = join(temporaryFolder(), 'vault.db');
+    const problems = serverProblems({ DATABASE_URL: `file:${path}`, VAULT_AUDIT_LOG: path });
+    expect(problems).toEqual(['VAULT_AUDIT_LOG names the database: name another file.']);
   });
 
   it('on the command line in production must name its database', () => {
@@ -259,7 +275,11 @@ describe('the database', () => {
   });
 
   it('is refused with credentials in it, which would stand in errors, and so is a token that no header can hold', () => {
-    for (const url of ['http://user:sample@127.0.0.1:8080', 'libsql://sample@db.turso.io']) {
+    for (const url of [
+      'http://user:sample@127.0.0.1:8080',
+      'libsql://sample@db.turso.io',
+      'libsql://db.turso.io?authToken=sample',
+    ]) {
       expect(serverProblems({ DATABASE_URL: url })).toEqual(['DATABASE_URL must not hold credentials: set DATABASE_AUTH_TOKEN.']);
     }
     expect(serverProblems({ DATABASE_AUTH_TOKEN: 'samplé' })).toEqual(['DATABASE_AUTH_TOKEN must be printable ASCII.']);
@@ -270,6 +290,10 @@ describe('the database', () => {
     for (const url of [`file:${folder}`, `file:${folder}/`, `file://${folder}`, 'file:.', 'file:./']) {
       expect(serverProblems({ DATABASE_URL: url }), url).toEqual(['DATABASE_URL names a directory, not a database file.']);
     }
+  });
+
+  it.each([' file:vault.db', 'file:vault.db ', 'http://127.0.0.1:8080\n'])('is refused with white space around it: %j', (url) => {
+    expect(serverProblems({ DATABASE_URL: url })).toEqual(['DATABASE_URL must not begin or end with white space.']);
   });
 
   it('is refused where its folder does not exist', () => {

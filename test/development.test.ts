@@ -14,6 +14,7 @@ import {
 import { isAbsolute } from 'node:path';
 import { beforeEach, describe, expect, it, onTestFinished } from 'vitest';
 import { defaultDatabaseUrl, readServerConfig } from '../src/config.ts';
+import { parseMasterKey } from '../src/crypto/master-key.ts';
 import { completeEnvironment, keptEnvironment } from '../src/development.ts';
 import type { Environment } from '../src/settings.ts';
 import { keyA, keyB, keyC, startVault, temporaryDatabase, temporaryFolder } from './support/vault.ts';
@@ -180,6 +181,19 @@ describe('the start after a rotation', () => {
     expect([before.PROVARA_MASTER_KEY, before.PROVARA_MASTER_KEY_NEW]).not.toContain(environment.PROVARA_MASTER_KEY_NEW);
     expect([...made].sort()).toEqual([...masterKeys, 'PROVARA_MASTER_KEY_OLD'].sort());
     expect((await completeEnvironment({})).made).toEqual([]);
+    await expectSampleOpens();
+  });
+
+  it('and one back stages another key, so that a rotation can be tried again', async () => {
+    await storeSample();
+    const { PROVARA_MASTER_KEY = '', PROVARA_MASTER_KEY_NEW = '' } = await rotate();
+    const [first, second] = [PROVARA_MASTER_KEY, PROVARA_MASTER_KEY_NEW].map((key) => parseMasterKey(key).id);
+    const vault = await startVault(defaultDatabaseUrl, { PROVARA_MASTER_KEY, PROVARA_MASTER_KEY_NEW });
+    const back = await vault.admin('POST', '/admin/rotate/execute', { old_key_id: second, new_key_id: first });
+    expect(back.body.rotation.state).toBe('completed');
+    await vault.close();
+    const next = await rotate();
+    expect([next.PROVARA_MASTER_KEY, next.PROVARA_MASTER_KEY_OLD]).toEqual([PROVARA_MASTER_KEY, PROVARA_MASTER_KEY_NEW]);
     await expectSampleOpens();
   });
 

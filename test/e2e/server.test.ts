@@ -17,7 +17,8 @@ const readSetting = (folder: string, name: string): string =>
 
 describe('in an empty folder with an empty environment', () => {
   it('the vault makes its keys, keeps them to itself, and prints a curl line that works when pasted', async () => {
-    const folder = temporaryFolder();
+    const folder = join(temporaryFolder(), "whoever's own");
+    mkdirSync(folder);
     const server = await startServer({ PORT: '0' }, folder);
     await until(async () => server.output().includes('curl'));
     const [, curl = ''] = /\n {2}(curl .*)\n/.exec(server.output()) ?? [];
