@@ -9,7 +9,7 @@ import { exitCodeOf, exitCodes } from './cli/exit-codes.ts';
 import { type GenerateFlags, generate } from './cli/generate.ts';
 import { examples, jsonHelp } from './cli/help.ts';
 import { type InspectFlags, status, verify } from './cli/inspect.ts';
-import { printError, printJson } from './cli/output.ts';
+import { outputFailure, printError, printJson } from './cli/output.ts';
 import { explainGateFailure, parseSkip, type RotateFlags, rotate } from './cli/rotate.ts';
 import { parseMode, type RestoreFlags, restore, type SnapshotFlags, snapshot } from './cli/snapshot.ts';
 import { DecryptGateFailedError, VaultError } from './errors.ts';
@@ -25,7 +25,7 @@ const program = new Command('provara-vault')
   .description('Rotates and inspects the master key of a gateway’s encrypted provider keys.')
   .version(version, '-V, --version', 'print the version')
   .configureHelp({ styleTitle: (title) => styleText('bold', title) })
-  .configureOutput({ outputError: (text, write) => write(text) })
+  .configureOutput({ outputError: (text, write) => write(withoutValues(text)) })
   .addHelpText(
     'after',
     examples(
@@ -144,6 +144,12 @@ try {
   explain(error);
   if (isJson && exitCode !== exitCodes.done) printJson({ error: describeError(error) });
 }
+const lost = await outputFailure();
+// Whoever closes a pipe has read enough.
+if (lost !== null && lost !== 'EPIPE' && exitCode === exitCodes.done) {
+  printError(`Standard output has not taken everything (${lost}).`);
+  exitCode = exitCodes.unexpected;
+}
 // The database is left open: closing it would checkpoint a write-ahead log into the file, which a dry run must not.
 process.exit(exitCode);
 
@@ -155,12 +161,17 @@ function explain(error: unknown): void {
   else printError(error instanceof Error ? `unexpected: ${error.stack ?? error.message}` : 'unexpected');
 }
 
+/** A flag that is not known is named without what was given with it, which may be a key. */
+function withoutValues(text: string): string {
+  return text.replace(/(?<=--?[\w-]+)=[^']*(?=')/, '');
+}
+
 /** As the HTTP API has it; what is unexpected is told on standard error alone. */
 function describeError(error: unknown): object {
   if (error instanceof VaultError) {
     return { type: error.code, message: error.message, ...(error.details && { details: error.details }) };
   }
   if (error instanceof SettingsError) return { type: 'validation_error', message: error.problems.join(' ') };
-  if (error instanceof CommanderError) return { type: 'validation_error', message: error.message };
+  if (error instanceof CommanderError) return { type: 'validation_error', message: withoutValues(error.message) };
   return { type: 'internal_error', message: 'unexpected' };
 }

@@ -1,6 +1,6 @@
 /** `audit verify`: proves what is on record, in the database and in files of the audit log. */
 
-import { createReadStream, existsSync } from 'node:fs';
+import { createReadStream } from 'node:fs';
 import { type AuditReport, type AuditSource, recordIn, verifyAudit } from '../audit/verify.ts';
 import { readKeyringConfig } from '../config.ts';
 import { keptEnvironment } from '../development.ts';
@@ -9,6 +9,7 @@ import { readLines } from '../lines.ts';
 import type { Environment } from '../settings.ts';
 import type { AuditStore } from '../store/audit.ts';
 import { exitCodes } from './exit-codes.ts';
+import { assertReadable } from './input.ts';
 import { print, printError, printJson } from './output.ts';
 import { readConfig, withServices } from './session.ts';
 
@@ -27,7 +28,7 @@ export interface AuditVerifyFlags {
 /** Answers the exit code. */
 export async function verifyAuditRecords(flags: AuditVerifyFlags, environment: Environment): Promise<number> {
   const files = flags.file ?? [];
-  for (const file of files) if (!existsSync(file)) throw new ValidationError(`There is no file ${file}.`);
+  for (const file of files) assertReadable(file);
   if (!flags.database && files.length === 0) throw new ValidationError('--no-database needs a --file.');
   const log: AuditSource[] = files.length === 0 ? [] : [{ sink: 'log', lines: () => linesOf(files) }];
   const options = { isPruned: flags.pruned === true };
@@ -35,12 +36,12 @@ export async function verifyAuditRecords(flags: AuditVerifyFlags, environment: E
   const config = readConfig(environment);
   return withServices(config, async ({ isMigrated, auditStore }) => {
     if (!(await isMigrated())) throw new ConfigurationError('The vault has not served this database yet: nothing is on record.');
-    const table: AuditSource = { sink: 'database', lines: () => rowsOf(auditStore) };
+    const table: AuditSource = { sink: 'database', lines: () => linesOfTable(auditStore) };
     return show(await verifyAudit([table, ...log], config.keyring, options), flags);
   });
 }
 
-async function* rowsOf(store: AuditStore) {
+async function* linesOfTable(store: AuditStore) {
   for await (const { line, position } of store.allAfter(0)) yield { line, place: `vault_audit:${position}` };
 }
 

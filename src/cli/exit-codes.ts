@@ -20,7 +20,7 @@ export const exitCodes = {
 export const exitCodeHelp = `
 Exit codes:
   0  done
-  1  an unexpected error
+  1  an unexpected error, or standard output has not taken everything
   2  a flag, a key or a setting is missing or malformed; nothing was written
   3  the decrypt gate failed, or a table is not covered; nothing was written
   4  another rotation is in progress, or a live replica lacks a key

@@ -1,10 +1,11 @@
 /** `verify` and `status`: what the database holds, found out without changing it. */
 
 import { presentMasterKey, presentRotation, presentSurvey } from '../contract/presenters.ts';
+import { ConfigurationError } from '../errors.ts';
 import type { Services } from '../services.ts';
 import type { Environment } from '../settings.ts';
 import { exitCodes } from './exit-codes.ts';
-import { print, printError, printJson } from './output.ts';
+import { onOneLine, print, printError, printJson } from './output.ts';
 import { readConfig, withServices } from './session.ts';
 
 export interface InspectFlags {
@@ -18,7 +19,7 @@ export async function verify({ json }: InspectFlags, environment: Environment): 
   else {
     print(`[verify] ${survey.rowsScanned - survey.rowsFailed} of ${survey.rowsScanned} row(s) open.`);
     for (const [keyId, rows] of survey.rowsByKeyId) print(`[verify] ${keyId}: ${rows} row(s)`);
-    for (const { table, id, reason } of survey.failures) printError(`${table}.id=${id} does not open (${reason})`);
+    for (const { table, id, reason } of survey.failures) printError(`${table}.id=${onOneLine(id)} does not open (${reason})`);
   }
   return survey.rowsFailed === 0 ? exitCodes.done : exitCodes.rowsDoNotOpen;
 }
@@ -28,8 +29,9 @@ export async function status({ json }: InspectFlags, environment: Environment): 
   const config = readConfig(environment);
   return withServices(config, async (services) => {
     if (!(await services.isMigrated())) {
-      printError('The vault has not served this database yet: there is no active key on record. `verify` opens its rows.');
-      return exitCodes.usage;
+      throw new ConfigurationError(
+        'The vault has not served this database yet: there is no active key on record. `verify` opens its rows.',
+      );
     }
     const report = await readStatus(services, config.coverage.encryptedTables);
     if (json) printJson(report);

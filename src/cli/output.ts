@@ -2,8 +2,28 @@
 
 import { styleText } from 'node:util';
 
+/** For what another program may have put into a row: it must not look like lines of the command's own. */
+export function onOneLine(text: string): string {
+  return text.replace(/\p{Cc}/gu, (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`);
+}
+
+let failure: NodeJS.ErrnoException | null = null;
+process.stdout.on('error', (error) => {
+  failure ??= error;
+});
+
 export function print(line: string): void {
   process.stdout.write(`${line}\n`);
+}
+
+/** Resolves once standard output has taken everything, or has failed: with why it did, or null. */
+export async function outputFailure(): Promise<string | null> {
+  await new Promise((resolve) => process.stdout.write('', resolve));
+  return failure?.code ?? null;
+}
+
+export function isOutputError(error: unknown): error is NodeJS.ErrnoException {
+  return error instanceof Error && error === failure;
 }
 
 export function printJson(value: unknown): void {

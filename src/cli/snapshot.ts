@@ -1,9 +1,10 @@
 /** `snapshot` and `restore`: the covered tables' ciphertext to a file and back, straight from and to the database. */
 
-import { createReadStream, existsSync } from 'node:fs';
+import { createReadStream } from 'node:fs';
 import { pipeline } from 'node:stream/promises';
 import { cliActor } from '../audit/event.ts';
 import { readKeyringConfig } from '../config.ts';
+import type { Keyring } from '../crypto/keyring.ts';
 import { keptEnvironment } from '../development.ts';
 import { ConfigurationError, ValidationError } from '../errors.ts';
 import type { Environment } from '../settings.ts';
@@ -12,7 +13,8 @@ import { writeSnapshotTo } from '../snapshot/file.ts';
 import type { RestoreMode } from '../snapshot/restore.ts';
 import { Spool } from '../snapshot/spool.ts';
 import { exitCodes } from './exit-codes.ts';
-import { print, printError, printJson } from './output.ts';
+import { assertReadable } from './input.ts';
+import { isOutputError, print, printError, printJson } from './output.ts';
 import { readConfig, withServices } from './session.ts';
 
 export interface SnapshotFlags {
@@ -58,9 +60,11 @@ export interface RestoreFlags {
 
 /** `file` may be `-`, for standard input. Answers the exit code. */
 export async function restore(file: string, { mode, json }: RestoreFlags, environment: Environment): Promise<number> {
-  return withServices(readConfig(environment), async ({ migrate, snapshots, checkpoint }) => {
+  const config = readConfig(environment);
+  return withServices(config, async ({ isMigrated, migrate, snapshots, checkpoint }) => {
     snapshots.assertMode(mode);
-    const source = sourceOf(file);
+    // On tables that the vault has never served, what is refused leaves no trace.
+    const source = (await isMigrated()) ? sourceOf(file) : await checkedSource(file, config.keyring);
     await migrate();
     const { restored, kept, before } = await snapshots.restore(cliActor(), source, mode, Number.POSITIVE_INFINITY);
     await checkpoint();
@@ -100,16 +104,26 @@ async function checkFile(file: string, json: boolean, environment: Environment):
   return exitCodes.rowsDoNotOpen;
 }
 
-/** Throws ValidationError where there is no such file. */
+/** Throws ValidationError where it cannot be read. */
 function sourceOf(file: string): AsyncIterable<Uint8Array> {
   if (file === '-') return process.stdin;
-  if (!existsSync(file)) throw new ValidationError('There is no such file.');
+  assertReadable(file);
   return createReadStream(file);
+}
+
+/** As {@link sourceOf}, once it has been found whole. Throws InvalidSnapshotError. */
+async function checkedSource(file: string, keyring: Keyring): Promise<AsyncIterable<Uint8Array>> {
+  const spool = await Spool.from(sourceOf(file), Number.POSITIVE_INFINITY);
+  await checkSnapshot(spool, keyring);
+  return spool.chunks();
 }
 
 async function toStandardOutput(chunks: AsyncIterable<Buffer>, close: () => Promise<void>): Promise<void> {
   try {
     await pipeline(chunks, process.stdout, { end: false });
+  } catch (error) {
+    if (!isOutputError(error)) throw error;
+    throw new ConfigurationError(`Standard output has not taken all of the snapshot (${error.code}).`);
   } finally {
     await close();
   }

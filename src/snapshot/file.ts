@@ -1,9 +1,10 @@
 /** Writes a snapshot into a file that is there whole or not at all, survives a crash, and is its owner's alone. */
 
 import { createHash, randomBytes } from 'node:crypto';
-import { open, rename, unlink } from 'node:fs/promises';
+import { open, rename, stat, unlink } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
 import { ConfigurationError } from '../errors.ts';
+import { snapshotStart } from './format.ts';
 import type { Snapshot } from './take.ts';
 
 export interface SnapshotFile {
@@ -19,11 +20,15 @@ export function newSnapshotPath(folder: string): string {
   return join(folder, `snapshot-${time}-${randomBytes(4).toString('hex')}.ndjson`);
 }
 
-/** Replaces what stood under that path. Closes the snapshot. Throws ConfigurationError where it cannot be written. */
+/**
+ * Replaces an older snapshot under that path, and nothing else. Closes the snapshot. Throws ConfigurationError where something else is
+ * there, or it cannot be written.
+ */
 export async function writeSnapshotTo(path: string, snapshot: Snapshot): Promise<SnapshotFile> {
   const target = resolve(path);
   const partial = `${target}.${randomBytes(4).toString('hex')}.partial`;
   try {
+    await assertReplaceable(target);
     const sha256 = await writeSynced(partial, snapshot);
     await rename(partial, target);
     await syncFolder(dirname(target));
@@ -34,6 +39,24 @@ export async function writeSnapshotTo(path: string, snapshot: Snapshot): Promise
     throw new ConfigurationError(`The snapshot could not be written to ${target} (${String(error.code)}).`);
   } finally {
     await snapshot.close();
+  }
+}
+
+/** A database, a file of keys or a device would be lost by it. */
+async function assertReplaceable(path: string): Promise<void> {
+  const found = await stat(path).catch(() => null);
+  if (found === null || (found.isFile() && found.size === 0)) return;
+  if (found.isFile() && (await readStart(path)) === snapshotStart) return;
+  throw new ConfigurationError(`${path} is there and is no snapshot, so that it is not replaced: name another file.`);
+}
+
+async function readStart(path: string): Promise<string> {
+  const file = await open(path, 'r');
+  try {
+    const { buffer, bytesRead } = await file.read(Buffer.alloc(snapshotStart.length), 0, snapshotStart.length, 0);
+    return buffer.toString('utf8', 0, bytesRead);
+  } finally {
+    await file.close();
   }
 }
 

@@ -5,6 +5,8 @@ import type { Validator } from 'typebox/compile';
 import { InvalidSnapshotError } from '../errors.ts';
 
 const snapshotFormat = 'provara-vault/snapshot/1';
+/** What every snapshot begins with. */
+export const snapshotStart = JSON.stringify({ format: snapshotFormat }).slice(0, -1);
 /** No line is longer, its end included: one fits into a value of a server's database. */
 export const maxLineBytes = 4 * 1024 * 1024;
 

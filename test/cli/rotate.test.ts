@@ -3,10 +3,11 @@
 import { createHash } from 'node:crypto';
 import { copyFileSync, readFileSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
 import { Database } from '../../src/store/database.ts';
 import { connectorTableSql } from '../support/gateway.ts';
-import { runCli, startCli, startServer } from '../support/process.ts';
+import { runCli, runCommand, startCli, startServer } from '../support/process.ts';
 import {
   adminToken,
   caller,
@@ -22,6 +23,7 @@ import {
   temporaryFolder,
 } from '../support/vault.ts';
 
+const root = fileURLToPath(new URL('../..', import.meta.url));
 const flags = ['--old', keyA, '--new', keyB];
 
 async function tableOf(rows: number) {
@@ -303,6 +305,14 @@ describe('key:generate', () => {
     for (const key of keys) expect(key).toMatch(/^[0-9a-f]{64}\n$/);
     expect(keys[0]).not.toBe(keys[1]);
   });
+
+  it('fails where standard output does not take it, and is quiet where its reader has gone', async () => {
+    const generate = (output: string) =>
+      runCommand('/bin/sh', ['-c', `"$0" dist/cli.js generate ${output}`, process.execPath], {}, root);
+    const { code, stderr } = await generate('> /dev/full');
+    expect([code, stderr]).toEqual([1, 'error: Standard output has not taken everything (ENOSPC).\n']);
+    expect(await generate('| true')).toEqual({ code: 0, stdout: '', stderr: '' });
+  });
 });
 
 describe('key:verify and key:status', () => {
@@ -315,6 +325,8 @@ describe('key:verify and key:status', () => {
     const failed = await runCli(['verify', '--json'], withKey);
     expect([failed.code, JSON.parse(failed.stdout).rows_failed]).toEqual([6, 1]);
     expect((await runCli(['status'], withKey)).stderr).toContain('not served this database yet');
+    const unserved = await runCli(['status', '--json'], withKey);
+    expect([unserved.code, JSON.parse(unserved.stdout).error.type]).toEqual([2, 'configuration_error']);
     await runCli(['rotate', ...flags, '--skip', 'foreign'], withKey);
     const { code, stdout } = await runCli(['status'], { ...withKey, PROVARA_MASTER_KEY_NEW: keyB });
     expect(code).toBe(0);
@@ -322,6 +334,26 @@ describe('key:verify and key:status', () => {
     expect(stdout).toContain(`[status] ${keyIdA}: retired, PROVARA_MASTER_KEY, 0 row(s)\n`);
     expect(stdout).toContain('[status] last rotation: completed, rotated 2 of 3 row(s).\n');
     expect(stdout).toContain('[status] 1 skipped row(s) are still under another key: keep that key in the keyring.\n');
+  });
+});
+
+describe('what others have written', () => {
+  it('into a row does not look like lines of the command', async () => {
+    const { environment, gateway: database } = await tableOf(1);
+    await database.insert(keyC, { id: 'foreign\nerror: sample\u001b[2J\u009b' });
+    const withKey = { ...environment, PROVARA_MASTER_KEY: keyA };
+    const shown = 'api_keys.id=foreign\\u000aerror: sample\\u001b[2J\\u009b ';
+    expect((await runCli(['verify'], withKey)).stderr).toContain(`error: ${shown}does not open`);
+    expect((await runCli(['rotate', ...flags], environment)).stderr).toContain(`Decrypt failed for ${shown}—`);
+  });
+});
+
+describe('a flag that is not known', () => {
+  it('is named without what was given with it, which may be a key', async () => {
+    const { code, stdout, stderr } = await runCli(['rotate', `--old-key=${keyA}`, '--json'], {});
+    expect([code, JSON.parse(stdout).error.message]).toEqual([2, "error: unknown option '--old-key'"]);
+    expect(stderr).toContain("unknown option '--old-key'");
+    expect(stdout + stderr).not.toContain(keyA);
   });
 });
 

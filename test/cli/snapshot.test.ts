@@ -1,5 +1,6 @@
 /** Snapshots from the command line: to a file and back, and proved without a database. */
 
+import { execFileSync } from 'node:child_process';
 import { readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -20,6 +21,11 @@ async function start() {
   return { url, database, vault, folder, file: join(folder, 'vault.ndjson'), environment };
 }
 
+/** `$0` is Node. */
+function runShell(script: string, environment: Record<string, string>, ...args: readonly string[]) {
+  return runCommand('/bin/sh', ['-c', script, process.execPath, ...args], environment, root);
+}
+
 /** No database, and no setting that names one. */
 const offline = { NODE_ENV: 'production', PROVARA_MASTER_KEY: keyA, PROVARA_MASTER_KEY_OLD: keyB };
 
@@ -34,6 +40,31 @@ describe('key:snapshot', () => {
     const piped = await runCli(['snapshot'], environment);
     const rowsOf = (text: string): string[] => text.split('\n').slice(1, -2);
     expect(rowsOf(piped.stdout)).toEqual(rowsOf(readFileSync(file, 'utf8')));
+  });
+
+  it('replaces an older snapshot or an empty file, and nothing else: neither the database nor a file of keys nor a pipe', async () => {
+    const { environment, database, file, folder, url } = await start();
+    const snapshotTo = (path: string) => runCli(['snapshot', '--out', path], environment);
+    writeFileSync(file, '');
+    expect([(await snapshotTo(file)).code, (await snapshotTo(file)).code]).toEqual([0, 0]);
+    const keys = join(folder, 'keys');
+    writeFileSync(keys, 'sample of a file of keys');
+    const pipe = join(folder, 'pipe');
+    execFileSync('mkfifo', [pipe]);
+    for (const path of [url.slice('file:'.length), keys, pipe, folder]) {
+      const { code, stderr } = await snapshotTo(path);
+      expect([code, stderr], path).toEqual([2, expect.stringContaining('is there and is no snapshot')]);
+    }
+    expect(readFileSync(keys, 'utf8')).toBe('sample of a file of keys');
+    expect(statSync(pipe).isFIFO()).toBe(true);
+    expect(await database.rows()).toHaveLength(2);
+    expect((await runCli(['verify'], environment)).code).toBe(0);
+  });
+
+  it('to a standard output that does not take it fails', async () => {
+    const { environment } = await start();
+    const { code, stderr } = await runShell('"$0" dist/cli.js snapshot > /dev/full', environment);
+    expect([code, stderr]).toEqual([2, 'error: Standard output has not taken all of the snapshot (ENOSPC).\n']);
   });
 
   it('says so, and exits with 6, where rows do not open', async () => {
@@ -84,12 +115,7 @@ describe('key:restore', () => {
     expect(restored).toEqual({ code: 0, stdout: '[restore] restored 2 row(s), kept 0.\n', stderr: '' });
     expect(await bytesOf(database, 'api_keys')).toEqual(before);
     await database.run('DELETE FROM api_keys');
-    const piped = await runCommand(
-      '/bin/sh',
-      ['-c', `"$0" dist/cli.js restore - < "$1"`, process.execPath, file],
-      environment,
-      root,
-    );
+    const piped = await runShell('"$0" dist/cli.js restore - < "$1"', environment, file);
     expect(piped).toEqual({ code: 0, stdout: '[restore] restored 2 row(s), kept 0.\n', stderr: '' });
     expect(await bytesOf(database, 'api_keys')).toEqual(before);
   });
@@ -103,6 +129,32 @@ describe('key:restore', () => {
     expect((await fresh.gateway.rows('vault_active_key'))[0]?.key_id).toBe(keyIdA);
     const again = await startVault(fresh.url);
     expect((await again.gateway('POST', '/v1/api-keys/decrypt', { name: 'K' })).body.key.value).toBe('sample-value');
+  });
+
+  it('of what is refused leaves tables that the vault has never served as they were', async () => {
+    const { environment, folder } = await start();
+    const { url, gateway } = await temporaryDatabase();
+    const path = url.slice('file:'.length);
+    gateway.close();
+    const before = readFileSync(path);
+    const none = join(folder, 'none.ndjson');
+    writeFileSync(none, 'no snapshot\n');
+    expect((await runCli(['restore', none], { ...environment, DATABASE_URL: url })).code).toBe(7);
+    expect(readFileSync(path).equals(before)).toBe(true);
+  });
+
+  it('names what cannot be read, with exit code 2', async () => {
+    const { environment, folder } = await start();
+    const audit = ['audit', 'verify', '--no-database', '--file'];
+    for (const args of [['restore'], ['snapshot', '--check'], audit]) {
+      for (const [path, problem] of [
+        [folder, 'is a folder'],
+        [join(folder, 'none'), 'cannot be read (ENOENT)'],
+      ] as const) {
+        const { code, stderr } = await runCli([...args, path], environment);
+        expect([code, stderr], args.join(' ')).toEqual([2, expect.stringContaining(problem)]);
+      }
+    }
   });
 
   it('exits with 7 where the snapshot is refused, and with 2 where the mode cannot be used', async () => {

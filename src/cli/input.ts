@@ -1,0 +1,16 @@
+/** What a command reads is there, and may be read, before anything else is done: or the command says what is wrong with it. */
+
+import { accessSync, constants, statSync } from 'node:fs';
+import { ValidationError } from '../errors.ts';
+
+/** A pipe is as good as a file. Throws ValidationError. */
+export function assertReadable(path: string): void {
+  let isFolder = false;
+  try {
+    accessSync(path, constants.R_OK);
+    isFolder = statSync(path).isDirectory();
+  } catch (error) {
+    throw new ValidationError(`The file ${path} cannot be read (${(error as NodeJS.ErrnoException).code}).`);
+  }
+  if (isFolder) throw new ValidationError(`${path} is a folder, and no file.`);
+}
