@@ -2,7 +2,7 @@
 
 import { accessSync, constants, existsSync, statSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
-import { Keyring } from './crypto/keyring.ts';
+import { type GivenKey, Keyring } from './crypto/keyring.ts';
 import { parseMasterKey } from './crypto/master-key.ts';
 import { tableAmong } from './keys/coverage.ts';
 import { type Environment, SettingsError, SettingsReader } from './settings.ts';
@@ -34,6 +34,11 @@ export interface CoreConfig {
   /** Whether rows of `api_keys` in format 1, which are bound to no tenant, are refused. */
   readonly requireFormat2: boolean;
   readonly logLevel: (typeof logLevels)[number];
+}
+
+/** What a thread is given of it: the keyring as the keys that it is built of. */
+export interface ThreadSettings extends Omit<CoreConfig, 'keyring'> {
+  readonly keys: readonly GivenKey[];
 }
 
 export interface ServerConfig extends CoreConfig {

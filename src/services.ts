@@ -8,8 +8,8 @@ import { AuditJournal } from './audit/journal.ts';
 import { AuditKeys } from './audit/keys.ts';
 import { AuditLog } from './audit/log.ts';
 import { AuditSink } from './audit/sink.ts';
-import type { AuditSettings, CoreConfig } from './config.ts';
-import type { GivenKey, Keyring } from './crypto/keyring.ts';
+import type { AuditSettings, CoreConfig, ThreadSettings } from './config.ts';
+import type { Keyring } from './crypto/keyring.ts';
 import { ActiveKey } from './keys/active-key.ts';
 import { adoptActiveKey } from './keys/adoption.ts';
 import { AgeWatch } from './keys/age-watch.ts';
@@ -65,18 +65,13 @@ export interface Services {
   readonly reportMasterKeys: () => Promise<{ activeKeyId: string | null; keys: MasterKeyReport[] }>;
   /** Brings the schema up to date, finds the active key, joins the live replicas, and takes up an unfinished rotation. Throws ConfigurationError or StorageUnavailableError. */
   readonly prepare: () => Promise<void>;
-  /** As {@link prepare}, but leaves the active key of a new table to whoever asks. */
+  /** Brings the schema up to date, and nothing else. */
   readonly migrate: () => Promise<void>;
   /** Ends what may take long: a rotation at its next step, as an interrupted one, a survey, and what is done with snapshots. */
   readonly interrupt: () => Promise<void>;
   /** As {@link Database.checkpoint}; {@link close} does it too. */
   readonly checkpoint: () => Promise<void>;
   readonly close: () => Promise<void>;
-}
-
-/** What a rotation's thread is given of the configuration: the keyring as the keys that it is built of. */
-export interface ThreadSettings extends Omit<CoreConfig, 'keyring'> {
-  readonly keys: readonly GivenKey[];
 }
 
 /**
@@ -128,7 +123,13 @@ export function buildServices(
       : buildEngine(config, logger, database, onSwitched, place);
   const surveyor = place === 'threads' ? buildSurveyThreads(threadConfig, tables, logger) : surveyHere(tables, coverage, keyring);
   const readiness = new ReadinessCheck({
-    ...{ tables, coverage, masterKeys, rotations, keyring, surveyor, requireFormat2 },
+    tables,
+    coverage,
+    masterKeys,
+    rotations,
+    keyring,
+    surveyor,
+    requireFormat2,
     isAuditFailing: () => log.isFailing,
   });
   const textWorkers = place === 'threads' ? buildTextThread(keyring, logger) : workOnTextsHere(keyring);
@@ -151,7 +152,11 @@ export function buildServices(
 
   return {
     apiKeys: new ApiKeys({
-      ...{ store: apiKeyStore, keyring, activeKey, uses: rowUses, requireFormat2 },
+      store: apiKeyStore,
+      keyring,
+      activeKey,
+      uses: rowUses,
+      requireFormat2,
       log,
       journal,
       seals,
@@ -246,8 +251,7 @@ export function buildEngine(
     audit: journal,
     auditKeys,
     startWorkers: pageWorkersAt(place),
-    writeSnapshot:
-      snapshotDir === null ? null : (actor, firstKeyId) => snapshots.writeSnapshotFile(actor, snapshotDir, firstKeyId),
+    writeSnapshot: snapshotDir === null ? null : (actor) => snapshots.writeSnapshotFile(actor, snapshotDir),
     onSwitched,
   });
 }

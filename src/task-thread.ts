@@ -1,4 +1,4 @@
-/** A thread that does one task and ends: whoever started it gets what came of it or why nothing did, also where the thread dies. */
+/** A thread that does one task and ends: whoever started it gets its result or its error, also where the thread dies. */
 
 import { once } from 'node:events';
 import { parentPort, type TransferListItem, Worker, workerData } from 'node:worker_threads';
@@ -15,7 +15,7 @@ type Outcome<Result> =
 /** The one message to the thread. */
 const stopMessage = 'stop';
 
-export class TaskThread<Result, Note = never> {
+class TaskThread<Result, Note = never> {
   readonly #worker: Worker;
   #outcome: Outcome<Result> | null = null;
   /** Rejects with what the task threw, as an error of the same kind, or with what the thread has died of. */

@@ -1,4 +1,4 @@
-/** Lets callers who want the same thing at the same time share one request, of which each may take leave alone. */
+/** Lets callers who want the same thing at the same time share one request, each of whom may abort alone. */
 
 interface Flight<Result> {
   readonly result: Promise<Result>;

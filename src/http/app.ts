@@ -136,9 +136,9 @@ export async function addVault(app: FastifyInstance, options: AppOptions): Promi
   await app.register(allow(['gateway'], [withinTenants(opening), keyStatusRoutes(options.apiKeys)]), { prefix: '/v1' });
   const adminRoutes = [rotateRoutes(options), masterKeyRoutes(options), snapshotRoutes(options), auditRoutes(options)];
   await app.register(allow(['admin'], adminRoutes), { prefix: '/admin' });
-  // A process that cannot keep up goes on saying so.
   options.metrics.observeProcess();
   const state = new StateMetrics(options.metrics, options);
+  // A process that cannot keep up goes on saying so.
   await app.register(allow(['admin', 'metrics'], [metricsRoutes(options.metrics, state)], false));
 }
 

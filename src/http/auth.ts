@@ -59,7 +59,7 @@ export function actorOf({ caller, id }: FastifyRequest): Actor {
   return { name: caller?.name ?? 'unknown', role: caller?.role ?? 'unknown', requestId: id };
 }
 
-/** From where the handler takes it too: the body where the route has one, otherwise the query. */
+/** Read where the handler reads it: the body where the route has one, otherwise the query. */
 function namedTenant({ routeOptions, body, query }: FastifyRequest): string | null {
   const source: unknown = routeOptions.schema?.body === undefined ? query : body;
   if (typeof source !== 'object' || source === null || !('tenant_id' in source)) return null;

@@ -1,4 +1,4 @@
-/** Decides, once for every database, which key of the keyring its rows are encrypted under. */
+/** Decides, once per database, which key of the keyring its rows are encrypted under. */
 
 import type { Keyring, KeyringEntry } from '../crypto/keyring.ts';
 import type { MasterKey } from '../crypto/master-key.ts';

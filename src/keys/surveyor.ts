@@ -1,10 +1,10 @@
 /** Who surveys: this thread, or, where a table is large, one of its own, so that no request waits while all rows are opened. */
 
 import type { GivenKey, Keyring } from '../crypto/keyring.ts';
-import { StorageUnavailableError, VaultError } from '../errors.ts';
+import { VaultError } from '../errors.ts';
 import type { DatabaseLocation } from '../store/database.ts';
 import type { EncryptedTables } from '../store/encrypted-tables.ts';
-import { TaskThread } from '../task-thread.ts';
+import { TaskThreads } from '../task-thread.ts';
 import { type CoverageSettings, inspectCoverage, rowsOf } from './coverage.ts';
 import { type Survey, survey } from './survey.ts';
 
@@ -44,10 +44,9 @@ const maxRowsHere = 1_000;
 export class SurveyThreads implements Surveyor {
   readonly #context: SurveyThreadsContext;
   readonly #here: Surveyor;
-  #thread: TaskThread<Survey> | null = null;
+  readonly #threads = new TaskThreads<never>();
   #running: Promise<unknown> = Promise.resolve();
   #next: Promise<Survey> | null = null;
-  #isClosed = false;
 
   constructor(context: SurveyThreadsContext) {
     this.#context = context;
@@ -63,19 +62,16 @@ export class SurveyThreads implements Surveyor {
   }
 
   async close(): Promise<void> {
-    this.#isClosed = true;
-    await this.#thread?.stop();
+    await this.#threads.stop();
   }
 
   async #afterRunning(): Promise<Survey> {
     await this.#running;
-    if (this.#isClosed) throw new StorageUnavailableError('The vault is stopping.');
     this.#next = null;
     const { entry, database, coverage, keyring } = this.#context;
     const task: SurveyTask = { database, coverage, keys: keyring.given };
     try {
-      const thread = new TaskThread<Survey>(entry, task);
-      this.#thread = thread;
+      const thread = this.#threads.start<Survey>(entry, task);
       this.#running = thread.result.catch(() => undefined);
       return await thread.result;
     } catch (error) {

@@ -52,11 +52,8 @@ export interface RotationContext {
   /** Where what the rotation does is put on record, in its own transactions. */
   readonly audit: AuditJournal;
   readonly auditKeys: AuditKeys;
-  /**
-   * Keeps the covered tables as they are, or null where no folder for that is set. `firstKeyId` is the active key of a database
-   * that names none yet. Throws ConfigurationError.
-   */
-  readonly writeSnapshot: ((actor: Actor, firstKeyId: string) => Promise<RotationSnapshot>) | null;
+  /** Keeps the covered tables as they are, or null where no folder for that is set. Throws ConfigurationError. */
+  readonly writeSnapshot: ((actor: Actor) => Promise<RotationSnapshot>) | null;
   /** Who opens and seals the rows. */
   readonly startWorkers: StartPageWorkers;
   /** Called once the new key is the active one. */
@@ -162,6 +159,7 @@ export class RotationRun {
     const counts = { rowsScanned, rowsSkipped, rowsRotated: 0, rowsAlreadyRotated: rowsNew - rowsToUpgrade };
     await rotations.advance(this.#holder.lease, { state: 'gating', ...counts });
     assertPassed(report);
+    await this.#adoptOldKey();
     if (rowsOther > 0)
       this.#context.logger.warn({ rotation_id: this.#rotationId, rows_other: rowsOther }, `rows ${underAnotherKey}`);
     if (rowsScanned > rowsSkipped + rowsNew - rowsToUpgrade) await this.#keepSnapshot();
@@ -169,11 +167,19 @@ export class RotationRun {
     return report;
   }
 
+  /** What every row has been found under, or under its successor, is the active key of a database that names none yet. */
+  async #adoptOldKey(): Promise<void> {
+    const { fromKeyId, activeKeyId } = this.#plan;
+    const { masterKeys, keyring } = this.#context;
+    const from = keyring.get(fromKeyId);
+    if (activeKeyId === null && from !== undefined) await masterKeys.adopt(nameOf(from));
+  }
+
   /** Once, and before anything is written: a rotation that is taken up again after the switch has that of its first attempt. */
   async #keepSnapshot(): Promise<void> {
     const { writeSnapshot, rotations } = this.#context;
     if (writeSnapshot === null || this.#snapshot !== null || this.#mayHaveWritten) return;
-    const snapshot = await writeSnapshot(this.#plan.actor, this.#plan.fromKeyId);
+    const snapshot = await writeSnapshot(this.#plan.actor);
     this.#holder.assertHeld();
     await rotations.advance(this.#holder.lease, { state: 'gating', snapshot });
     this.#snapshot = snapshot;
@@ -210,10 +216,8 @@ export class RotationRun {
 
   /** Makes the new key the active one, in one transaction with these statements. */
   async #switch(update: RotationUpdate, statements: readonly Statement[]): Promise<void> {
-    const { rotations, masterKeys, keyring } = this.#context;
+    const { rotations } = this.#context;
     const { fromKeyId, to, activeKeyId } = this.#plan;
-    const from = keyring.get(fromKeyId);
-    if (activeKeyId === null && from !== undefined) await masterKeys.adopt(nameOf(from));
     const conditions = [...replicasHoldKeysStatements(this.#plan), ...activateStatements(activeKeyId ?? fromKeyId, nameOf(to))];
     const mayHaveWritten = this.#mayHaveWritten;
     this.#mayHaveWritten = true;

@@ -1,6 +1,7 @@
 /** Runs each rotation on a thread of its own, so that no step of it, however long, keeps a request waiting. */
 
 import type { Level, Logger } from 'pino';
+import type { ThreadSettings } from '../config.ts';
 import type { RotationProgress, RotationRecord } from '../store/rotations.ts';
 import { TaskThreads } from '../task-thread.ts';
 import type { DryRun, Rotator, RunningRotation } from './engine.ts';
@@ -8,8 +9,8 @@ import type { RotationRequest } from './plan.ts';
 import { Progress } from './progress.ts';
 
 /** What the thread is to do. Its settings are copied to it, keys as KeyObjects. */
-export interface RotationTask<Settings> {
-  readonly settings: Settings;
+export interface RotationTask {
+  readonly settings: ThreadSettings;
   readonly request: RotationRequest;
   readonly isDryRun: boolean;
 }
@@ -21,20 +22,20 @@ export type RotationNote =
   | { readonly kind: 'progress'; readonly progress: RotationProgress }
   | { readonly kind: 'switched' };
 
-export interface RotationThreadsContext<Settings> {
+export interface RotationThreadsContext {
   /** The compiled file that the thread runs. */
   readonly entry: URL;
-  readonly settings: Settings;
+  readonly settings: ThreadSettings;
   readonly logger: Logger;
   readonly onSwitched: () => void;
 }
 
-export class RotationThreads<Settings> implements Rotator {
-  readonly #context: RotationThreadsContext<Settings>;
+export class RotationThreads implements Rotator {
+  readonly #context: RotationThreadsContext;
   readonly #threads = new TaskThreads<RotationNote>();
   #running: RunningRotation | null = null;
 
-  constructor(context: RotationThreadsContext<Settings>) {
+  constructor(context: RotationThreadsContext) {
     this.#context = context;
   }
 
@@ -73,7 +74,7 @@ export class RotationThreads<Settings> implements Rotator {
 
   async #run<Result>(request: RotationRequest, isDryRun: boolean, onNote?: (note: RotationNote) => void): Promise<Result> {
     const { entry, settings, logger, onSwitched } = this.#context;
-    const task: RotationTask<Settings> = { settings, request, isDryRun };
+    const task: RotationTask = { settings, request, isDryRun };
     const { result } = this.#threads.start<Result>(entry, task, (note) => {
       if (note.kind === 'log') logger[note.level](note.fields, note.message);
       else if (note.kind === 'switched') onSwitched();

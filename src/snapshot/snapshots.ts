@@ -27,14 +27,13 @@ export class Snapshots {
   }
 
   /**
-   * On record once it is taken; to be closed by the caller. `firstKeyId` is the active key of a database that names none yet;
-   * `signal` says that nobody waits for it any more. Throws ConfigurationError or StorageUnavailableError.
+   * On record once it is taken; to be closed by the caller. `signal` says that nobody waits for it any more. Throws ConfigurationError or StorageUnavailableError.
    */
-  async take(actor: Actor, firstKeyId?: string, signal?: AbortSignal): Promise<Snapshot> {
+  async take(actor: Actor, signal?: AbortSignal): Promise<Snapshot> {
     const { work, journal, keyring } = this.#context;
     const taken: Spool[] = [];
     const take = async (): Promise<Snapshot> => {
-      const rows = await work.take(firstKeyId, signal);
+      const rows = await work.take(signal);
       taken.push(rows.spool);
       return assemble(rows, keyring);
     };
@@ -50,8 +49,8 @@ export class Snapshots {
   }
 
   /** Takes a snapshot into a new file of a folder, synced to disk: what a rotation does first. Throws ConfigurationError. */
-  async writeSnapshotFile(actor: Actor, folder: string, firstKeyId?: string): Promise<SnapshotFile> {
-    const file = await writeSnapshotTo(newSnapshotPath(folder), await this.take(actor, firstKeyId));
+  async writeSnapshotFile(actor: Actor, folder: string): Promise<SnapshotFile> {
+    const file = await writeSnapshotTo(newSnapshotPath(folder), await this.take(actor));
     this.#context.logger.info({ path: file.path, sha256: file.sha256 }, 'snapshot written');
     return file;
   }

@@ -1,7 +1,9 @@
 /** Takes each snapshot, and puts each back, on a thread of its own, so that no request waits while all rows are read or written. */
 
 import type { FileHandle } from 'node:fs/promises';
+import pLimit from 'p-limit';
 import type { Actor } from '../audit/event.ts';
+import type { ThreadSettings } from '../config.ts';
 import { TaskThreads } from '../task-thread.ts';
 import type { SnapshotHeader } from './format.ts';
 import type { RestoreMode, RestoreResult } from './restore.ts';
@@ -10,14 +12,13 @@ import type { TakenRows } from './take.ts';
 import type { SnapshotWork } from './work.ts';
 
 /** What a thread is to do. Its settings are copied to it, keys as KeyObjects; files are moved, so that one thread has each. */
-export interface SnapshotTask<Settings> {
-  readonly settings: Settings;
+export interface SnapshotTask {
+  readonly settings: ThreadSettings;
   readonly act: TakeAct | RestoreAct;
 }
 
 interface TakeAct {
   readonly kind: 'take';
-  readonly firstKeyId: string | undefined;
 }
 
 interface RestoreAct {
@@ -35,46 +36,39 @@ export interface TakenFile {
 /** What the thread says on its way: that another key may be the active one. */
 export type SnapshotNote = 'switched';
 
-export interface SnapshotThreadsContext<Settings> {
+export interface SnapshotThreadsContext {
   /** The compiled file that the thread runs. */
   readonly entry: URL;
-  readonly settings: Settings;
+  readonly settings: ThreadSettings;
   readonly onSwitched: () => void;
 }
 
-export class SnapshotThreads<Settings> implements SnapshotWork {
-  readonly #context: SnapshotThreadsContext<Settings>;
+export class SnapshotThreads implements SnapshotWork {
+  readonly #context: SnapshotThreadsContext;
   readonly #threads = new TaskThreads<SnapshotNote>();
-  readonly #last: Record<'take' | 'restore', Promise<unknown>> = { take: Promise.resolve(), restore: Promise.resolve() };
+  /** One of a kind after the other: each thread has some 25 MB, and callers who give up and ask again would pile them up. */
+  readonly #inTurn = { take: pLimit(1), restore: pLimit(1) };
 
-  constructor(context: SnapshotThreadsContext<Settings>) {
+  constructor(context: SnapshotThreadsContext) {
     this.#context = context;
   }
 
-  async take(firstKeyId?: string, signal?: AbortSignal): Promise<TakenRows> {
-    const { header, file } = await this.#inTurn('take', () => this.#run<TakenFile>({ kind: 'take', firstKeyId }, [], signal));
+  async take(signal?: AbortSignal): Promise<TakenRows> {
+    const { header, file } = await this.#inTurn.take(() => this.#run<TakenFile>({ kind: 'take' }, [], signal));
     return { header, spool: new Spool(file) };
   }
 
   async restore(actor: Actor, { file }: Spool, mode: RestoreMode): Promise<RestoreResult> {
-    return this.#inTurn('restore', () => this.#run<RestoreResult>({ kind: 'restore', actor, file, mode }, [file]));
+    return this.#inTurn.restore(() => this.#run<RestoreResult>({ kind: 'restore', actor, file, mode }, [file]));
   }
 
   async close(): Promise<void> {
     await this.#threads.stop();
   }
 
-  /** One of a kind after the other: each thread has some 25 MB, and callers who give up and ask again would pile them up. */
-  #inTurn<Result>(kind: 'take' | 'restore', work: () => Promise<Result>): Promise<Result> {
-    const result = this.#last[kind].then(work);
-    const nothing = (): void => undefined;
-    this.#last[kind] = result.then(nothing, nothing);
-    return result;
-  }
-
   async #run<Result>(act: TakeAct | RestoreAct, moved: readonly FileHandle[], signal?: AbortSignal): Promise<Result> {
     const { entry, settings, onSwitched } = this.#context;
-    const task: SnapshotTask<Settings> = { settings, act };
+    const task: SnapshotTask = { settings, act };
     try {
       signal?.throwIfAborted();
       const thread = this.#threads.start<Result>(entry, task, onSwitched, moved);

@@ -6,8 +6,8 @@ import type { Spool } from './spool.ts';
 import { type TakenRows, takeSnapshot } from './take.ts';
 
 export interface SnapshotWork {
-  /** As {@link takeSnapshot}. `firstKeyId` is the active key of a database that names none yet; `signal` says that nobody waits. */
-  take(firstKeyId?: string, signal?: AbortSignal): Promise<TakenRows>;
+  /** As {@link takeSnapshot}. `signal` says that nobody waits. */
+  take(signal?: AbortSignal): Promise<TakenRows>;
   /** As {@link restoreSnapshot}. The spool is gone afterwards. */
   restore(actor: Actor, spool: Spool, mode: RestoreMode): Promise<RestoreResult>;
   /** Ends what is under way at its next row, with nothing written; what has come to its last transaction still commits. */
@@ -16,7 +16,7 @@ export interface SnapshotWork {
 
 export function workOnSnapshotsHere(context: RestoreContext): SnapshotWork {
   return {
-    take: (firstKeyId) => takeSnapshot(context, { firstKeyId }),
+    take: () => takeSnapshot(context),
     restore: (actor, spool, mode) => restoreSnapshot(context, actor, spool, mode).finally(() => spool.close()),
     close: async () => undefined,
   };

@@ -122,31 +122,25 @@ export class RestoreStore {
    */
   async replaceAll(id: string, tables: readonly MovedTable[], conditions: readonly Statement[]): Promise<number> {
     const unchanged = tables.map(({ table }) => presentStatement(id, table));
+    const deletions = tables.map((table) => deleteOthersStatement(id, table));
     return this.#move(
       id,
-      [...conditions, ...unchanged],
+      [...conditions, ...unchanged, ...deletions],
       tables.flatMap((table) => replaceStatements(id, table)),
     );
   }
 
-  async #move(id: string, before: readonly Statement[], moves: readonly CountedStatement[]): Promise<number> {
+  /** Answers how many rows `moves` changed. */
+  async #move(id: string, before: readonly Statement[], moves: readonly Statement[]): Promise<number> {
     const [row] = await this.#database.read('SELECT count(*) AS rows FROM vault_restore_rows WHERE restore_id = ?', [id]);
     const staged = row === undefined ? 0 : integer(row, 'rows');
     // Whoever deletes what was staged deletes the record with it: while that is there, all of it is.
     const whole = guard(stagedGuard, 'EXISTS (SELECT 1 FROM vault_restores WHERE id = ?)', [id]);
-    const statements = [whole, ...before, ...moves.map(({ statement }) => statement), ...forgetStatements(id)];
+    const statements = [whole, ...before, ...moves, ...forgetStatements(id)];
     const written = await this.#database.write(statements, minWorkMs + staged * workPerRowMs);
-    return moves.reduce(
-      (sum, { isCounted }, index) => sum + (isCounted ? (written[1 + before.length + index]?.changed ?? 0) : 0),
-      0,
-    );
+    const first = 1 + before.length;
+    return written.slice(first, first + moves.length).reduce((sum, { changed }) => sum + changed, 0);
   }
-}
-
-interface CountedStatement {
-  readonly statement: Statement;
-  /** Whether the rows that it changes were put back. */
-  readonly isCounted: boolean;
 }
 
 function forgetStatements(id: string): Statement[] {
@@ -159,7 +153,7 @@ function forgetStatements(id: string): Statement[] {
 
 const ofRestore = 's.restore_id = ? AND s.table_name = ?';
 
-function mergeStatements(id: string, { table, primaryKey, columnsPutBack }: MovedTable): CountedStatement[] {
+function mergeStatements(id: string, { table, primaryKey, columnsPutBack }: MovedTable): Statement[] {
   const name = quote(table);
   const key = primaryKey === null ? null : quote(primaryKey);
   const isAsRead = ciphertextColumns
@@ -174,32 +168,34 @@ function mergeStatements(id: string, { table, primaryKey, columnsPutBack }: Move
   const hasFreeRowId = `NOT EXISTS (SELECT 1 FROM ${name} AS t WHERE t.rowid = s.row_id)`;
   const missing = `FROM vault_restore_rows AS s WHERE ${ofRestore} AND s.present_row_id IS NULL AND ${isMissing}`;
   const { list, values, assignments } = columnsOf(columnsPutBack);
-  return counted(id, table, [
+  const moves = [
     `UPDATE ${name} SET ${assignments} FROM vault_restore_rows AS s
      WHERE ${ofRestore} AND ${name}.rowid = s.present_row_id ${isSame} ${isAsRead}`,
     `INSERT INTO ${name} (rowid, ${list}) SELECT s.row_id, ${values} ${missing} AND ${hasFreeRowId}`,
     // Those whose row id another row has taken meanwhile, under whichever comes next.
     `INSERT INTO ${name} (${list}) SELECT ${values} ${missing}`,
-  ]);
+  ];
+  return moves.map((sql) => ({ sql, args: [id, table] }));
 }
 
 /** Rows that stay are updated in place: deleting them could take along other programs' rows that refer to them. */
-function replaceStatements(id: string, { table, primaryKey, columnsPutBack }: MovedTable): CountedStatement[] {
+function deleteOthersStatement(id: string, { table, primaryKey }: MovedTable): Statement {
   const name = quote(table);
   const isSame = primaryKey === null ? '' : `AND s.match_key IS ${name}.${quote(primaryKey)}`;
-  const { list, values, assignments } = columnsOf(columnsPutBack);
-  const others = `DELETE FROM ${name} WHERE NOT EXISTS (
+  const sql = `DELETE FROM ${name} WHERE NOT EXISTS (
     SELECT 1 FROM vault_restore_rows AS s WHERE ${ofRestore} AND s.row_id = ${name}.rowid ${isSame})`;
+  return { sql, args: [id, table] };
+}
+
+function replaceStatements(id: string, { table, columnsPutBack }: MovedTable): Statement[] {
+  const name = quote(table);
+  const { list, values, assignments } = columnsOf(columnsPutBack);
   const moves = [
     `UPDATE ${name} SET ${assignments} FROM vault_restore_rows AS s WHERE ${ofRestore} AND ${name}.rowid = s.row_id`,
     `INSERT INTO ${name} (rowid, ${list}) SELECT s.row_id, ${values} FROM vault_restore_rows AS s
      WHERE ${ofRestore} AND NOT EXISTS (SELECT 1 FROM ${name} AS t WHERE t.rowid = s.row_id)`,
   ];
-  return [{ statement: { sql: others, args: [id, table] }, isCounted: false }, ...counted(id, table, moves)];
-}
-
-function counted(id: string, table: string, statements: readonly string[]): CountedStatement[] {
-  return statements.map((sql) => ({ statement: { sql, args: [id, table] }, isCounted: true }));
+  return moves.map((sql) => ({ sql, args: [id, table] }));
 }
 
 function columnsOf(columns: readonly string[]): { list: string; values: string; assignments: string } {

@@ -11,7 +11,7 @@ const maxPasses = 5;
 
 /**
  * Answers what a pass answers during which no row ids were given anew; `epoch` tells those before from those after. Throws
- * StorageUnavailableError where that is not to be had.
+ * StorageUnavailableError after five attempts.
  */
 export async function withLastingRowIds<Result>(database: Database, pass: (epoch: number) => Promise<Result>): Promise<Result> {
   for (let attempt = 1; attempt <= maxPasses; attempt += 1) {

@@ -4,7 +4,7 @@ import type { Logger } from 'pino';
 import { Keyring } from '../crypto/keyring.ts';
 import type { DryRun, RotationEngine } from '../rotation/engine.ts';
 import type { RotationNote, RotationTask } from '../rotation/thread.ts';
-import { buildEngine, type ThreadSettings } from '../services.ts';
+import { buildEngine } from '../services.ts';
 import { Database } from '../store/database.ts';
 import type { RotationRecord } from '../store/rotations.ts';
 import { doTask } from '../task-thread.ts';
@@ -14,23 +14,21 @@ const progressIntervalMs = 200;
 
 type Tell = (note: RotationNote) => void;
 
-await doTask<RotationTask<ThreadSettings>, DryRun | RotationRecord, RotationNote>(
-  async ({ settings, request, isDryRun }, { stopped, tell }) => {
-    const database = new Database(settings.database);
-    try {
-      const onSwitched = (): void => tell({ kind: 'switched' });
-      const engineSettings = { ...settings, keyring: new Keyring(settings.keys) };
-      const log = forwardingLogger(tell);
-      const engine = buildEngine(engineSettings, log, database, onSwitched, 'background', createThrottle(stopped));
-      stopped.addEventListener('abort', () => void engine.close());
-      return isDryRun ? await engine.dryRun(request) : await rotate(engine, request, tell);
-    } finally {
-      await database.close();
-    }
-  },
-);
+await doTask<RotationTask, DryRun | RotationRecord, RotationNote>(async ({ settings, request, isDryRun }, { stopped, tell }) => {
+  const database = new Database(settings.database);
+  try {
+    const onSwitched = (): void => tell({ kind: 'switched' });
+    const engineSettings = { ...settings, keyring: new Keyring(settings.keys) };
+    const log = forwardingLogger(tell);
+    const engine = buildEngine(engineSettings, log, database, onSwitched, 'background', createThrottle(stopped));
+    stopped.addEventListener('abort', () => void engine.close());
+    return isDryRun ? await engine.dryRun(request) : await rotate(engine, request, tell);
+  } finally {
+    await database.close();
+  }
+});
 
-async function rotate(engine: RotationEngine, request: RotationTask<unknown>['request'], tell: Tell): Promise<RotationRecord> {
+async function rotate(engine: RotationEngine, request: RotationTask['request'], tell: Tell): Promise<RotationRecord> {
   const { id, progress, done } = await engine.start(request);
   tell({ kind: 'started', id });
   const timer = setInterval(() => tell({ kind: 'progress', progress: progress() }), progressIntervalMs);

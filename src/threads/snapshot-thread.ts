@@ -1,7 +1,7 @@
 /** The entry of a snapshot's thread: takes one, or puts one back, over a database connection of its own. */
 
 import { Keyring } from '../crypto/keyring.ts';
-import { buildJournal, buildSnapshotWork, type ThreadSettings } from '../services.ts';
+import { buildJournal, buildSnapshotWork } from '../services.ts';
 import type { RestoreResult } from '../snapshot/restore.ts';
 import { Spool } from '../snapshot/spool.ts';
 import type { SnapshotNote, SnapshotTask, TakenFile } from '../snapshot/threads.ts';
@@ -9,7 +9,7 @@ import { Database } from '../store/database.ts';
 import { doTask } from '../task-thread.ts';
 import { createThrottle } from '../throttle.ts';
 
-await doTask<SnapshotTask<ThreadSettings>, TakenFile | RestoreResult, SnapshotNote>(
+await doTask<SnapshotTask, TakenFile | RestoreResult, SnapshotNote>(
   async ({ settings, act }, { stopped, tell }) => {
     const database = new Database(settings.database);
     try {
@@ -21,7 +21,7 @@ await doTask<SnapshotTask<ThreadSettings>, TakenFile | RestoreResult, SnapshotNo
       const throttle = act.kind === 'take' ? createThrottle(stopped) : () => stopped.throwIfAborted();
       const work = buildSnapshotWork({ ...settings, keyring }, database, journal, onSwitched, throttle);
       if (act.kind === 'restore') return await work.restore(act.actor, new Spool(act.file), act.mode);
-      const { header, spool } = await work.take(act.firstKeyId);
+      const { header, spool } = await work.take();
       return { header, file: spool.file };
     } finally {
       await database.close();

@@ -3,7 +3,7 @@
 import { Readable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { expect, it, onTestFinished } from 'vitest';
-import { type CoreConfig, readCliConfig } from '../../src/config.ts';
+import { type CoreConfig, readCliConfig, type ThreadSettings } from '../../src/config.ts';
 import { StorageUnavailableError } from '../../src/errors.ts';
 import { Spool } from '../../src/snapshot/spool.ts';
 import { assemble } from '../../src/snapshot/take.ts';
@@ -86,7 +86,11 @@ const overlapping = new URL(
 
 it('takes one after the other', async () => {
   const counts = new SharedArrayBuffer(12);
-  const threads = new SnapshotThreads({ entry: overlapping, settings: { counts }, onSwitched: () => undefined });
+  const threads = new SnapshotThreads({
+    entry: overlapping,
+    settings: { counts } as unknown as ThreadSettings,
+    onSwitched: () => undefined,
+  });
   await Promise.all([threads.take(), threads.take(), threads.take()]);
   expect([...new Int32Array(counts)]).toEqual([0, 0, 0]);
 });
@@ -94,7 +98,7 @@ it('takes one after the other', async () => {
 it('takes none that nobody waits for', async () => {
   const { threads } = await start(20_000);
   const gone = new AbortController();
-  const ends = Promise.allSettled([threads.take(undefined, gone.signal), threads.take(undefined, gone.signal), threads.take()]);
+  const ends = Promise.allSettled([threads.take(gone.signal), threads.take(gone.signal), threads.take()]);
   await sleep(100);
   gone.abort(new StorageUnavailableError('Nobody waits for the snapshot.'));
   const [first, second, third] = await ends;

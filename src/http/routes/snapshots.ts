@@ -25,7 +25,7 @@ export function snapshotRoutes({ snapshots }: { readonly snapshots: Snapshots })
       handler: async (request, reply) => {
         const gone = new AbortController();
         reply.raw.once('close', () => gone.abort(new StorageUnavailableError('Nobody waits for the snapshot.')));
-        const snapshot = await snapshots.take(actorOf(request), undefined, gone.signal);
+        const snapshot = await snapshots.take(actorOf(request), gone.signal);
         const stream = Readable.from(snapshot.chunks());
         stream.once('close', () => void snapshot.close());
         return reply.type(ndjson).send(stream);
