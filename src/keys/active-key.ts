@@ -11,7 +11,8 @@ const maxAgeMs = 100;
 export class ActiveKey {
   readonly #store: MasterKeyStore;
   readonly #keyring: Keyring;
-  #remembered: { readonly keyId: string | null; readonly readAtMs: number } | null = null;
+  /** Asked once for all who want it at a time. `untilMs`: by `performance.now()`. */
+  #read: { readonly keyId: Promise<string | null>; untilMs: number } | null = null;
 
   constructor(store: MasterKeyStore, keyring: Keyring) {
     this.#store = store;
@@ -19,11 +20,22 @@ export class ActiveKey {
   }
 
   /** Null on a table for which none has been found. */
-  async id(): Promise<string | null> {
-    if (this.#remembered === null || performance.now() - this.#remembered.readAtMs > maxAgeMs) {
-      this.#remembered = { keyId: await this.#store.activeKeyId(), readAtMs: performance.now() };
-    }
-    return this.#remembered.keyId;
+  id(): Promise<string | null> {
+    if (this.#read === null || performance.now() > this.#read.untilMs) this.#read = this.#begin();
+    return this.#read.keyId;
+  }
+
+  #begin() {
+    const read = { keyId: this.#store.activeKeyId(), untilMs: Number.POSITIVE_INFINITY };
+    read.keyId.then(
+      () => {
+        read.untilMs = performance.now() + maxAgeMs;
+      },
+      () => {
+        read.untilMs = 0;
+      },
+    );
+    return read;
   }
 
   /** Throws ConfigurationError where the keyring does not hold the active key. */
@@ -37,7 +49,7 @@ export class ActiveKey {
 
   /** Forgets what was read, so that the next use asks the database. */
   forget(): void {
-    this.#remembered = null;
+    this.#read = null;
   }
 
   /**

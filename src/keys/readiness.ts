@@ -62,16 +62,26 @@ export class ReadinessCheck {
   }
 
   async #check(): Promise<string[]> {
-    const unfinished = await this.#context.rotations.findUnfinished();
-    const reasons = await this.#missingKeys(unfinished);
-    const warnings = [...leftRotationWarnings(unfinished), ...(await this.#warnings())];
+    const { rotations, masterKeys } = this.#context;
+    // At once: a server may be far away.
+    const [unfinished, last, activeKeyId, others] = await Promise.all([
+      rotations.findUnfinished(),
+      rotations.findLastCompleted(),
+      masterKeys.activeKeyId(),
+      this.#warnings(),
+    ]);
+    const reasons = await this.#missingKeys(activeKeyId, unfinished, last);
+    const warnings = [...leftRotationWarnings(unfinished), ...others];
     if (reasons.length > 0) throw new ConfigurationError(reasons.join(' '), { reasons, warnings });
     return warnings;
   }
 
-  async #missingKeys(unfinished: RotationRecord | null): Promise<string[]> {
-    const { masterKeys, rotations, keyring } = this.#context;
-    const activeKeyId = await masterKeys.activeKeyId();
+  async #missingKeys(
+    activeKeyId: string | null,
+    unfinished: RotationRecord | null,
+    last: RotationRecord | null,
+  ): Promise<string[]> {
+    const { masterKeys, keyring } = this.#context;
     if (activeKeyId === null) {
       return [`No key of the keyring opens a row of the database. It has ${this.#keyringNames()}: check PROVARA_MASTER_KEY.`];
     }
@@ -79,7 +89,6 @@ export class ReadinessCheck {
     if (unfinished !== null) {
       const { fromKeyId, toKeyId } = unfinished;
       // Of one that is run again after it was finished, the old key may have been retired.
-      const last = await rotations.findLastCompleted();
       const isRerun = last?.fromKeyId === fromKeyId && last.toKeyId === toKeyId;
       for (const keyId of isRerun ? [toKeyId] : [fromKeyId, toKeyId]) if (!needed.has(keyId)) needed.set(keyId, 'being rotated');
     }

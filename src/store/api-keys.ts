@@ -5,8 +5,8 @@ import { type AuditLine, auditStatement } from './audit.ts';
 import { Batcher } from './batcher.ts';
 import { type DecodedText, decodeTexts, encodeTexts } from './cells.ts';
 import type { Row } from './connection.ts';
-import { type Database, GuardFailedError, guard, integer, type Statement, text, textOrNull, type Written } from './database.ts';
-import { isConstraint, MissingSchemaError, translateUnsettled } from './failures.ts';
+import { type Database, GuardFailedError, guard, integer, type Statement, text, textOrNull } from './database.ts';
+import { isConstraint, MissingSchemaError } from './failures.ts';
 import { restoreColumns } from './migrations.ts';
 
 export interface ApiKeyRow {
@@ -34,12 +34,6 @@ export interface SealedApiKey {
   readonly authTag: string;
   /** The key that sealed it; the write happens only while this key is active. */
   readonly keyId: string;
-}
-
-export interface StoredApiKey {
-  readonly row: ApiKeyRow;
-  /** False where the row is new. */
-  readonly isReplaced: boolean;
 }
 
 export interface TenantCount {
@@ -91,14 +85,14 @@ export class ApiKeyStore {
   readonly #database: Database;
   readonly #lookups: Batcher<NameLookup, ApiKeyRow | null>;
   /** What many store at once is one commit. */
-  readonly #writes: Batcher<readonly Statement[], readonly Written[]>;
+  readonly #writes: Batcher<readonly Statement[], readonly number[]>;
 
   constructor(database: Database) {
     this.#database = database;
     this.#lookups = new Batcher({
       process: (lookups) => this.#findByNames(lookups),
       maxItems: maxLookups,
-      maxConcurrency: 4,
+      maxConcurrency: 8,
       isDivisible: (error) => error instanceof AnswerTooLargeError,
     });
     this.#writes = new Batcher({
@@ -179,36 +173,26 @@ export class ApiKeyStore {
    * Answers null, having written nothing, where the key that sealed it is no longer the active one. Throws GuardFailedError
    * with {@link rowIdGuard} where the name stands for another row by then; nothing was written.
    */
-  async put(sealed: SealedApiKey, id: string, now: number, record: AuditLine): Promise<StoredApiKey | null> {
+  async put(sealed: SealedApiKey, id: string, now: number, record: AuditLine): Promise<'replaced' | 'inserted' | null> {
     const { tenantId, name, provider, encryptedValue, iv, authTag, keyId } = sealed;
     const [replaced, inserted] = await this.#write([
       {
         sql: `UPDATE api_keys SET provider = ?, encrypted_value = ?, iv = ?, auth_tag = ?, key_id = ?, key_id_tag = ?, updated_at = max(?, updated_at)
-              WHERE rowid = (${newestOfName}) AND ${isActive} RETURNING ${columns}`,
+              WHERE rowid = (${newestOfName}) AND ${isActive}`,
         args: [provider, encryptedValue, iv, authTag, keyId, authTag, now, tenantId, name, keyId],
       },
       {
         sql: `INSERT INTO api_keys
                 (id, tenant_id, name, provider, encrypted_value, iv, auth_tag, key_id, key_id_tag, created_at, updated_at)
               SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?
-              WHERE NOT EXISTS (SELECT 1 FROM api_keys WHERE tenant_id IS ? AND name = ?) AND ${isActive} RETURNING ${columns}`,
+              WHERE NOT EXISTS (SELECT 1 FROM api_keys WHERE tenant_id IS ? AND name = ?) AND ${isActive}`,
         args: [id, tenantId, name, provider, encryptedValue, iv, authTag, keyId, authTag, now, now, tenantId, name, keyId],
       },
       auditStatement(record, `EXISTS (${rowWithTag} AND id = ?)`, [tenantId, name, authTag, id]),
       guard(rowIdGuard, `NOT EXISTS (${rowWithTag} AND id <> ?)`, [tenantId, name, authTag, id]),
     ]);
-    const isReplaced = replaced?.changed === 1;
-    if (!isReplaced && inserted?.changed !== 1) return null;
-    const answered = replaced?.rows[0] ?? inserted?.rows[0];
-    const row = answered === undefined ? await this.#findStored(tenantId, name) : toApiKeyRow(answered);
-    return { row: row ?? insertedRow(sealed, id, now), isReplaced };
-  }
-
-  /** After a write whose answer was lost: what keeps it from being read does not undo it. */
-  #findStored(tenantId: string | null, name: string): Promise<ApiKeyRow | null> {
-    return this.findByName(tenantId, name).catch((error: unknown) => {
-      throw translateUnsettled(error);
-    });
+    if (replaced === 1) return 'replaced';
+    return inserted === 1 ? 'inserted' : null;
   }
 
   /** Deletes the row together with its audit record. False, and nothing written, where there is no such row of that tenant. */
@@ -218,7 +202,7 @@ export class ApiKeyStore {
       auditStatement(record, `EXISTS (SELECT 1 FROM api_keys WHERE ${ofTenant})`, [id, tenantId]),
       { sql: `DELETE FROM api_keys WHERE ${ofTenant}`, args: [id, tenantId] },
     ]);
-    return deleted?.changed === 1;
+    return deleted === 1;
   }
 
   /** Notes when rows were last used, and changes nothing else of them; an older time never replaces a newer one. */
@@ -234,7 +218,8 @@ export class ApiKeyStore {
       ON api_keys.rowid = (
         SELECT rowid FROM api_keys WHERE tenant_id IS lookup->>0 AND name = lookup->>1 ORDER BY ${newestFirst} LIMIT 1)`;
     const found: (ApiKeyRow | null)[] = lookups.map(() => null);
-    for (const row of await this.#read(sql, [JSON.stringify(lookups)])) found[integer(row, 'place')] = toApiKeyRow(row);
+    const rows = await this.#mended(() => this.#database.lookUp(sql, [JSON.stringify(lookups)]));
+    for (const row of rows) found[integer(row, 'place')] = toApiKeyRow(row);
     return found;
   }
 
@@ -243,13 +228,13 @@ export class ApiKeyStore {
   }
 
   /** Commits all statements or none, maybe together with those of other callers. */
-  #write(statements: readonly Statement[]): Promise<readonly Written[]> {
+  #write(statements: readonly Statement[]): Promise<readonly number[]> {
     return this.#writes.submit(statements);
   }
 
-  async #writeAll(writes: readonly (readonly Statement[])[]): Promise<(readonly Written[])[]> {
-    const written = [...(await this.#mended(() => this.#database.write(writes.flat())))];
-    return writes.map(({ length }) => written.splice(0, length));
+  async #writeAll(writes: readonly (readonly Statement[])[]): Promise<(readonly number[])[]> {
+    const changed = [...(await this.#mended(() => this.#database.write(writes.flat())))];
+    return writes.map(({ length }) => changed.splice(0, length));
   }
 
   /** The gateway's own migrations may recreate the table while the vault serves: its columns are put back, unseen by the caller. */
@@ -262,11 +247,6 @@ export class ApiKeyStore {
       return operation();
     }
   }
-}
-
-/** For an insert whose answer was lost, and whose row another call has deleted since. */
-function insertedRow({ keyId, ...sealed }: SealedApiKey, id: string, now: number): ApiKeyRow {
-  return { ...sealed, id, keyIdHint: keyId, createdAt: now, updatedAt: now, lastUsedAt: null };
 }
 
 /** A text that another program has stored as something else is empty here: it opens no row, and fails no read of many. */

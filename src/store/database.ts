@@ -25,8 +25,11 @@ const maxRetryDelayMs = 200;
 /** How long one attempt on a server may take, and how much longer for each MiB that it sends. */
 const attemptMs = 3_000;
 const attemptPerMebibyteMs = 1_000;
-/** As many requests as this are under way on a server at once. Others wait here, where they can be given up, not in the client. */
-const maxRequests = 20;
+/** How much longer one may take that reads a page of all rows, over a slow line: a page of large ones is almost three megabytes. */
+export const pageWorkMs = 10_000;
+/** So many requests of a kind are under way on a server at once. Others wait here, where they can be given up, not in the client. */
+const maxReads = 20;
+const maxLookups = 16;
 /** A server lets one writer at a time: more only wait inside it, and one that is given up there may hold its lock for seconds. */
 const maxWrites = 2;
 /** The native client frees its statements only between turns of the event loop (libsql-js#153). */
@@ -37,12 +40,6 @@ const deadlineGuard = 'deadline';
 export interface Statement extends SqlStatement {
   /** Names a statement that {@link guard} made: it fails the whole batch with {@link GuardFailedError}. */
   readonly guard?: string;
-}
-
-export interface Written {
-  readonly changed: number;
-  /** What a RETURNING clause answered, a row for each that was changed; none where a server's answer was lost. */
-  readonly rows: readonly Row[];
 }
 
 export interface DatabaseLocation {
@@ -111,7 +108,8 @@ export class Database {
   readonly location: DatabaseLocation;
   /** Null for a server. */
   readonly #log: WriteAheadLog | null;
-  readonly #limit = pLimit(maxRequests);
+  readonly #limit = pLimit(maxReads);
+  readonly #lookupLimit = pLimit(maxLookups);
   readonly #writeLimit = pLimit(maxWrites);
   #operations = 0;
   readonly #counters = { retries: 0, failures: 0 };
@@ -124,7 +122,7 @@ export class Database {
     this.#log = isFileUrl(url) ? new WriteAheadLog(databaseFilePath(url), lockWaitMs) : null;
     try {
       const file = isFileUrl(url) ? new FileConnection(databaseFilePath(url), lockWaitMs, fileIdentity) : null;
-      this.#connection = file ?? new ServerConnection(url, authToken, maxRequests);
+      this.#connection = file ?? new ServerConnection(url, authToken, maxReads + maxLookups + maxWrites);
       this.location = { ...location, fileIdentity: file?.identity };
     } catch (error) {
       throw new ConfigurationError(`DATABASE_URL could not be opened: ${describe(error)}.`);
@@ -136,18 +134,25 @@ export class Database {
     if (this.#log !== null) await this.read('PRAGMA journal_mode = WAL');
   }
 
-  async read(sql: string, args: readonly Argument[] = []): Promise<readonly Row[]> {
-    const { rows } = await this.#attempt(() => this.#connection.execute({ sql, args }), attemptMs);
+  /** An attempt on a server may take `workMs` longer than that at a few rows. */
+  async read(sql: string, args: readonly Argument[] = [], workMs = 0): Promise<readonly Row[]> {
+    const { rows } = await this.#attempt(() => this.#connection.execute({ sql, args }), attemptMs + workMs);
+    return rows;
+  }
+
+  /** As {@link read}, but it waits behind none of those: for what a chat completion waits for. */
+  async lookUp(sql: string, args: readonly Argument[]): Promise<readonly Row[]> {
+    const { rows } = await this.#attempt(() => this.#connection.execute({ sql, args }), attemptMs, this.#lookupLimit);
     return rows;
   }
 
   /**
-   * Commits all statements or none, once, and answers what each changed. Throws GuardFailedError. An attempt on a server may
+   * Commits all statements or none, once, and answers how many rows each changed. Throws GuardFailedError. An attempt on a server may
    * take `workMs` longer than what its statements weigh, for those that work on much that is in the database already.
    */
-  async write(statements: readonly Statement[], workMs = 0): Promise<Written[]> {
+  async write(statements: readonly Statement[], workMs = 0): Promise<number[]> {
     if (this.#log === null) return this.#writeMarked(statements, workMs);
-    return (await this.#batch(statements)).map(toWritten);
+    return (await this.#batch(statements)).map(({ rowsAffected }) => rowsAffected);
   }
 
   /** As {@link write}, for statements that may be carried out twice without harm: on a server it leaves no mark. */
@@ -162,12 +167,6 @@ export class Database {
   async writeUnsynced(statements: readonly Statement[]): Promise<void> {
     if (this.#log === null) await this.write(statements);
     else await this.#batch(statements, false);
-  }
-
-  /** Writes one statement and answers how many rows it changed. */
-  async writeOne(sql: string, args: readonly Argument[] = []): Promise<number> {
-    const [written] = await this.write([{ sql, args }]);
-    return written?.changed ?? 0;
   }
 
   /**
@@ -201,7 +200,7 @@ export class Database {
    * Before the mark stands the attempt's deadline by the server's clock: one that arrives late, when its caller has been
    * told that it failed and others may have written since, is refused.
    */
-  async #writeMarked(statements: readonly Statement[], workMs: number): Promise<Written[]> {
+  async #writeMarked(statements: readonly Statement[], workMs: number): Promise<number[]> {
     const id = randomUUID();
     const marked = [
       { sql: "INSERT INTO vault_writes (id, changed, written_at) VALUES (?, '', unixepoch())", args: [id] },
@@ -215,7 +214,7 @@ export class Database {
       const timeoutMs = attemptMs + sendingMs(marked) + workMs;
       const send = (endsAtMs: number) => this.#sendMarked(marked, endsAtMs, sent);
       const results = await this.#attempt(send, timeoutMs, this.#writeLimit, sent);
-      return statements.map((_statement, index) => toWritten(results[2 + 2 * index]));
+      return statements.map((_statement, index) => results[2 + 2 * index]?.rowsAffected ?? 0);
     } catch (error) {
       // Behind the deadline's statement.
       const failedAt = error instanceof LibsqlBatchError && isConstraint(error) ? error.statementIndex - 1 : -1;
@@ -246,12 +245,11 @@ export class Database {
     return this.#clockOffset;
   }
 
-  async #readMark(id: string): Promise<Written[]> {
+  async #readMark(id: string): Promise<number[]> {
     const [row] = await this.read('SELECT changed FROM vault_writes WHERE id = ?', [id]).catch((error: unknown) => {
       throw translateUnsettled(error);
     });
-    const counts = row === undefined ? [] : text(row, 'changed').trim().split(' ');
-    return counts.map((count) => ({ changed: Number(count), rows: [] }));
+    return row === undefined ? [] : text(row, 'changed').trim().split(' ').map(Number);
   }
 
   async #batch(statements: readonly Statement[], isSynced = true): Promise<readonly Result[]> {
@@ -316,11 +314,6 @@ export class Database {
       clearTimeout(timer);
     }
   }
-}
-
-function toWritten(result: Result | undefined): Written {
-  const rows = result?.rows ?? [];
-  return { changed: rows.length > 0 ? rows.length : (result?.rowsAffected ?? 0), rows };
 }
 
 function guardFailure(failed: Statement | undefined): GuardFailedError | null {

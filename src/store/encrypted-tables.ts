@@ -6,7 +6,7 @@
 import { AnswerTooLargeError, ConfigurationError } from '../errors.ts';
 import { encodeRowsOfTexts } from './cells.ts';
 import type { Row, Value } from './connection.ts';
-import { type Database, guard, integer, type Statement, text } from './database.ts';
+import { type Database, guard, integer, pageWorkMs, type Statement, text } from './database.ts';
 import {
   apiKeysTable,
   bindingColumns,
@@ -79,7 +79,7 @@ export class EncryptedTables {
   /** Null where so many rows are more than a server sends, by what stands in them beside the ciphertext. */
   async #page(sql: string, { from, to }: RowIdRange, limit: number): Promise<Row | null> {
     try {
-      const [found] = await this.#database.read(sql, [from, to, limit, pageCharacters]);
+      const [found] = await this.#database.read(sql, [from, to, limit, pageCharacters], pageWorkMs);
       return found ?? null;
     } catch (error) {
       if (error instanceof AnswerTooLargeError && limit > 1) return null;

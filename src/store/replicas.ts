@@ -48,7 +48,7 @@ export class ReplicaStore {
   }
 
   async remove(id: string): Promise<void> {
-    await this.#database.writeOne('DELETE FROM vault_replicas WHERE id = ?', [id]);
+    await this.#database.write([{ sql: 'DELETE FROM vault_replicas WHERE id = ?', args: [id] }]);
   }
 }
 

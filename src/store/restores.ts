@@ -139,7 +139,7 @@ export class RestoreStore {
     const statements = [whole, ...before, ...moves, ...forgetStatements(id)];
     const written = await this.#database.write(statements, minWorkMs + staged * workPerRowMs);
     const first = 1 + before.length;
-    return written.slice(first, first + moves.length).reduce((sum, { changed }) => sum + changed, 0);
+    return written.slice(first, first + moves.length).reduce((sum, changed) => sum + changed, 0);
   }
 }
 

@@ -184,7 +184,7 @@ export class RotationStore {
       },
       auditStatement(record, 'EXISTS (SELECT 1 FROM vault_rotation_lease WHERE owner = ?)', [owner]),
     ]);
-    if (lease?.changed !== 1) return null;
+    if (lease !== 1) return null;
     const [row] = await this.#database.read('SELECT fence FROM vault_rotation_lease WHERE owner = ?', [owner]);
     return row === undefined ? null : { rotationId: id, owner, fence: integer(row, 'fence') };
   }
@@ -201,13 +201,13 @@ export class RotationStore {
         args: [JSON.stringify(progress), rotationId, owner, fence],
       },
     ]);
-    return renewed?.changed === 1;
+    return renewed === 1;
   }
 
   /** Writes the rotation's statements together with its new state, and answers how many rows each changed. All of it fails where the lease has been lost. */
   async advance(lease: Lease, update: RotationUpdate, statements: readonly Statement[] = []): Promise<number[]> {
     const written = await this.#database.write([fenceStatement(lease), ...statements, updateStatement(lease.rotationId, update)]);
-    return written.slice(1, -1).map(({ changed }) => changed);
+    return written.slice(1, -1);
   }
 
   /** Records the end of the rotation, or of this attempt at it, and gives the lease back. */
@@ -242,7 +242,7 @@ export class RotationStore {
         args: [id],
       },
     ]);
-    return cancelled?.changed === 1;
+    return cancelled === 1;
   }
 
   async #one(clause: string, args: string[] = []): Promise<RotationRecord | null> {

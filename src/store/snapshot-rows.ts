@@ -3,7 +3,7 @@
 import { ConfigurationError } from '../errors.ts';
 import { encodeCells } from './cells.ts';
 import type { Row } from './connection.ts';
-import { type Database, integer, text } from './database.ts';
+import { type Database, integer, pageWorkMs, text } from './database.ts';
 import { firstRowId, quote } from './encrypted-tables.ts';
 import { assertHasRowIds, withLastingRowIds } from './row-ids.ts';
 
@@ -66,7 +66,7 @@ export class SnapshotRows {
               FROM ${quote(table)} WHERE rowid >= ? ORDER BY rowid LIMIT ?))
       WHERE characters_before < ? ORDER BY row_id`;
     for (let from = firstRowId, limit = pageRows; ; ) {
-      const rows = (await this.#database.read(sql, [from, limit, pageCharacters])).map(toCodedRow);
+      const rows = (await this.#database.read(sql, [from, limit, pageCharacters], pageWorkMs)).map(toCodedRow);
       const last = rows.at(-1);
       if (last === undefined) return;
       yield rows;

@@ -15,7 +15,6 @@ import {
   type PageRequest,
   rowIdGuard,
   type SealedApiKey,
-  type StoredApiKey,
   type TenantCount,
 } from '../store/api-keys.ts';
 import { GuardFailedError } from '../store/database.ts';
@@ -38,6 +37,12 @@ export interface ListedApiKey {
   readonly createdAt: number;
   readonly updatedAt: number;
   readonly lastUsedAt: number | null;
+}
+
+interface StoredApiKey {
+  readonly row: Omit<ListedApiKey, 'maskedValue'>;
+  /** False where the row is new. */
+  readonly isReplaced: boolean;
 }
 
 export interface DecryptedApiKey {
@@ -107,7 +112,7 @@ export class ApiKeys {
     const plaintext = Buffer.from(normalized, 'utf8');
     try {
       const { row, isReplaced } = await this.#put(actor, { table: apiKeysTable, tenantId, name, provider }, plaintext);
-      return { key: { ...row, maskedValue: maskValue(normalized), keyId: row.keyIdHint }, isReplaced };
+      return { key: { ...row, maskedValue: maskValue(normalized) }, isReplaced };
     } finally {
       plaintext.fill(0);
     }
@@ -184,10 +189,10 @@ export class ApiKeys {
   async #put(actor: Actor, binding: RowBinding, plaintext: Buffer): Promise<StoredApiKey> {
     const { tenantId, name, provider } = binding;
     for (let attempt = 1; attempt <= maxStoreAttempts; attempt += 1) {
-      const key = await this.#activeKey.sealingKey();
+      const [key, existing] = await Promise.all([this.#activeKey.sealingKey(), this.#store.findByName(tenantId, name)]);
       const sealed = { tenantId, name, provider, keyId: key.id, ...sealRow(key, binding, plaintext) };
       this.#context.seals.note(key.id);
-      const stored = await this.#tryPut(actor, sealed);
+      const stored = await this.#tryPut(actor, sealed, existing);
       if (stored !== null) return stored;
       this.#activeKey.forget();
     }
@@ -195,18 +200,19 @@ export class ApiKeys {
   }
 
   /** Null where it is to be prepared anew. */
-  async #tryPut(actor: Actor, sealed: SealedApiKey): Promise<StoredApiKey | null> {
+  async #tryPut(actor: Actor, sealed: SealedApiKey, existing: ApiKeyRow | null): Promise<StoredApiKey | null> {
     const { tenantId, name, provider, keyId } = sealed;
-    const id = (await this.#store.findByName(tenantId, name))?.id ?? randomUUID();
+    const id = existing?.id ?? randomUUID();
     const event = { act: 'key.store', outcome: 'done', row: { tenantId, name, id }, details: { provider, key_id: keyId } };
     const now = Math.floor(Date.now() / 1000);
     try {
-      return await this.#context.journal.recorded(
+      const outcome = await this.#context.journal.recorded(
         actor,
         event,
         (record) => this.#store.put(sealed, id, now, record),
-        (stored) => stored !== null,
+        (done) => done !== null,
       );
+      return outcome && toStored(sealed, id, now, outcome === 'replaced' ? existing : null);
     } catch (error) {
       if (error instanceof GuardFailedError && error.guard === rowIdGuard) return null;
       throw error;
@@ -245,6 +251,15 @@ export class ApiKeys {
     if (opened === null) return { ...row, maskedValue: unreadableMask, keyId: row.keyIdHint };
     return { ...row, maskedValue: maskValue(takeText(opened.plaintext)), keyId: opened.key.id };
   }
+}
+
+/** As it lies in the table: nothing else can have been replaced than what was `replaced`. */
+function toStored(sealed: SealedApiKey, id: string, now: number, replaced: ApiKeyRow | null): StoredApiKey {
+  const { tenantId, name, provider, keyId } = sealed;
+  const createdAt = replaced?.createdAt ?? now;
+  const updatedAt = Math.max(now, replaced?.updatedAt ?? now);
+  const row = { id, tenantId, name, provider, keyId, createdAt, updatedAt, lastUsedAt: replaced?.lastUsedAt ?? null };
+  return { row, isReplaced: replaced !== null };
 }
 
 function useOf(row: { tenantId: string | null; name: string; id: string | null }, opened: object): AuditEvent {

@@ -76,6 +76,19 @@ describe('rows as the gateway has written them', () => {
     expect((await gateway('POST', '/v1/api-keys/decrypt', { name: 'K' })).status).toBe(422);
   });
 
+  it('are answered by a store as a get answers them then, whatever another program has made of their times', async () => {
+    const { url, gateway: database } = await temporaryDatabase();
+    const { gateway } = await startVault(url);
+    const store = (provider: string) => gateway('POST', '/v1/api-keys', { name: 'K', provider, value: 'sample-value' });
+    const inserted = (await store('openai')).body.key;
+    const get = async () => (await gateway('GET', `/v1/api-keys/${inserted.id}`)).body.key;
+    expect(await get()).toEqual(inserted);
+    await database.run('UPDATE api_keys SET created_at = 1, updated_at = unixepoch() + 86400, last_used_at = 1750000000');
+    const { body } = await store('anthropic');
+    expect(body).toMatchObject({ updated: true, key: { provider: 'anthropic', created_at: '1970-01-01T00:00:01.000Z' } });
+    expect(await get()).toEqual(body.key);
+  });
+
   it('stand for one key where several share a name: the newest by updated_at, created_at and insertion', async () => {
     const { url, gateway: database } = await temporaryDatabase();
     await database.insert(keyA, { id: 'first', name: 'K', updatedAt: 10 });

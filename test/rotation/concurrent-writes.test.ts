@@ -10,7 +10,7 @@ import { cancelRotation } from '../../src/rotation/control.ts';
 import type { Rotator, RunningRotation } from '../../src/rotation/engine.ts';
 import type { RotationRequest } from '../../src/rotation/plan.ts';
 import { buildServices } from '../../src/services.ts';
-import { Database, GuardFailedError, type Statement, type Written } from '../../src/store/database.ts';
+import { Database, GuardFailedError, type Statement } from '../../src/store/database.ts';
 import { decodePage, type Replacement, ReplacementWriter } from '../../src/store/encrypted-rows.ts';
 import { EncryptedTables, replaceStatement, tableStateStatements } from '../../src/store/encrypted-tables.ts';
 import { migrate } from '../../src/store/migrations.ts';
@@ -21,7 +21,7 @@ import { keyA, keyB, keyC, keyIdA, keyIdB, startVault, temporaryDatabase, tester
 class InterruptedDatabase extends Database {
   interruptions: (() => Promise<void>)[] = [];
 
-  override async write(statements: readonly Statement[]): Promise<Written[]> {
+  override async write(statements: readonly Statement[]): Promise<number[]> {
     const isWriteBack = statements.some(({ sql }) => sql.includes('json_each') && sql.includes('SET encrypted_value'));
     const interruption = isWriteBack ? this.interruptions.shift() : undefined;
     await interruption?.();
@@ -311,7 +311,7 @@ async function replace(database: Database, replacement: Replacement) {
   const writer = new ReplacementWriter();
   writer.add(replacement);
   const statements = writer.finish().map((json) => replaceStatement('api_keys', keyIdB, json));
-  return (await database.write(statements))[0]?.changed;
+  return (await database.write(statements))[0];
 }
 
 describe('a replacement', () => {

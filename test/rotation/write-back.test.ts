@@ -34,8 +34,8 @@ async function afterGate(isToSeal: (page: EncryptedPage) => boolean) {
   const { sealed } = await inspect(work, isToSeal);
   const write = async () => {
     const changes: number[] = [];
-    await writeChunks(work, to.id, sealedPages(work, sealed), async ({ sql, args }) => {
-      const changed = await database.writeOne(sql, args);
+    await writeChunks(work, to.id, sealedPages(work, sealed), async (chunk) => {
+      const [changed = 0] = await database.write([chunk]);
       changes.push(changed);
       return changed;
     });

@@ -41,7 +41,7 @@ describe('a write', () => {
       { sql: "UPDATE api_keys SET name = 'M'" },
       { sql: "DELETE FROM api_keys WHERE id = 'x'" },
     ]);
-    expect(written.map(({ changed }) => changed)).toEqual([1, 1, 2, 0]);
+    expect(written).toEqual([1, 1, 2, 0]);
     expect((await gateway.rows()).map(({ id, name }) => [id, name])).toEqual([
       ['a', 'M'],
       ['b', 'M'],
@@ -99,7 +99,7 @@ describe('a lock that another program holds', () => {
     await new Promise((resolve) => setTimeout(resolve, 600));
     clearInterval(counting);
     await holder.commit();
-    expect((await write)[0]?.changed).toBe(1);
+    expect(await write).toEqual([1]);
     expect(turns, 'turns of the event loop while the lock was held').toBeGreaterThan(10);
     expect(await gateway.rows()).toHaveLength(1);
   });
@@ -133,15 +133,11 @@ describe('the store of provider keys', () => {
     await new MasterKeyStore(database).adopt({ keyId: keyIdA, isPassphrase: false });
     expect(await store.put(sealed('K', keyIdB), 'id-1', 10, record())).toBeNull();
     expect(await gateway.rows()).toEqual([]);
-    expect(await store.put(sealed('K', keyIdA), 'id-1', 10, record())).toMatchObject({
-      isReplaced: false,
-      row: { id: 'id-1', createdAt: 10 },
-    });
+    expect(await store.put(sealed('K', keyIdA), 'id-1', 10, record())).toBe('inserted');
+    expect(await store.findByName(null, 'K')).toMatchObject({ id: 'id-1', createdAt: 10 });
     expect(await store.put(sealed('K', keyIdB), 'id-1', 20, record())).toBeNull();
-    expect(await store.put(sealed('K', keyIdA), 'id-1', 20, record())).toMatchObject({
-      isReplaced: true,
-      row: { id: 'id-1', createdAt: 10, updatedAt: 20, keyIdHint: keyIdA },
-    });
+    expect(await store.put(sealed('K', keyIdA), 'id-1', 20, record())).toBe('replaced');
+    expect(await store.findByName(null, 'K')).toMatchObject({ id: 'id-1', createdAt: 10, updatedAt: 20, keyIdHint: keyIdA });
   });
 
   it('stores nothing under another id than its audit record says, and nothing whose record cannot be written', async () => {

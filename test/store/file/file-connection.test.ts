@@ -99,15 +99,15 @@ describe('a file that is away for a moment', () => {
     const { url } = await open();
     const database = new Database({ url });
     await database.useWriteAheadLog();
-    const write = () => database.writeOne("INSERT INTO t (b) VALUES ('ours')");
-    expect(await write()).toBe(1);
+    const write = () => database.write([{ sql: "INSERT INTO t (b) VALUES ('ours')" }]);
+    expect(await write()).toEqual([1]);
     const folder = dirname(url.slice('file:'.length));
     renameSync(folder, `${folder}-away`);
     const writing = write();
     expect(await database.read('SELECT count(*) AS rows FROM t')).toEqual([{ rows: 1n }]);
     await sleep(100);
     renameSync(`${folder}-away`, folder);
-    expect(await writing).toBe(1);
+    expect(await writing).toEqual([1]);
     expect(await database.read('SELECT count(*) AS rows FROM t')).toEqual([{ rows: 2n }]);
     await database.close();
   });
@@ -117,7 +117,7 @@ describe('a file that is away for a moment', () => {
     const path = url.slice('file:'.length);
     const database = new Database({ url });
     await database.useWriteAheadLog();
-    await database.writeOne("INSERT INTO t (b) VALUES ('ours')");
+    await database.write([{ sql: "INSERT INTO t (b) VALUES ('ours')" }]);
     renameSync(path, `${path}-away`);
     await database.checkpoint();
     await database.close();
@@ -143,8 +143,8 @@ describe('a file that is away for a moment', () => {
   it('just when another writer holds its lock, fails what is asked of it then where it does not come back, and nothing after', async () => {
     const { url, gateway } = await open();
     const database = new Database({ url });
-    const write = () => database.writeOne("INSERT INTO t (b) VALUES ('ours')");
-    expect(await write()).toBe(1);
+    const write = () => database.write([{ sql: "INSERT INTO t (b) VALUES ('ours')" }]);
+    expect(await write()).toEqual([1]);
     const lock = await gateway.client.transaction('write');
     await lock.execute("INSERT INTO t (b) VALUES ('theirs')");
     const path = url.slice('file:'.length);
@@ -153,7 +153,7 @@ describe('a file that is away for a moment', () => {
     await failing;
     renameSync(`${path}-away`, path);
     await lock.rollback();
-    expect(await write()).toBe(1);
+    expect(await write()).toEqual([1]);
     expect(await database.read('SELECT count(*) AS rows FROM t')).toEqual([{ rows: 2n }]);
     await database.close();
   });
@@ -166,8 +166,8 @@ describe('a file that another takes the place of, under an open connection', () 
     copyFileSync(path, `${path}-backup`);
     const database = new Database({ url });
     await database.useWriteAheadLog();
-    const write = () => database.writeOne("INSERT INTO t (b) VALUES ('ours')");
-    expect(await write()).toBe(1);
+    const write = () => database.write([{ sql: "INSERT INTO t (b) VALUES ('ours')" }]);
+    expect(await write()).toEqual([1]);
     renameSync(`${path}-backup`, path);
     await expect(write()).rejects.toThrow('another file has taken its place');
     await expect(database.read('SELECT 1')).rejects.toThrow(StorageUnavailableError);
@@ -196,7 +196,7 @@ describe('a file that another takes the place of, under an open connection', () 
     copyFileSync(path, `${path}-backup`);
     const database = new Database({ url });
     await database.useWriteAheadLog();
-    for (const value of ['one', 'two']) await database.writeOne('INSERT INTO t (b) VALUES (?)', [value]);
+    for (const value of ['one', 'two']) await database.write([{ sql: 'INSERT INTO t (b) VALUES (?)', args: [value] }]);
     renameSync(path, `${path}-aside`);
     renameSync(`${path}-backup`, path);
     expect(statSync(`${path}-wal`).size).toBeGreaterThan(0);
@@ -212,7 +212,7 @@ describe('a file that another takes the place of, under an open connection', () 
     copyFileSync(path, `${path}-backup`);
     const database = new Database({ url });
     await database.useWriteAheadLog();
-    await database.writeOne("INSERT INTO t (b) VALUES ('ours')");
+    await database.write([{ sql: "INSERT INTO t (b) VALUES ('ours')" }]);
     renameSync(path, `${path}-aside`);
     renameSync(`${path}-backup`, path);
     await expect(database.read('SELECT 1')).rejects.toThrow('another file has taken its place');
