@@ -19,7 +19,7 @@ export type Fault =
   | 'no JSON'
   | 'silence before'
   | 'silence after'
-  /** Held back until {@link FaultProxy.release}, and carried out then, whoever still listens. */
+  /** Held back until {@link FaultProxy.release}, and carried out then, whether or not anybody still listens. */
   | 'late';
 
 export interface FaultProxy {
@@ -42,14 +42,14 @@ export async function startFaultProxy(serverPort: number): Promise<FaultProxy> {
     release: async (): Promise<number> => {
       const released = held;
       held = [];
-      await Promise.all(released.map((carryOut) => carryOut()));
+      await Promise.all(released.map((each) => each()));
       return released.length;
     },
   };
   const server: Server = createServer((incoming, outgoing) => {
     const fault = incoming.method === 'POST' ? proxy.fault() : 'none';
     if (fault !== 'late') return void handle(incoming, outgoing, serverPort, fault);
-    void readAll(incoming).then((body) => held.push(() => forward(incoming, body, serverPort)));
+    void readAll(incoming).then((body) => held.push(() => carryOut(incoming, outgoing, body, serverPort)));
   });
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
   const address = server.address();
@@ -78,6 +78,14 @@ async function handle(incoming: IncomingMessage, outgoing: ServerResponse, port:
   if (fault !== 'half an answer') return void outgoing.end(answer.body);
   outgoing.write(answer.body.subarray(0, Math.floor(answer.body.length / 2)));
   setTimeout(() => incoming.socket.destroy(), 10);
+}
+
+async function carryOut(incoming: IncomingMessage, outgoing: ServerResponse, body: Buffer, port: number): Promise<void> {
+  const answer = await forward(incoming, body, port);
+  if (answer === null || outgoing.destroyed) return;
+  outgoing
+    .writeHead(answer.status, { 'content-type': 'application/json', 'content-length': answer.body.length })
+    .end(answer.body);
 }
 
 async function forward(incoming: IncomingMessage, body: Buffer, port: number): Promise<{ status: number; body: Buffer } | null> {

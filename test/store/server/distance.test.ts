@@ -1,0 +1,99 @@
+/** A server that is far away, or behind a slow line, costs its distance and no more: nobody waits for others, and nothing healthy is given up. */
+
+import { setTimeout as sleep } from 'node:timers/promises';
+import { describe, expect, it, onTestFinished } from 'vitest';
+import { Keyring } from '../../../src/crypto/keyring.ts';
+import { parseMasterKey } from '../../../src/crypto/master-key.ts';
+import { ActiveKey } from '../../../src/keys/active-key.ts';
+import { Database } from '../../../src/store/database.ts';
+import { EncryptedTables } from '../../../src/store/encrypted-tables.ts';
+import { MasterKeyStore } from '../../../src/store/master-keys.ts';
+import { startFaultProxy } from '../../support/fault-proxy.ts';
+import { GatewayDatabase } from '../../support/gateway.ts';
+import { startSqld } from '../../support/sqld.ts';
+import { keyA, keyB, keyIdA, keyIdB, startVault } from '../../support/vault.ts';
+
+async function start() {
+  const server = await startSqld();
+  await startVault(server.url, { PROVARA_MASTER_KEY_NEW: keyB });
+  const gateway = new GatewayDatabase(server.url);
+  const proxy = await startFaultProxy(server.port);
+  const database = new Database({ url: proxy.url });
+  onTestFinished(() => database.close());
+  return { gateway, proxy, database };
+}
+
+describe('a lookup', () => {
+  it('waits behind none of the reads that are under way or wait', async () => {
+    const { proxy, database } = await start();
+    let requests = 0;
+    proxy.fault = () => {
+      requests += 1;
+      return requests <= 20 ? 'late' : 'none';
+    };
+    const reads = Array.from({ length: 30 }, () => database.read('SELECT 1 AS found'));
+    await expect.poll(() => requests).toBe(20);
+    expect(String((await database.lookUp('SELECT ? AS found', [2]))[0]?.['found'])).toBe('2');
+    // Nothing has been given up, nor let in, meanwhile.
+    expect(requests).toBe(21);
+    expect(await proxy.release()).toBe(20);
+    expect(await Promise.all(reads)).toHaveLength(30);
+  });
+});
+
+describe('the active key', () => {
+  it('is asked for once by all who want it at a time, and anew by who has forgotten it meanwhile', async () => {
+    const { gateway, proxy, database } = await start();
+    let requests = 0;
+    const activeKey = new ActiveKey(new MasterKeyStore(database), new Keyring([{ source: 'A', key: parseMasterKey(keyA) }]));
+    proxy.fault = () => {
+      requests += 1;
+      return requests === 1 ? 'late' : 'none';
+    };
+    const before = Array.from({ length: 50 }, () => activeKey.id());
+    await sleep(100);
+    await gateway.run(`UPDATE vault_active_key SET key_id = '${keyIdB}'`);
+    activeKey.forget();
+    expect([await activeKey.id(), requests]).toEqual([keyIdB, 2]);
+    await gateway.run(`UPDATE vault_active_key SET key_id = '${keyIdA}'`);
+    await proxy.release();
+    expect(new Set(await Promise.all(before))).toEqual(new Set([keyIdA]));
+  });
+});
+
+describe('a page of all rows', () => {
+  it('that takes its time over a slow line is waited for', async () => {
+    const { gateway, proxy, database } = await start();
+    await gateway.insert(keyA, { id: 'sample-row' });
+    const pages = new EncryptedTables(database).pages('api_keys');
+    let requests = 0;
+    proxy.fault = () => {
+      requests += 1;
+      // Behind what the table looks like.
+      return requests < 4 ? 'none' : 'late';
+    };
+    const page = pages.next();
+    await sleep(4_500);
+    expect(await proxy.release()).toBe(1);
+    expect((await page).value?.rows).toBe(1);
+  });
+});
+
+describe('/ready', () => {
+  it('asks for all that it must know at once, and not for one thing after the other', async () => {
+    const server = await startSqld();
+    const proxy = await startFaultProxy(server.port);
+    const { gateway } = await startVault(proxy.url);
+    let requests = 0;
+    proxy.fault = () => {
+      requests += 1;
+      return 'late';
+    };
+    const answer = gateway('GET', '/ready');
+    // The rotation that is unfinished, the last one, the active key, and the tables.
+    await expect.poll(() => requests).toBeGreaterThanOrEqual(4);
+    proxy.fault = () => 'none';
+    await proxy.release();
+    expect((await answer).status).toBe(200);
+  });
+});
