@@ -101,7 +101,7 @@ function changes(kept: Settings, isGiven: (name: string) => boolean, database: D
     next.PROVARA_MASTER_KEY_OLD = primary;
     next.PROVARA_MASTER_KEY = staged;
     next.PROVARA_MASTER_KEY_NEW = generateMasterKeyText();
-  } else if (staged !== undefined && database.usedKeyIds.includes(parseMasterKey(staged).id)) {
+  } else if (!isRotated && staged !== undefined && database.usedKeyIds.includes(parseMasterKey(staged).id)) {
     // Rotated to, and back from.
     next.PROVARA_MASTER_KEY_OLD = staged;
     next.PROVARA_MASTER_KEY_NEW = generateMasterKeyText();

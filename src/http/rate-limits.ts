@@ -13,7 +13,10 @@ export interface Limits {
 export interface RateLimits {
   /** Throws RateLimitedError once the caller's address has failed too often. */
   readonly countFailure: (request: FastifyRequest) => Promise<void>;
-  /** To be called before a plaintext of these rows is answered; counts also those that are not there or do not open. Throws RateLimitedError where they are too many for the caller's token. */
+  /**
+   * To be called before a plaintext of these rows is answered; counts also those that are not there or do not open. Throws
+   * RateLimitedError where they are too many for the caller's token.
+   */
   readonly countDecrypts: (request: FastifyRequest, rows: number) => Promise<void>;
 }
 

@@ -27,7 +27,8 @@ export class Snapshots {
   }
 
   /**
-   * On record once it is taken; to be closed by the caller. `signal` says that nobody waits for it any more. Throws ConfigurationError or StorageUnavailableError.
+   * On record once it is taken; to be closed by the caller. `signal` says that nobody waits for it any more. Throws
+   * ConfigurationError or StorageUnavailableError.
    */
   async take(actor: Actor, signal?: AbortSignal): Promise<Snapshot> {
     const { work, journal, keyring } = this.#context;

@@ -150,9 +150,9 @@ export class FileConnection implements Connection {
   }
 
   /**
-   * Whether the path names the file; false while it names none. Throws where it names another than was opened first: what is written to that one goes with it.
-   * The write-ahead log that lies beside the other now is checkpointed into the one that it belongs to, which is whole then, wherever it is;
-   * SQLite would take it for the other's, and spoil that.
+   * Whether the path names the file; false while it names none. Throws where it names another than was opened first: what is written
+   * to that one goes with it. The write-ahead log that lies beside the other now is checkpointed into the one that it belongs to, which
+   * is whole then, wherever it is; SQLite would take it for the other's, and spoil that.
    */
   #checkPlace(): boolean {
     const identity = identityOf(this.#path);
