@@ -161,9 +161,9 @@ function explain(error: unknown): void {
   else printError(error instanceof Error ? `unexpected: ${error.stack ?? error.message}` : 'unexpected');
 }
 
-/** A flag that is not known is named without what was given with it, which may be a key. */
+/** What is not known is named without what was given with it, which may be a key. */
 function withoutValues(text: string): string {
-  return text.replace(/(?<=--?[\w-]+)=[^']*(?=')/, '');
+  return text.replace(/(unknown (?:option|command) '[^'=]*)=[\s\S]*'/, "$1'");
 }
 
 /** As the HTTP API has it; what is unexpected is told on standard error alone. */

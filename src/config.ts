@@ -1,6 +1,6 @@
 /** The environment, read once into one frozen object that the server and the command line share; every problem is listed at once. */
 
-import { accessSync, constants, existsSync, statSync } from 'node:fs';
+import { accessSync, constants, existsSync, realpathSync, statSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 import { type GivenKey, Keyring } from './crypto/keyring.ts';
 import { parseMasterKey } from './crypto/master-key.ts';
@@ -193,9 +193,24 @@ function readAudit(reader: SettingsReader, { url }: DatabaseLocation): AuditSett
   if (/^\s|\s$|^std(out|err)$/i.test(log)) reader.problem('VAULT_AUDIT_LOG must be stdout, or the path of a file.');
   const folder = statSync(dirname(resolve(log)), { throwIfNoEntry: false });
   if (!folder?.isDirectory()) reader.problem('VAULT_AUDIT_LOG must be stdout, or name a file in an existing folder.');
-  const isDatabase = isFileUrl(url) && databaseUrlProblem(url) === null && resolve(databaseFilePath(url)) === resolve(log);
-  if (isDatabase) reader.problem('VAULT_AUDIT_LOG names the database: name another file.');
+  const isDatabaseFile = isFileUrl(url) && databaseUrlProblem(url) === null;
+  if (isDatabaseFile && filesOf(databaseFilePath(url)).includes(realPath(log)))
+    reader.problem('VAULT_AUDIT_LOG names the database: name another file.');
   return { log: resolve(log), anchorSeconds };
+}
+
+/** A database and what SQLite keeps beside it. */
+function filesOf(databasePath: string): string[] {
+  return ['', '-wal', '-shm'].map((suffix) => `${realPath(databasePath)}${suffix}`);
+}
+
+/** Behind every link, also where there is no such file yet. */
+function realPath(path: string): string {
+  try {
+    return realpathSync(path);
+  } catch {
+    return resolve(path);
+  }
 }
 
 function readKeyring(reader: SettingsReader): Keyring {

@@ -4,6 +4,10 @@ import { type DestinationStream, type Logger, type LoggerOptions, pino } from 'p
 
 /** What waits for a standard output that takes nothing; lines that come then are dropped. */
 const maxWaitingBytes = 1024 * 1024;
+/** What the system writes to a pipe in one piece: the audit's lines may go there too. */
+const pipeBytes = 4_096;
+/** How long a fatal line, or the end of the process, waits for a pipe that is full. */
+const lastWaitMs = 2_000;
 
 /**
  * JSON lines on standard output, or, outside production, readable ones where that is a terminal; coloured unless NO_COLOR is set.
@@ -22,10 +26,18 @@ export function createLogger(level: string, isProduction: boolean, onDropped: ()
 
 /** Ends nobody's work where it fails, on a full disk or without a reader: what it did not take it is given again with the next line. */
 function openStandardOutput(onDropped: () => void): DestinationStream {
-  const output = pino.destination({ dest: 1, sync: false, maxLength: maxWaitingBytes });
+  let giveUpAtMs = Number.POSITIVE_INFINITY;
+  const output = pino.destination({
+    dest: 1,
+    sync: false,
+    maxLength: maxWaitingBytes,
+    maxWrite: pipeBytes,
+    retryEAGAIN: () => performance.now() < giveUpAtMs,
+  });
   const flushSync = output.flushSync.bind(output);
   let isFailing = false;
-  output.on('error', () => {
+  // In place of pino's own, after which nothing is ever written again once a reader has gone.
+  output.removeAllListeners('error').on('error', () => {
     isFailing = true;
   });
   output.on('write', () => {
@@ -34,7 +46,15 @@ function openStandardOutput(onDropped: () => void): DestinationStream {
   output.on('drop', onDropped);
   // It tries until it succeeds, and lets nothing else be done meanwhile: a fatal line, and the end of the process, wait for it.
   output.flushSync = () => {
-    if (!isFailing) flushSync();
+    if (isFailing) return;
+    giveUpAtMs = performance.now() + lastWaitMs;
+    try {
+      flushSync();
+    } catch {
+      isFailing = true;
+    } finally {
+      giveUpAtMs = Number.POSITIVE_INFINITY;
+    }
   };
   return output;
 }

@@ -1,7 +1,7 @@
 /** The environment is read whole or refused whole: every problem at once, each by the name of its variable and none by its value. */
 
 import { createHash, randomBytes } from 'node:crypto';
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
@@ -122,9 +122,15 @@ describe('an environment that is not whole', () => {
   });
 
   it('that puts the audit into the database is refused', () => {
-    const path = join(temporaryFolder(), 'vault.db');
-    const problems = serverProblems({ DATABASE_URL: `file:${path}`, VAULT_AUDIT_LOG: path });
-    expect(problems).toEqual(['VAULT_AUDIT_LOG names the database: name another file.']);
+    const folder = temporaryFolder();
+    const path = join(folder, 'vault.db');
+    const link = join(folder, 'link');
+    writeFileSync(path, '');
+    symlinkSync(path, link);
+    for (const VAULT_AUDIT_LOG of [path, `${path}-wal`, `${path}-shm`, link]) {
+      const problems = serverProblems({ DATABASE_URL: `file:${path}`, VAULT_AUDIT_LOG });
+      expect(problems, VAULT_AUDIT_LOG).toEqual(['VAULT_AUDIT_LOG names the database: name another file.']);
+    }
   });
 
   it('on the command line in production must name its database', () => {

@@ -11,14 +11,16 @@ let failure: NodeJS.ErrnoException | null = null;
 process.stdout.on('error', (error) => {
   failure ??= error;
 });
+// There is nobody left to tell.
+process.stderr.on('error', () => undefined);
 
 export function print(line: string): void {
   process.stdout.write(`${line}\n`);
 }
 
-/** Resolves once standard output has taken everything, or has failed: with why it did, or null. */
+/** Resolves once everything that was said has been taken, or has failed to be: with why standard output failed, or null. */
 export async function outputFailure(): Promise<string | null> {
-  await new Promise((resolve) => process.stdout.write('', resolve));
+  await Promise.all([process.stdout, process.stderr].map((stream) => new Promise((resolve) => stream.write('', resolve))));
   return failure?.code ?? null;
 }
 

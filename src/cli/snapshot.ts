@@ -3,15 +3,15 @@
 import { createReadStream } from 'node:fs';
 import { pipeline } from 'node:stream/promises';
 import { cliActor } from '../audit/event.ts';
-import { readKeyringConfig } from '../config.ts';
-import type { Keyring } from '../crypto/keyring.ts';
+import { type CoreConfig, readKeyringConfig } from '../config.ts';
 import { keptEnvironment } from '../development.ts';
 import { ConfigurationError, ValidationError } from '../errors.ts';
 import type { Environment } from '../settings.ts';
 import { checkSnapshot } from '../snapshot/check.ts';
-import { writeSnapshotTo } from '../snapshot/file.ts';
-import type { RestoreMode } from '../snapshot/restore.ts';
+import { assertReplaceable, writeSnapshotTo } from '../snapshot/file.ts';
+import { assertCovered, type RestoreMode } from '../snapshot/restore.ts';
 import { Spool } from '../snapshot/spool.ts';
+import type { Snapshot } from '../snapshot/take.ts';
 import { exitCodes } from './exit-codes.ts';
 import { assertReadable } from './input.ts';
 import { isOutputError, print, printError, printJson } from './output.ts';
@@ -34,23 +34,25 @@ export async function snapshot({ out, check, json = false }: SnapshotFlags, envi
       throw new ConfigurationError('The vault has not served this database yet: there is no active key on record.');
     }
     await migrate();
+    if (out !== undefined) await assertReplaceable(out);
     const taken = await snapshots.take(cliActor());
-    const { tables, rows_unopened, key_ids } = taken.header;
     if (out === undefined) await toStandardOutput(taken.chunks(), taken.close);
-    else {
-      const { path, sha256 } = await writeSnapshotTo(out, taken);
-      if (json) printJson({ path, sha256, tables, key_ids, rows_unopened });
-      else {
-        print(`[snapshot] ${path}`);
-        print(`[snapshot] sha256: ${sha256}`);
-        for (const { table, rows } of tables) print(`[snapshot] ${table}: ${rows} row(s)`);
-        print(`[snapshot] needs: ${key_ids.join(', ') || 'no key'}`);
-      }
-    }
+    else await toFile(out, taken, json);
+    const { rows_unopened } = taken.header;
     if (rows_unopened === 0) return exitCodes.done;
     printError(`${rows_unopened} row(s) do not open with any key: they are in the snapshot, and come back as they are.`);
     return exitCodes.rowsDoNotOpen;
   });
+}
+
+async function toFile(out: string, taken: Snapshot, json: boolean): Promise<void> {
+  const { tables, rows_unopened, key_ids } = taken.header;
+  const { path, sha256 } = await writeSnapshotTo(out, taken);
+  if (json) return printJson({ path, sha256, tables, key_ids, rows_unopened });
+  print(`[snapshot] ${path}`);
+  print(`[snapshot] sha256: ${sha256}`);
+  for (const { table, rows } of tables) print(`[snapshot] ${table}: ${rows} row(s)`);
+  print(`[snapshot] needs: ${key_ids.join(', ') || 'no key'}`);
 }
 
 export interface RestoreFlags {
@@ -64,7 +66,7 @@ export async function restore(file: string, { mode, json }: RestoreFlags, enviro
   return withServices(config, async ({ isMigrated, migrate, snapshots, checkpoint }) => {
     snapshots.assertMode(mode);
     // On tables that the vault has never served, what is refused leaves no trace.
-    const source = (await isMigrated()) ? sourceOf(file) : await checkedSource(file, config.keyring);
+    const source = (await isMigrated()) ? sourceOf(file) : await checkedSource(file, config);
     await migrate();
     const { restored, kept, before } = await snapshots.restore(cliActor(), source, mode, Number.POSITIVE_INFINITY);
     await checkpoint();
@@ -111,10 +113,10 @@ function sourceOf(file: string): AsyncIterable<Uint8Array> {
   return createReadStream(file);
 }
 
-/** As {@link sourceOf}, once it has been found whole. Throws InvalidSnapshotError. */
-async function checkedSource(file: string, keyring: Keyring): Promise<AsyncIterable<Uint8Array>> {
+/** As {@link sourceOf}, once it has been found whole and of covered tables. Throws InvalidSnapshotError. */
+async function checkedSource(file: string, { keyring, coverage }: CoreConfig): Promise<AsyncIterable<Uint8Array>> {
   const spool = await Spool.from(sourceOf(file), Number.POSITIVE_INFINITY);
-  await checkSnapshot(spool, keyring);
+  assertCovered((await checkSnapshot(spool, keyring)).header, coverage.encryptedTables);
   return spool.chunks();
 }
 

@@ -42,11 +42,11 @@ export async function writeSnapshotTo(path: string, snapshot: Snapshot): Promise
   }
 }
 
-/** A database, a file of keys or a device would be lost by it. */
-async function assertReplaceable(path: string): Promise<void> {
+/** Throws ConfigurationError where something is there that is no snapshot: a database, a file of keys or a device would be lost. */
+export async function assertReplaceable(path: string): Promise<void> {
   const found = await stat(path).catch(() => null);
   if (found === null || (found.isFile() && found.size === 0)) return;
-  if (found.isFile() && (await readStart(path)) === snapshotStart) return;
+  if (found.isFile() && (await readStart(path).catch(() => '')) === snapshotStart) return;
   throw new ConfigurationError(`${path} is there and is no snapshot, so that it is not replaced: name another file.`);
 }
 

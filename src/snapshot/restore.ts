@@ -22,7 +22,7 @@ import { noRotationGuard, noRotationStatement, type RotationStore } from '../sto
 import type { CodedRow, TableShape } from '../store/snapshot-rows.ts';
 import { type CheckedSnapshot, checkSnapshot, readSnapshotRows } from './check.ts';
 import { newSnapshotPath, type SnapshotFile, writeSnapshotTo } from './file.ts';
-import { refusal } from './format.ts';
+import { refusal, type SnapshotHeader } from './format.ts';
 import { positionOf } from './rows.ts';
 import type { Spool } from './spool.ts';
 import { stageMissing, stageWhole } from './stage.ts';
@@ -189,13 +189,19 @@ async function keepPresent(
   return writeSnapshotTo(newSnapshotPath(snapshotDir ?? '.'), assemble(taken, keyring));
 }
 
+/** Throws InvalidSnapshotError where it holds a table that is not among these. */
+export function assertCovered({ tables }: SnapshotHeader, covered: readonly string[]): void {
+  for (const { table } of tables) {
+    if (tableAmong(covered, table) !== undefined) continue;
+    throw refusal('table_not_covered', `it holds the table ${table}, which VAULT_ENCRYPTED_TABLES does not name`, { table });
+  }
+}
+
 /** The tables of the snapshot as they are now. Throws InvalidSnapshotError where it does not fit them. */
 async function fittingTables({ rows, coverage }: RestoreContext, { header }: CheckedSnapshot): Promise<MovedTable[]> {
   const fitting: MovedTable[] = [];
+  assertCovered(header, coverage.encryptedTables);
   for (const { table, columns } of header.tables) {
-    if (tableAmong(coverage.encryptedTables, table) === undefined) {
-      throw refusal('table_not_covered', `it holds the table ${table}, which VAULT_ENCRYPTED_TABLES does not name`, { table });
-    }
     const earlier = fitting.map((each) => each.table);
     if (tableAmong(earlier, table) !== undefined) {
       throw refusal('malformed', `it holds the table ${table} twice, spelt in two ways`, { table });

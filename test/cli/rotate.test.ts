@@ -26,6 +26,11 @@ import {
 const root = fileURLToPath(new URL('../..', import.meta.url));
 const flags = ['--old', keyA, '--new', keyB];
 
+/** `$0` is Node. */
+function runShell(script: string, environment: Record<string, string> = {}) {
+  return runCommand('/bin/sh', ['-c', script, process.execPath], environment, root);
+}
+
 async function tableOf(rows: number) {
   const database = await temporaryDatabase();
   await database.gateway.fill(keyA, rows);
@@ -307,11 +312,10 @@ describe('key:generate', () => {
   });
 
   it('fails where standard output does not take it, and is quiet where its reader has gone', async () => {
-    const generate = (output: string) =>
-      runCommand('/bin/sh', ['-c', `"$0" dist/cli.js generate ${output}`, process.execPath], {}, root);
-    const { code, stderr } = await generate('> /dev/full');
+    const { code, stderr } = await runShell('"$0" dist/cli.js generate > /dev/full');
     expect([code, stderr]).toEqual([1, 'error: Standard output has not taken everything (ENOSPC).\n']);
-    expect(await generate('| true')).toEqual({ code: 0, stdout: '', stderr: '' });
+    const piped = await runShell('("$0" dist/cli.js generate; echo "code $?" >&2) | true');
+    expect([piped.stdout, piped.stderr]).toEqual(['', 'code 0\n']);
   });
 });
 
@@ -348,12 +352,29 @@ describe('what others have written', () => {
   });
 });
 
+describe('what is said of failing rows', () => {
+  it('is said whole to a slow reader, and without one the exit code is the same', async () => {
+    const { environment } = await tableOf(3_000);
+    const wrong = { ...environment, PROVARA_MASTER_KEY_OLD: keyC, PROVARA_MASTER_KEY_NEW: keyB, PROVARA_MASTER_KEY: keyC };
+    const slow = await runShell('"$0" dist/cli.js rotate 2>&1 >/dev/null | (sleep 2; cat)', wrong);
+    expect(slow.stdout).toContain('3000 of 3000 row(s) failed; nothing was written.');
+    const alone = await runShell('(("$0" dist/cli.js rotate 2>&1; echo "code $?" >&3) | true) 3>&2', wrong);
+    expect(alone.stderr).toBe('code 3\n');
+    const verified = await runShell('(("$0" dist/cli.js verify 2>&1; echo "code $?" >&3) | true) 3>&2', wrong);
+    expect(verified.stderr).toBe('code 6\n');
+  });
+});
+
 describe('a flag that is not known', () => {
   it('is named without what was given with it, which may be a key', async () => {
     const { code, stdout, stderr } = await runCli(['rotate', `--old-key=${keyA}`, '--json'], {});
     expect([code, JSON.parse(stdout).error.message]).toEqual([2, "error: unknown option '--old-key'"]);
     expect(stderr).toContain("unknown option '--old-key'");
     expect(stdout + stderr).not.toContain(keyA);
+    for (const given of ["--old-key=it's a sample", '--old.key=sample', '--öld=sample', 'old=sample']) {
+      const refused = await runCli(['rotate', given, '--json'], {});
+      expect([refused.code, refused.stdout + refused.stderr], given).toEqual([2, expect.not.stringContaining('sample')]);
+    }
   });
 });
 

@@ -5,6 +5,7 @@ import { readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
+import { connectorTableSql } from '../support/gateway.ts';
 import { runCli, runCommand } from '../support/process.ts';
 import { bytesOf, takeSnapshot } from '../support/snapshot.ts';
 import { keyA, keyB, keyC, keyIdA, keyIdB, startVault, temporaryDatabase, temporaryFolder } from '../support/vault.ts';
@@ -57,7 +58,8 @@ describe('key:snapshot', () => {
     }
     expect(readFileSync(keys, 'utf8')).toBe('sample of a file of keys');
     expect(statSync(pipe).isFIFO()).toBe(true);
-    expect(await database.rows()).toHaveLength(2);
+    const taken = (await database.rows('vault_audit')).filter(({ line }) => String(line).includes('snapshot.take'));
+    expect([taken.length, (await database.rows()).length]).toEqual([2, 2]);
     expect((await runCli(['verify'], environment)).code).toBe(0);
   });
 
@@ -132,14 +134,23 @@ describe('key:restore', () => {
   });
 
   it('of what is refused leaves tables that the vault has never served as they were', async () => {
-    const { environment, folder } = await start();
+    const { environment, database, folder, file } = await start();
     const { url, gateway } = await temporaryDatabase();
     const path = url.slice('file:'.length);
     gateway.close();
     const before = readFileSync(path);
     const none = join(folder, 'none.ndjson');
     writeFileSync(none, 'no snapshot\n');
-    expect((await runCli(['restore', none], { ...environment, DATABASE_URL: url })).code).toBe(7);
+    await database.run(connectorTableSql);
+    const both = { ...environment, VAULT_ENCRYPTED_TABLES: 'api_keys,context_connector_credentials' };
+    expect((await runCli(['snapshot', '--out', file], both)).code).toBe(0);
+    for (const [refused, reason] of [
+      [none, 'The snapshot is refused'],
+      [file, 'VAULT_ENCRYPTED_TABLES does not name'],
+    ] as const) {
+      const { code, stderr } = await runCli(['restore', refused], { ...environment, DATABASE_URL: url });
+      expect([code, stderr]).toEqual([7, expect.stringContaining(reason)]);
+    }
     expect(readFileSync(path).equals(before)).toBe(true);
   });
 

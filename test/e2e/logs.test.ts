@@ -1,7 +1,8 @@
 /** What the service writes while it runs: a line of JSON for each request in production, readable lines on a terminal. */
 
-import { execFile, spawn } from 'node:child_process';
+import { execFile, execFileSync, spawn } from 'node:child_process';
 import { connect } from 'node:net';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { fetch } from 'undici';
 import { describe, expect, it, onTestFinished } from 'vitest';
@@ -139,13 +140,13 @@ function sendHalf(origin: string, id: string): Promise<void> {
   });
 }
 
-/** With a standard output that is as a file on a full disk. Resolves once it is ready. */
-async function startOnFullDisk(settings: Record<string, string>) {
+/** With its standard output sent to a path. Resolves once it is ready. */
+async function startOn(output: string, settings: Record<string, string> = { VAULT_AUDIT_LOG: `${temporaryFolder()}/audit.log` }) {
   const { url, gateway } = await temporaryDatabase();
   await gateway.insert(keyA, { id: 'sample-row' });
   const port = await freePort();
   const environment = environmentFor(url, { ...production, PORT: String(port), ...settings });
-  const child = spawn('/bin/sh', ['-c', `exec ${process.execPath} dist/server.js > /dev/full`], {
+  const child = spawn('/bin/sh', ['-c', 'exec "$0" dist/server.js > "$1"', process.execPath, output], {
     cwd: root,
     env: { PATH: process.env.PATH, ...environment },
     stdio: 'ignore',
@@ -182,7 +183,7 @@ describe('on a full disk', () => {
     'the log keeps nobody waiting: what it may serve is served, lines that find no room are counted, and a stop stops it',
     patience,
     async () => {
-      const { call, ended, stop } = await startOnFullDisk({ VAULT_AUDIT_LOG: `${temporaryFolder()}/audit.log` });
+      const { call, ended, stop } = await startOn('/dev/full');
       // A mebibyte of lines and more.
       const calls = Array.from({ length: 10 }, async () => {
         for (let count = 0; count < 450; count += 1) expect((await call('/none')).status).toBe(404);
@@ -197,9 +198,53 @@ describe('on a full disk', () => {
   );
 
   it('a key is opened only with its record: where the audit is on standard output too, none is', patience, async () => {
-    const { call, ended, stop } = await startOnFullDisk({ VAULT_AUDIT_LOG: 'stdout' });
+    const { call, ended, stop } = await startOn('/dev/full', { VAULT_AUDIT_LOG: 'stdout' });
     expect((await call('/v1/api-keys/decrypt', gatewayToken, { name: 'sample-row' })).status).toBe(503);
     expect((await call('/health')).status).toBe(200);
+    stop();
+    expect(await ended).toBe(0);
+  });
+});
+
+describe('a pipe', () => {
+  it('whose reader stalls keeps no request waiting, and no stop', patience, async () => {
+    const pipe = join(temporaryFolder(), 'pipe');
+    execFileSync('mkfifo', [pipe]);
+    const reader = spawn('/bin/sh', ['-c', 'exec sleep 60 < "$0"', pipe], { stdio: 'ignore' });
+    onTestFinished(() => void reader.kill('SIGKILL'));
+    const { call, ended, stop } = await startOn(pipe);
+    const calls = Array.from({ length: 10 }, async () => {
+      for (let count = 0; count < 100; count += 1) expect((await call('/none')).status).toBe(404);
+    });
+    await Promise.all(calls);
+    stop();
+    expect(await ended).toBe(0);
+  });
+
+  it('whose reader has gone gets the log again from the next one', patience, async () => {
+    const pipe = join(temporaryFolder(), 'pipe');
+    execFileSync('mkfifo', [pipe]);
+    const read = () => {
+      const reader = spawn('cat', [pipe], { stdio: ['ignore', 'pipe', 'ignore'] });
+      onTestFinished(() => void reader.kill('SIGKILL'));
+      return reader;
+    };
+    const first = read();
+    const { call, ended, stop } = await startOn(pipe);
+    first.kill('SIGKILL');
+    await new Promise((resolve) => first.once('exit', resolve));
+    for (let count = 0; count < 20; count += 1) expect((await call('/none')).status).toBe(404);
+    const second = read();
+    let text = '';
+    second.stdout.on('data', (chunk) => {
+      text += chunk;
+    });
+    await expect
+      .poll(async () => {
+        await call('/none');
+        return text.split('\n').filter((line) => line.includes('"status":404')).length;
+      })
+      .toBeGreaterThanOrEqual(20);
     stop();
     expect(await ended).toBe(0);
   });

@@ -121,7 +121,8 @@ it('ends at its next row when it is closed, with nothing written', async () => {
   const snapshot = await takeSnapshot(vault);
   await gateway.run('DELETE FROM api_keys WHERE rowid % 2 = 0');
   const damaged = await bytesOf(gateway, 'api_keys');
-  const ends = Promise.allSettled([threads.take(), threads.restore(actor, await spoolOf(snapshot), 'merge')]);
+  const spool = await spoolOf(snapshot);
+  const ends = Promise.allSettled([threads.take(), threads.restore(actor, spool, 'merge')]);
   await sleep(100);
   await threads.close();
   const reason = { code: 'storage_unavailable', message: 'The vault is stopping.' };
