@@ -29,12 +29,12 @@ export async function snapshot({ out, check, json = false }: SnapshotFlags, envi
   if (check !== undefined) return checkFile(check, json, environment);
   if (json && out === undefined)
     throw new ValidationError('--json needs --out or --check: standard output carries the snapshot.');
+  if (out !== undefined) await assertReplaceable(out);
   return withServices(readConfig(environment), async ({ isMigrated, migrate, snapshots }) => {
     if (!(await isMigrated())) {
       throw new ConfigurationError('The vault has not served this database yet: there is no active key on record.');
     }
     await migrate();
-    if (out !== undefined) await assertReplaceable(out);
     const taken = await snapshots.take(cliActor());
     if (out === undefined) await toStandardOutput(taken.chunks(), taken.close);
     else await toFile(out, taken, json);
@@ -65,7 +65,7 @@ export async function restore(file: string, { mode, json }: RestoreFlags, enviro
   const config = readConfig(environment);
   return withServices(config, async ({ isMigrated, migrate, snapshots, checkpoint }) => {
     snapshots.assertMode(mode);
-    // On tables that the vault has never served, what is refused leaves no trace.
+    // On tables that the vault has never served, a file that is refused for itself leaves no trace.
     const source = (await isMigrated()) ? sourceOf(file) : await checkedSource(file, config);
     await migrate();
     const { restored, kept, before } = await snapshots.restore(cliActor(), source, mode, Number.POSITIVE_INFINITY);

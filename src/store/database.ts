@@ -25,8 +25,11 @@ const maxRetryDelayMs = 200;
 /** How long one attempt on a server may take, and how much longer for each MiB that it sends. */
 const attemptMs = 3_000;
 const attemptPerMebibyteMs = 1_000;
-/** How much longer one may take that reads a page of all rows, over a slow line: a page of large ones is almost three megabytes. */
-export const pageWorkMs = 10_000;
+/**
+ * How much longer one may take that reads a page of all rows, over a slow line: a page of large ones is almost three megabytes. A stop
+ * that interrupts a rotation waits for it, and has ten seconds.
+ */
+export const pageWorkMs = 5_000;
 /** So many requests of a kind are under way on a server at once. Others wait here, where they can be given up, not in the client. */
 const maxReads = 20;
 const maxLookups = 16;
@@ -134,7 +137,7 @@ export class Database {
     if (this.#log !== null) await this.read('PRAGMA journal_mode = WAL');
   }
 
-  /** An attempt on a server may take `workMs` longer than that at a few rows. */
+  /** On a server an attempt may take `workMs` longer than one that reads a few rows. */
   async read(sql: string, args: readonly Argument[] = [], workMs = 0): Promise<readonly Row[]> {
     const { rows } = await this.#attempt(() => this.#connection.execute({ sql, args }), attemptMs + workMs);
     return rows;
