@@ -1,8 +1,8 @@
 /** Writes from time to time, and at a clean end, into each sink how far the chains of the other have come. */
 
-import { setTimeout as sleep } from 'node:timers/promises';
 import { readRecord } from '../crypto/audit-chain.ts';
 import type { AuditStore } from '../store/audit.ts';
+import { within } from '../within.ts';
 import { type ChainHead, vaultActor } from './event.ts';
 import type { AuditJournal } from './journal.ts';
 import type { AuditKeys } from './keys.ts';
@@ -56,7 +56,7 @@ export class Anchors {
   /** Anchors once more, but keeps nobody waiting for a database that does not answer. */
   async stop(): Promise<void> {
     clearInterval(this.#timer);
-    if (this.#timer !== undefined) await Promise.race([this.anchor(), sleep(lastAnchorMs, undefined, { ref: false })]);
+    if (this.#timer !== undefined) await within(this.anchor(), lastAnchorMs, () => undefined);
   }
 
   async #anchorTable(): Promise<void> {

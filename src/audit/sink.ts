@@ -8,6 +8,7 @@ import { type FileHandle, open } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { ConfigurationError } from '../errors.ts';
+import { within } from '../within.ts';
 
 const standardOutput = 'stdout';
 const newline = 0x0a;
@@ -178,14 +179,8 @@ async function endsWithinLine(file: FileHandle, size: number): Promise<boolean> 
   return buffer[0] !== newline;
 }
 
-async function withPatience<Result>(work: Promise<Result>): Promise<Result> {
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<never>((_resolve, reject) => {
-    timer = setTimeout(() => reject(new Error('The audit log takes nothing.')), patienceMs);
+function withPatience<Result>(work: Promise<Result>): Promise<Result> {
+  return within(work, patienceMs, () => {
+    throw new Error('The audit log takes nothing.');
   });
-  try {
-    return await Promise.race([work, late]);
-  } finally {
-    clearTimeout(timer);
-  }
 }

@@ -1,11 +1,11 @@
 /** Says whether this process can serve: the database answers, and the keyring holds the keys that it needs. Never names a passphrase. */
 
-import { setTimeout as sleep } from 'node:timers/promises';
 import type { Keyring } from '../crypto/keyring.ts';
 import { ConfigurationError, StorageUnavailableError } from '../errors.ts';
 import type { EncryptedTables } from '../store/encrypted-tables.ts';
 import type { MasterKeyStore } from '../store/master-keys.ts';
 import { isRunning, type RotationRecord, type RotationStore } from '../store/rotations.ts';
+import { within } from '../within.ts';
 import { nameOfKey } from './active-key.ts';
 import { type CoverageSettings, inspectCoverage, rowsOf } from './coverage.ts';
 import type { Survey } from './survey.ts';
@@ -48,17 +48,9 @@ export class ReadinessCheck {
 
   /** Answers what an operator should look at. Throws StorageUnavailableError, or ConfigurationError with the reasons. */
   async assertReady(): Promise<string[]> {
-    const patience = new AbortController();
-    const late = sleep(answerWithinMs, null, { signal: patience.signal }).then(() => {
+    return within(this.#check(), answerWithinMs, () => {
       throw new StorageUnavailableError(`The database has not answered within ${answerWithinMs} ms.`);
     });
-    const check = this.#check();
-    for (const each of [late, check]) each.catch(() => undefined);
-    try {
-      return await Promise.race([check, late]);
-    } finally {
-      patience.abort();
-    }
   }
 
   async #check(): Promise<string[]> {
@@ -152,8 +144,7 @@ export class ReadinessCheck {
       this.#survey.catch(() => undefined);
     }
     if (this.#survey === null || waitMs === 0) return this.#lastSurvey;
-    const timeout = new Promise<Survey | null>((resolve) => setTimeout(() => resolve(this.#lastSurvey), waitMs).unref());
-    return Promise.race([this.#survey, timeout]);
+    return within(this.#survey, waitMs, () => this.#lastSurvey);
   }
 
   /** After a rotation or a replacement of this process: what the last survey found is no longer so, and another is due. */

@@ -9,6 +9,7 @@ import { fileURLToPath } from 'node:url';
 import { LibsqlBatchError } from '@libsql/client';
 import pLimit, { type LimitFunction } from 'p-limit';
 import { ConfigurationError, StorageUnavailableError } from '../errors.ts';
+import { within } from '../within.ts';
 import type { Argument, Connection, Result, Row, SqlStatement } from './connection.ts';
 import { AttemptTimeoutError, describe, isConstraint, kindOf, translate, translateUnsettled } from './failures.ts';
 import { FileConnection } from './file-connection.ts';
@@ -301,21 +302,15 @@ export class Database {
     const endsAtMs = performance.now() + timeoutMs;
     if (this.#log !== null) return operation(endsAtMs);
     const patience = new AbortController();
-    const timer = setTimeout(() => patience.abort(new AttemptTimeoutError('No answer in time.')), timeoutMs);
     const { signal } = patience;
     const given = limit(async () => {
       signal.throwIfAborted();
       return withSignal(signal, () => operation(endsAtMs));
     });
-    const up = new Promise<never>((_resolve, reject) => {
-      signal.addEventListener('abort', () => reject(signal.reason as Error), { once: true });
+    return within(given, timeoutMs, () => {
+      patience.abort(new AttemptTimeoutError('No answer in time.'));
+      throw signal.reason;
     });
-    given.catch(() => undefined);
-    try {
-      return await Promise.race([given, up]);
-    } finally {
-      clearTimeout(timer);
-    }
   }
 }
 

@@ -4,14 +4,12 @@
  */
 
 import { existsSync, statSync } from 'node:fs';
-import { setTimeout as sleep } from 'node:timers/promises';
 import PromiseDatabase from 'libsql/promise';
+import { within } from '../within.ts';
 import { AttemptTimeoutError } from './failures.ts';
 
 /** From this size it is checkpointed. */
 const maxBytes = 4 * 1024 * 1024;
-/** How often a write that waits for a checkpoint looks whether it has waited for too long: a disk may hang. */
-const lookMs = 100;
 
 export class WriteAheadLog {
   readonly #databasePath: string;
@@ -31,8 +29,9 @@ export class WriteAheadLog {
    */
   async betweenCheckpoints<T>(work: () => Promise<T>, endsAtMs: number): Promise<T> {
     while (this.#underWay !== null) {
-      if (performance.now() > endsAtMs) throw new AttemptTimeoutError('The write-ahead log is still being checkpointed.');
-      await Promise.race([this.#underWay, sleep(lookMs, undefined, { ref: false })]);
+      await within(this.#underWay, Math.max(endsAtMs - performance.now(), 0), () => {
+        throw new AttemptTimeoutError('The write-ahead log is still being checkpointed.');
+      });
     }
     return work();
   }

@@ -1,14 +1,14 @@
 /** `/admin/rotate`: the operator's way to try, run and watch a rotation. */
 
-import { setTimeout as sleep } from 'node:timers/promises';
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import type { AuditJournal } from '../../audit/journal.ts';
 import { presentDryRun, presentRotation } from '../../contract/presenters.ts';
 import * as schemas from '../../contract/schemas.ts';
 import { cancelRotation, findRotation } from '../../rotation/control.ts';
-import type { DryRun, Rotator, RunningRotation } from '../../rotation/engine.ts';
+import type { DryRun, Rotator } from '../../rotation/engine.ts';
 import type { RotationRequest } from '../../rotation/plan.ts';
 import type { RotationRecord, RotationStore } from '../../store/rotations.ts';
+import { within } from '../../within.ts';
 import { actorOf } from '../auth.ts';
 
 const tags = ['Rotation'];
@@ -59,7 +59,7 @@ export function rotateRoutes({ rotator, rotations, journal, encryptedTables }: R
       handler: async (request, reply) => {
         const { body, query } = request;
         const running = await rotator.start({ ...toRequest(body), actor: actorOf(request) });
-        const finished = await waitFor(running, (query.wait ?? 25) * 1000);
+        const finished = await within(running.done, (query.wait ?? 25) * 1000, () => null);
         if (finished !== null) return { rotation: present(finished) };
         reply.code(202).header('Location', `/admin/rotate/${running.id}`);
         return { rotation: present(await find(running.id)) };
@@ -114,14 +114,4 @@ function toRequest(body: {
   upgrade_format?: boolean;
 }): RotationRequest {
   return { oldKeyId: body.old_key_id, newKeyId: body.new_key_id, skipIds: body.skip_ids, upgradeFormat: body.upgrade_format };
-}
-
-/** Null where it has not ended within the time. */
-async function waitFor({ done }: RunningRotation, waitMs: number): Promise<RotationRecord | null> {
-  const patience = new AbortController();
-  try {
-    return await Promise.race([done, sleep(waitMs, null, { signal: patience.signal })]);
-  } finally {
-    patience.abort();
-  }
 }
