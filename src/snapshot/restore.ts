@@ -244,7 +244,10 @@ async function assertNoRotation(rotations: RotationStore): Promise<void> {
 /** What a condition of the last transaction, which somebody else has broken, means for the operator. */
 async function explain(rotations: RotationStore, error: unknown): Promise<unknown> {
   if (isConstraint(error)) {
-    return refusal('constraint', 'a row of it cannot stand beside the present ones, or lacks a column that the table requires');
+    return refusal(
+      'constraint',
+      'a row of it cannot stand beside another, of its own or a present one, or lacks a column that the table requires',
+    );
   }
   if (!(error instanceof GuardFailedError)) return error;
   if (error.guard === replicaKeysGuard) {
