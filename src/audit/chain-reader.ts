@@ -14,6 +14,8 @@ interface Gap extends Place {
   isOverdue: boolean;
   /** Whether a record says that it never was. */
   isVoid: boolean;
+  /** Whether it may have been removed with the beginning. */
+  readonly isPruned: boolean;
   isBroken: boolean;
 }
 
@@ -31,6 +33,9 @@ const maxGap = 100;
 export class ChainReader {
   readonly #chain: string;
   readonly #isPruned: boolean;
+  readonly #isOrdered: boolean;
+  /** The number of the record that was read first, until one that was signed after it had been written; or null. */
+  #edge: number | null = null;
   /** Numbers that have been passed without their record. */
   readonly #gaps = new Map<number, Gap>();
   /** The `mac` of records whose successor has not come, and the `prev` of those whose predecessor has not. */
@@ -44,14 +49,11 @@ export class ChainReader {
   #first = 0;
   #last = 0;
 
-  constructor(chain: string, isPruned: boolean) {
+  /** `isPruned`: records may have been removed from the beginning. `isOrdered`: none was written beside another. */
+  constructor(chain: string, isPruned: boolean, isOrdered: boolean) {
     this.#chain = chain;
     this.#isPruned = isPruned;
-  }
-
-  /** The lowest number that is there. */
-  get first(): number {
-    return this.#first;
+    this.#isOrdered = isOrdered;
   }
 
   /** The highest number that is there. */
@@ -66,6 +68,11 @@ export class ChainReader {
       this.#brokenAhead.has(sequence) ||
       this.#lost.some(({ from, to }) => from <= sequence && sequence <= to)
     );
+  }
+
+  /** Whether it may have been removed with the beginning; after {@link end}. */
+  isPruned(sequence: number): boolean {
+    return this.#isPruned && (sequence < this.#first || this.#gaps.get(sequence)?.isPruned === true);
   }
 
   noteBroken(sequence: number): void {
@@ -92,7 +99,7 @@ export class ChainReader {
   end(report: (message: string, at: Place) => void): void {
     for (const { from, to, at } of this.#lost) report(this.#describe(from, to), at);
     const missing = [...this.#gaps].filter(([number, gap]) => {
-      const isExcused = gap.isVoid || this.#open.has(number);
+      const isExcused = gap.isVoid || gap.isPruned || this.#open.has(number);
       if (gap.isBroken || !isExcused) this.#reported.add(number);
       return !gap.isBroken && !isExcused;
     });
@@ -106,22 +113,25 @@ export class ChainReader {
   /** A record with a higher number than any before. */
   #advance({ sequence }: ReadRecord, at: Place, open: ReadonlySet<number>): void {
     const isFirst = this.#first === 0;
-    const missing = sequence - this.#last - 1;
-    if (isFirst && !this.#isPruned && missing > 0) this.#awaitAll(1, sequence - 1, at);
-    else if (isFirst) for (const number of open) this.#await(number, at);
-    else if (missing > 0) this.#awaitAll(this.#last + 1, sequence - 1, at);
+    if (isFirst && this.#isPruned) {
+      this.#edge = this.#isOrdered ? null : sequence;
+      for (const number of open) this.#await(number, at);
+    } else this.#awaitAll(this.#last + 1, sequence - 1, at);
+    // One that was signed beside the first that is left may have been written before it.
+    if (!isFirst && this.#edge !== null && !open.has(this.#edge)) this.#edge = null;
     if (isFirst) this.#first = sequence;
     this.#last = sequence;
     this.#open = open;
   }
 
   #awaitAll(from: number, to: number, at: Place): void {
-    if (to - from >= maxGap) this.#lost.push({ from, to, at });
-    else for (let number = from; number <= to; number += 1) this.#await(number, at);
+    if (to - from < maxGap) for (let number = from; number <= to; number += 1) this.#await(number, at);
+    else if (this.#edge === null) this.#lost.push({ from, to, at });
   }
 
   #await(number: number, at: Place): void {
-    this.#gaps.set(number, { ...at, isOverdue: false, isVoid: false, isBroken: this.#brokenAhead.has(number) });
+    const isBroken = this.#brokenAhead.has(number);
+    this.#gaps.set(number, { ...at, isOverdue: false, isVoid: false, isPruned: this.#edge !== null, isBroken });
   }
 
   /** A record that comes behind one of a higher number. False where it has been there before. */

@@ -19,6 +19,11 @@ export class AuditKeys {
     this.#activeKeyId = await this.#readActiveKeyId().catch(() => this.#activeKeyId);
   }
 
+  /** Undefined where the keyring does not hold it. */
+  find(keyId: string): MasterKey | undefined {
+    return this.#keyring.get(keyId);
+  }
+
   /** Throws ConfigurationError where the keyring is empty. */
   get current(): MasterKey {
     const keys = this.#keyring.entries.map(({ key }) => key);

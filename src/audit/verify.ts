@@ -88,10 +88,10 @@ class Verification {
     }
   }
 
-  async readAll({ lines }: AuditSource): Promise<void> {
+  async readAll({ sink, lines }: AuditSource): Promise<void> {
     for await (const { line, place } of lines()) {
       this.#order += 1;
-      this.#read(line, { order: this.#order, place });
+      this.#read(sink, line, { order: this.#order, place });
     }
   }
 
@@ -116,7 +116,7 @@ class Verification {
     this.#findings.push({ order, finding: { kind, place, message } });
   }
 
-  #read(line: string, at: Place): void {
+  #read(sink: AuditSource['sink'], line: string, at: Place): void {
     const record = this.#parse(line);
     if (record === null) {
       this.#report('broken', 'It is not authentic: edited, damaged, or made by somebody without the master key.', at);
@@ -131,7 +131,7 @@ class Verification {
     }
     const name = nameOf(record.chain, record.sequence);
     if (this.#anchored.has(name)) this.#anchored.set(name, record.mac);
-    const chain = this.#chains.get(record.chain) ?? new ChainReader(record.chain, this.#options.isPruned);
+    const chain = this.#chains.get(record.chain) ?? new ChainReader(record.chain, this.#options.isPruned, sink === 'log');
     this.#chains.set(record.chain, chain);
     chain.read(record, at, (kind, message) => this.#report(kind, message, at));
   }
@@ -147,7 +147,7 @@ class Verification {
     }
     const reader = this.#chains.get(chain);
     if (reader?.isReported(seq)) return;
-    if (this.#options.isPruned && (reader === undefined || seq < reader.first)) return;
+    if (this.#options.isPruned && reader?.isPruned(seq) !== false) return;
     const last = reader === undefined ? 'nothing of that chain is there' : `the last one there is ${reader.last}`;
     this.#report('missing', `Record ${seq} of chain ${chain}, which is anchored here, is missing: ${last}.`, at);
   }

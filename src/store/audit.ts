@@ -1,7 +1,10 @@
 /** The audit table: records are added in the transaction of what they record, and never changed. Knows them as lines only. */
 
-import type { Argument } from './connection.ts';
-import { type Database, integer, type Statement, text } from './database.ts';
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import { textOfLine } from '../lines.ts';
+import { toBuffer } from './cells.ts';
+import type { Argument, Row } from './connection.ts';
+import { type Database, integer, type Statement } from './database.ts';
 
 /** A record as it is added. */
 export interface AuditLine {
@@ -17,7 +20,8 @@ export interface AuditRow {
 }
 
 /** As many are read in one go. */
-const pageRows = 1_000;
+const pageRows = 200;
+const columns = 'position, CAST(line AS blob) AS line';
 
 export class AuditStore {
   readonly #database: Database;
@@ -33,17 +37,23 @@ export class AuditStore {
 
   /** In the order of their commits. */
   async list(after: number, limit: number): Promise<AuditRow[]> {
-    const sql = 'SELECT position, line FROM vault_audit WHERE position > ? ORDER BY position LIMIT ?';
-    const rows = await this.#database.read(sql, [after, limit]);
-    return rows.map((row) => ({ position: integer(row, 'position'), line: text(row, 'line') }));
+    const sql = `SELECT ${columns} FROM vault_audit WHERE position > ? ORDER BY position LIMIT ?`;
+    return (await this.#database.read(sql, [after, limit])).map(toAuditRow);
   }
 
-  /** All that come after, page by page, also those that are added meanwhile. */
+  /** The newest so many in which this stands, the last one first. */
+  async findLast(content: string, limit: number): Promise<AuditRow[]> {
+    const sql = `SELECT ${columns} FROM vault_audit WHERE instr(line, ?) > 0 ORDER BY position DESC LIMIT ?`;
+    return (await this.#database.read(sql, [content, limit])).map(toAuditRow);
+  }
+
+  /** All that come after, page by page, also those that are added meanwhile; the event loop is free between pages. */
   async *allAfter(position: number): AsyncGenerator<AuditRow> {
     let last = position;
     for (let rows = await this.list(last, pageRows); rows.length > 0; rows = await this.list(last, pageRows)) {
       yield* rows;
       last = rows.at(-1)?.position ?? last;
+      await nextTurn();
     }
   }
 
@@ -52,6 +62,11 @@ export class AuditStore {
     const [row] = await this.#database.read('SELECT coalesce(max(position), 0) AS position FROM vault_audit');
     return row === undefined ? 0 : integer(row, 'position');
   }
+}
+
+/** In bytes: the client ends the process at a text that is no UTF-8, and cuts one at a NUL. */
+function toAuditRow(row: Row): AuditRow {
+  return { position: integer(row, 'position'), line: textOfLine(toBuffer(row.line)) };
 }
 
 /** Adds the record to a batch; where a condition is given, only if that holds at its place in the batch. */

@@ -106,8 +106,9 @@ function decodeText(text: CodedText): DecodedText {
   return isUtf8(bytes) ? bytes.toString('utf8') : bytes;
 }
 
-function toBuffer(cells: Value | undefined): Buffer {
-  if (cells instanceof Uint8Array) return Buffer.from(cells.buffer, cells.byteOffset, cells.byteLength);
-  if (cells instanceof ArrayBuffer) return Buffer.from(cells);
-  throw new TypeError('The cells of a row are bytes.');
+/** The bytes of a column that the statement casts to them. */
+export function toBuffer(value: Value | undefined): Buffer {
+  if (value instanceof Uint8Array) return Buffer.from(value.buffer, value.byteOffset, value.byteLength);
+  if (value instanceof ArrayBuffer) return Buffer.from(value);
+  throw new TypeError('The column is no bytes.');
 }

@@ -31,11 +31,19 @@ async function start() {
   const keys = new AuditKeys(new Keyring([{ source: 'PROVARA_MASTER_KEY', key: parseMasterKey(keyA) }]), async () => null);
   const journal = new AuditJournal(store, keys);
   const log = new AuditLog(sink, keys, () => undefined);
-  const anchors = new Anchors({ log, journal, store, keys, intervalMs: 1_000_000, details: {} });
+  const context = { log, store, keys, intervalMs: 1_000_000, details: {} };
+  const anchors = new Anchors({ ...context, journal });
   const logged = () => linesOf(readFileSync(path, 'utf8').split('\n').slice(0, -1));
   const tabled = async () => linesOf((await store.list(0, 1_000)).map(({ line }) => line));
   await anchors.start();
-  return { path, sink, store, keys, journal, log, anchors, logged, tabled, gateway };
+  /** As another process does on the same sinks. */
+  const restart = async () => {
+    const next = new Anchors({ ...context, journal: new AuditJournal(store, keys) });
+    await log.record(tester, [use]);
+    await next.start();
+    return next;
+  };
+  return { path, sink, store, keys, journal, log, anchors, logged, tabled, gateway, restart };
 }
 
 const linesOf = (lines: readonly string[]) => lines.map((line) => JSON.parse(line));
@@ -66,6 +74,65 @@ describe('anchors', () => {
     expect(logged().at(-1).heads).toEqual([headOf(own.at(-2), 'database'), headOf(others.at(-1), 'database')]);
     expect(own.at(-1)).toMatchObject({ act: 'audit.anchor', actor: vaultActor.name, heads: [headOf(logged().at(-1), 'log')] });
     await anchors.stop();
+  });
+
+  it('vouch for what was written while no service ran, or by one that was killed', async () => {
+    const { anchors, log, journal, store, keys, logged, restart } = await start();
+    await log.record(tester, [use]);
+    await anchors.anchor();
+    await journal.note(tester, use);
+    const commands = [new AuditJournal(store, keys), new AuditJournal(store, keys)];
+    for (const command of commands) await command.note(tester, use);
+    const before = (await store.list(0, 1_000)).map(({ line }) => JSON.parse(line)).slice(-3);
+    await (await restart()).anchor();
+    const vouched = logged().at(-1).heads;
+    for (const record of before) expect(vouched).toContainEqual(headOf(record, 'database'));
+    expect(vouched).toHaveLength(4);
+    await (await restart()).anchor();
+    expect(logged().at(-1).heads).toHaveLength(2);
+  });
+
+  it('do not vouch for what somebody without a master key has put into the table', async () => {
+    const { anchors, journal, store, logged, tabled, gateway } = await start();
+    await journal.note(tester, use);
+    const last = (await tabled()).at(-1);
+    const forged = JSON.stringify({ ...last, seq: last.seq + 1 });
+    await gateway.run(`INSERT INTO vault_audit (chain, sequence, line) VALUES ('x', 1, '${forged}')`);
+    await anchors.anchor();
+    expect(logged().at(-1).heads).toEqual([headOf(last, 'database')]);
+    await gateway.run("DELETE FROM vault_audit WHERE chain = 'x'");
+    await gateway.run("INSERT INTO vault_audit (chain, sequence, line) VALUES ('y', 1, CAST(x'7bff00' AS text))");
+    await journal.note(tester, use);
+    await anchors.anchor();
+    expect(logged().at(-1).heads).toEqual([expect.objectContaining({ sink: 'database', seq: last.seq + 1 })]);
+    expect((await store.list(0, 1_000)).filter(({ line }) => line.startsWith('{\u00ff\0'))).toHaveLength(1);
+  });
+
+  it.each([
+    ['a line', () => 'x'],
+    ['a record', (record: string) => record],
+  ])('are not led past new records by %s that stood far behind them for a while', async (_what, lineOf) => {
+    const { anchors, journal, store, logged, gateway } = await start();
+    await journal.note(tester, use);
+    const line = lineOf((await store.list(0, 1))[0]?.line ?? '');
+    await gateway.run(`INSERT INTO vault_audit (position, chain, sequence, line) VALUES (1000000, 'x', 1, '${line}')`);
+    await anchors.anchor();
+    await gateway.run("DELETE FROM vault_audit WHERE chain = 'x'");
+    await gateway.run("UPDATE sqlite_sequence SET seq = 2 WHERE name = 'vault_audit'");
+    await journal.note(tester, use);
+    await anchors.anchor();
+    expect(logged().at(-1).heads).toEqual([expect.objectContaining({ sink: 'database', seq: 3 })]);
+  });
+
+  it('of many chains are records of a few kilobytes', async () => {
+    const { anchors, store, keys, logged } = await start();
+    for (let index = 0; index < 30; index += 1) await new AuditJournal(store, keys).note(tester, use);
+    await anchors.anchor();
+    expect(
+      logged()
+        .slice(1)
+        .map(({ heads }) => heads.length),
+    ).toEqual([20, 11]);
   });
 
   it('that could not be written are made up for', async () => {

@@ -122,6 +122,37 @@ describe('records that were written beside each other', () => {
   });
 });
 
+describe('the first record that is left of a table', () => {
+  const verifyTable = async (table: readonly string[]) =>
+    (await verify([], { table, isPruned: true })).findings.map(({ kind, place }) => `${kind} ${place}`);
+  const heads = (line: string | undefined) => {
+    const { chain, seq, mac } = JSON.parse(line ?? '');
+    return [{ sink: 'database', chain, seq, mac }];
+  };
+
+  it('may stand behind any of those that were written beside it, in whichever order, and anchors may name them', async () => {
+    const lines = chainOf(6, { 3: { open: [2] }, 4: { open: [2] } });
+    const [, b = '', c = '', d = '', e = '', f = ''] = lines;
+    for (const left of [
+      [b, d, e, f],
+      [b, c, e, f],
+      [b, e, f],
+      [c, b, d, e, f],
+      [d, b, e, f],
+      [c, e, f],
+    ]) {
+      expect(await verifyTable(left)).toEqual([]);
+    }
+    const anchor = chainOf(1, { 1: { heads: heads(c) } });
+    expect((await verify(anchor, { table: [b, d, e, f], isPruned: true })).findings).toEqual([]);
+  });
+
+  it('excuses none that was signed after it had been written', async () => {
+    const [, second = '', third = '', , fifth = '', , seventh = ''] = chainOf(7);
+    expect(await verifyTable([second, third, fifth, seventh])).toEqual(['missing 3', 'missing 4']);
+  });
+});
+
 describe('an anchor in the other sink', () => {
   const anchored = (lines: readonly string[], number: number): string[] => {
     const { chain, seq, mac } = JSON.parse(lines[number - 1] ?? '');

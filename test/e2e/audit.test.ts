@@ -2,6 +2,7 @@
 
 import { readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { createClient } from '@libsql/client';
 import { describe, expect, it } from 'vitest';
 import { runCli, startServer } from '../support/process.ts';
 import { caller, environmentFor, gatewayToken, keyB, temporaryFolder } from '../support/vault.ts';
@@ -58,6 +59,30 @@ describe('a file of the audit', () => {
       .filter((line) => line.includes('"act":"key.decrypt"'));
     expect(lines).toHaveLength(uses);
     expect(await verify(...files)).toMatchObject({ findings: [], anchors_unchecked: 0 });
+  });
+});
+
+describe('a record', () => {
+  it('is broken by every changed byte, also by what is no UTF-8 and by what stands behind a NUL', async () => {
+    const { folder, server, store, decrypt, verify } = await start((place) => join(place, 'audit.log'));
+    for (const name of ['K1', 'K2']) await store(name);
+    await decrypt('sample\ufffd');
+    expect(await server.stop()).toBe(0);
+    const path = join(folder, 'audit.log');
+    expect(await verify(path)).toMatchObject({ findings: [] });
+    const log = readFileSync(path);
+    const at = log.indexOf('\ufffd');
+    writeFileSync(path, Buffer.concat([log.subarray(0, at), Buffer.of(0xff), log.subarray(at + 3)]));
+    const client = createClient({ url: `file:${join(folder, 'vault.db')}` });
+    await client.execute("UPDATE vault_audit SET line = CAST(line || char(0) || 'x' AS text) WHERE line LIKE '%\"K1\"%'");
+    await client.execute("UPDATE vault_audit SET line = CAST(CAST(line AS blob) || x'ff' AS text) WHERE line LIKE '%\"K2\"%'");
+    client.close();
+    const { findings } = await verify(path);
+    expect(findings.map(({ kind, place }: Record<string, string>) => `${kind} ${place}`)).toEqual([
+      'broken vault_audit:2',
+      'broken vault_audit:3',
+      expect.stringMatching(/^broken .*audit.log:2$/),
+    ]);
   });
 });
 
