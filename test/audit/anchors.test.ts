@@ -96,8 +96,10 @@ describe('anchors', () => {
     const { anchors, journal, store, logged, tabled, gateway } = await start();
     await journal.note(tester, use);
     const last = (await tabled()).at(-1);
-    const forged = JSON.stringify({ ...last, seq: last.seq + 1 });
-    await gateway.run(`INSERT INTO vault_audit (chain, sequence, line) VALUES ('x', 1, '${forged}')`);
+    for (const [index, keyId] of [last.key_id, '0'.repeat(16)].entries()) {
+      const forged = JSON.stringify({ ...last, seq: last.seq + 1, key_id: keyId });
+      await gateway.run(`INSERT INTO vault_audit (chain, sequence, line) VALUES ('x', ${index}, '${forged}')`);
+    }
     await anchors.anchor();
     expect(logged().at(-1).heads).toEqual([headOf(last, 'database')]);
     await gateway.run("DELETE FROM vault_audit WHERE chain = 'x'");
