@@ -44,6 +44,7 @@ export async function checkSnapshot(spool: Spool, keyring: Keyring, throttle: Th
   const { rows, key_id: hmacKeyId } = await authenticate(spool, keyring);
   const rowsByKeyId = new Map<string, number>();
   const header = await readSnapshotHeader(spool);
+  if (header.active_key_id !== hmacKeyId) malformed('its header names another active key than the one that authenticates it');
   let rowsUnopened = 0;
   let unopened: TableRow | null = null;
   for await (const tableRow of readSnapshotRows(spool)) {
@@ -97,10 +98,14 @@ class RowWalk {
     this.#leaveFullTables();
     const table = this.#tables[this.#index];
     const rowId = BigInt(row.rowid);
+    const integers = row.cells.flatMap((cell) =>
+      typeof cell === 'object' && cell && 'integer' in cell ? [BigInt(cell.integer)] : [],
+    );
     if (table?.table !== row.table) return malformed(`a row of ${row.table} stands where its header has none`);
     if (row.cells.length !== table.columns.length) return malformed(`a row of ${row.table} has not the columns of its header`);
     if (this.#lastRowId !== null && rowId <= this.#lastRowId) return malformed(`rows of ${row.table} are out of order`);
-    if (rowId !== BigInt.asIntN(64, rowId)) return malformed(`a row id of ${row.table} is out of range`);
+    if ([rowId, ...integers].some((each) => each !== BigInt.asIntN(64, each)))
+      return malformed(`a row id or an integer of ${row.table} is out of range`);
     this.#rows += 1;
     this.#lastRowId = rowId;
     return { table, row };

@@ -63,14 +63,16 @@ export function isSchemaRace(error: unknown): boolean {
   return error instanceof LibsqlError && /duplicate column|already exists/i.test(error.message);
 }
 
+const ownAdvice = 'Restart the vault, in this version: that puts back what is its own.';
+const otherTableAdvice = "Let the gateway's migration end, or run it, and put a snapshot back.";
+
 /** What a caller is told. An SQL error that only the code can be to blame for stays as it is. */
 export function translate(error: unknown): unknown {
   const message = error instanceof Error ? error.message : '';
   const [, kind, name] = /no such (table|column): ([\w.]+)/.exec(message) ?? [];
   if (kind !== undefined) {
-    return new MissingSchemaError(
-      `The database has no ${kind} ${name}. Restart the vault, in this version: that puts back what is its own.`,
-    );
+    const advice = kind === 'table' && !name?.includes('vault_') ? otherTableAdvice : ownAdvice;
+    return new MissingSchemaError(`The database has no ${kind} ${name}. ${advice}`);
   }
   const status = statusOf(error);
   if (status === 401 || status === 403) return new ConfigurationError('The database refuses DATABASE_AUTH_TOKEN.');

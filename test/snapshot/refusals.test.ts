@@ -18,6 +18,7 @@ import {
   keyA,
   keyB,
   keyC,
+  keyIdA,
   keyIdB,
   startVault,
   temporaryDatabase,
@@ -105,6 +106,14 @@ describe('a snapshot', () => {
     await expectRefused(signed(inner.slice(0, -1), keyA), 'malformed');
     await expectRefused(signed([...inner, inner.at(-1) ?? ''], keyA), 'malformed');
     await expectRefused(signed([header, first.replace('{', '{"extra":1,'), second, ...rest.slice(0, -1)], keyA), 'malformed');
+  });
+
+  it('is refused with another active key than the one that signs it, and with an integer that SQLite has not', async () => {
+    const { lines, expectRefused } = await start();
+    const [header = '', ...rows] = lines.slice(0, -1);
+    await expectRefused(signed([header.replace(keyIdA, keyIdB), ...rows], keyA), 'malformed');
+    const tooLarge = rows.map((line) => line.replace(/\{"integer":"\d+"\}/, '{"integer":"9223372036854775808"}'));
+    await expectRefused(signed([header, ...tooLarge], keyA), 'malformed');
   });
 
   it('under a key that the keyring lacks is refused and names it', async () => {
