@@ -4,7 +4,7 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import { textOfLine } from '../lines.ts';
 import { toBuffer } from './cells.ts';
 import type { Argument, Row } from './connection.ts';
-import { type Database, integer, type Statement } from './database.ts';
+import { type Database, integer, pageWorkMs, type Statement } from './database.ts';
 
 /** A record as it is added. */
 export interface AuditLine {
@@ -44,7 +44,7 @@ export class AuditStore {
   /** The newest so many in which this stands, the last one first. */
   async findLast(content: string, limit: number): Promise<AuditRow[]> {
     const sql = `SELECT ${columns} FROM vault_audit WHERE instr(line, ?) > 0 ORDER BY position DESC LIMIT ?`;
-    return (await this.#database.read(sql, [content, limit])).map(toAuditRow);
+    return (await this.#database.read(sql, [content, limit], pageWorkMs)).map(toAuditRow);
   }
 
   /** All that come after, page by page, also those that are added meanwhile; the event loop is free between pages. */
