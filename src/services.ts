@@ -15,7 +15,7 @@ import { adoptActiveKey } from './keys/adoption.ts';
 import { AgeWatch } from './keys/age-watch.ts';
 import { Heartbeat } from './keys/heartbeat.ts';
 import { ReadinessCheck } from './keys/readiness.ts';
-import { type MasterKeyReport, reportMasterKeys } from './keys/report.ts';
+import { reportMasterKeys } from './keys/report.ts';
 import { SealMeter } from './keys/seal-meter.ts';
 import type { Survey } from './keys/survey.ts';
 import { type Surveyor, SurveyThreads, surveyHere } from './keys/surveyor.ts';
@@ -43,37 +43,6 @@ import { StatelessCipher } from './vault/stateless.ts';
 import { TextThread, type TextWorkers, workOnTextsHere } from './vault/text-workers.ts';
 import { UseRecorder } from './vault/use-recorder.ts';
 
-export interface Services {
-  readonly apiKeys: ApiKeys;
-  readonly stateless: StatelessCipher;
-  readonly rotator: Rotator;
-  readonly rotations: RotationStore;
-  readonly snapshots: Snapshots;
-  readonly masterKeys: MasterKeyStore;
-  readonly replicas: ReplicaStore;
-  readonly seals: SealMeter;
-  readonly database: Pick<Database, 'counters'>;
-  /** Whether the vault has ever served this database. */
-  readonly isMigrated: () => Promise<boolean>;
-  readonly readiness: ReadinessCheck;
-  /** Opens every row; on record, where an actor is given. */
-  readonly verify: (actor?: Actor) => Promise<Survey>;
-  readonly journal: AuditJournal;
-  readonly auditStore: AuditStore;
-  /** Begins the file of the audit log anew, where it has been moved away. Throws ConfigurationError. */
-  readonly reopenAuditLog: () => Promise<void>;
-  readonly reportMasterKeys: () => Promise<{ activeKeyId: string | null; keys: MasterKeyReport[] }>;
-  /** Brings the schema up to date, finds the active key, joins the live replicas, and takes up an unfinished rotation. Throws ConfigurationError or StorageUnavailableError. */
-  readonly prepare: () => Promise<void>;
-  /** Brings the schema up to date, and nothing else. */
-  readonly migrate: () => Promise<void>;
-  /** Ends what may take long: a rotation at its next step, as an interrupted one, a survey, and what is done with snapshots. */
-  readonly interrupt: () => Promise<void>;
-  /** As {@link Database.checkpoint}; {@link close} does it too. */
-  readonly checkpoint: () => Promise<void>;
-  readonly close: () => Promise<void>;
-}
-
 /**
  * Where rotations run: on this thread; on this thread with others that open and seal, as in a command, which has the machine to
  * itself; or on a thread of their own, as in the service, whose requests come first.
@@ -86,6 +55,8 @@ type EnginePlace = 'here' | 'all_cores' | 'background';
 /** More have nothing to do: reading and writing, which one thread does, then takes longer than what these do. */
 const maxPageThreads = 2;
 
+export type Services = ReturnType<typeof buildServices>;
+
 /** Opens the database and changes nothing in it. Throws ConfigurationError where it cannot be opened at all. */
 export function buildServices(
   config: CoreConfig & { readonly audit?: AuditSettings },
@@ -93,7 +64,7 @@ export function buildServices(
   database = new Database(config.database),
   place: RotationPlace = 'here',
   observer: VaultObserver = unobserved,
-): Services {
+) {
   const { keyring, coverage, rotationDueDays, requireFormat2 } = config;
   const threadConfig = { ...config, database: database.location };
   const tables = new EncryptedTables(database);
@@ -117,11 +88,10 @@ export function buildServices(
     readiness.outdate();
     void auditKeys.refresh();
   };
-  const rotator =
+  const { rotator, surveyor, snapshotWork, textWorkers } =
     place === 'threads'
-      ? buildRotationThreads(threadConfig, logger, onSwitched)
-      : buildEngine(config, logger, database, onSwitched, place);
-  const surveyor = place === 'threads' ? buildSurveyThreads(threadConfig, tables, logger) : surveyHere(tables, coverage, keyring);
+      ? workersOnThreads(threadConfig, tables, logger, onSwitched)
+      : workersHere(config, database, journal, logger, onSwitched, place);
   const readiness = new ReadinessCheck({
     tables,
     coverage,
@@ -132,12 +102,7 @@ export function buildServices(
     requireFormat2,
     isAuditFailing: () => log.isFailing,
   });
-  const textWorkers = place === 'threads' ? buildTextThread(keyring, logger) : workOnTextsHere(keyring);
   const restores = new RestoreStore(database);
-  const snapshotWork =
-    place === 'threads'
-      ? buildSnapshotThreads(threadConfig, onSwitched)
-      : buildSnapshotWork(config, database, journal, onSwitched);
   const snapshots = new Snapshots({ work: snapshotWork, journal, keyring, snapshotDir: config.snapshotDir, logger });
   const ageWatch = new AgeWatch({ masterKeys, rotationDueDays, logger });
   const resumption = new Resumption(rotator, rotations, logger);
@@ -169,17 +134,24 @@ export function buildServices(
     masterKeys,
     replicas,
     seals,
-    database,
-    isMigrated: () => isMigrated(database),
+    database: database as Pick<Database, 'counters'>,
     readiness,
-    verify: (actor) => {
+    journal,
+    auditStore,
+    /** Whether the vault has ever served this database. */
+    isMigrated: () => isMigrated(database),
+    /** Opens every row; on record, where an actor is given. */
+    verify: (actor?: Actor) => {
       const toDetails = ({ rowsScanned, rowsFailed }: Survey) => ({ rows_scanned: rowsScanned, rows_failed: rowsFailed });
       return actor === undefined ? surveyor.survey() : journal.acted(actor, 'rows.verify', () => surveyor.survey(), toDetails);
     },
-    journal,
-    auditStore,
+    /** Begins the file of the audit log anew, where it has been moved away. Throws ConfigurationError. */
     reopenAuditLog: async () => sink?.reopen(),
     reportMasterKeys: () => reportMasterKeys({ tables, coverage, masterKeys, rotations, keyring, surveyor, rotationDueDays }),
+    /**
+     * Brings the schema up to date, finds the active key, joins the live replicas, and takes up an unfinished rotation. Throws
+     * ConfigurationError or StorageUnavailableError.
+     */
     prepare: async () => {
       await sink?.open();
       await prepareSchema();
@@ -191,8 +163,11 @@ export function buildServices(
       resumption.start();
       ageWatch.start();
     },
+    /** Brings the schema up to date, and nothing else. */
     migrate: prepareSchema,
+    /** Ends what may take long: a rotation at its next step, as an interrupted one, a survey, and what is done with snapshots. */
     interrupt,
+    /** As {@link Database.checkpoint}; `close` does it too. */
     checkpoint: () => database.checkpoint(),
     close: async () => {
       resumption.stop();
@@ -285,25 +260,41 @@ export function buildSnapshotWork(
   });
 }
 
-function buildTextThread(keyring: Keyring, logger: Logger): TextWorkers {
-  return new TextThread(new URL('./threads/text-thread.js', import.meta.url), keyring, (error) =>
-    logger.error({ err: error }, 'the thread that works on many texts has died: its work is done without it'),
-  );
+/** Who works on all rows, and on many texts. */
+interface Workers {
+  readonly rotator: Rotator;
+  readonly surveyor: Surveyor;
+  readonly snapshotWork: SnapshotWork;
+  readonly textWorkers: TextWorkers;
 }
 
-function buildSurveyThreads({ database, coverage, keyring }: CoreConfig, tables: EncryptedTables, logger: Logger): Surveyor {
-  const entry = new URL('./threads/survey-thread.js', import.meta.url);
-  const onDeath = (error: unknown): void =>
-    logger.error({ err: error }, 'the thread that opens all rows has died: its work is done without it');
-  return new SurveyThreads({ entry, database, tables, coverage, keyring, onDeath });
+function workersHere(
+  config: CoreConfig,
+  database: Database,
+  journal: AuditJournal,
+  logger: Logger,
+  onSwitched: () => void,
+  place: EnginePlace,
+): Workers {
+  const { keyring, coverage } = config;
+  return {
+    rotator: buildEngine(config, logger, database, onSwitched, place),
+    surveyor: surveyHere(new EncryptedTables(database), coverage, keyring),
+    snapshotWork: buildSnapshotWork(config, database, journal, onSwitched),
+    textWorkers: workOnTextsHere(keyring),
+  };
 }
 
-function buildSnapshotThreads({ keyring, ...config }: CoreConfig, onSwitched: () => void): SnapshotWork {
-  const settings: ThreadSettings = { ...config, keys: keyring.given };
-  return new SnapshotThreads({ entry: new URL('./threads/snapshot-thread.js', import.meta.url), settings, onSwitched });
-}
-
-function buildRotationThreads({ keyring, ...config }: CoreConfig, logger: Logger, onSwitched: () => void): Rotator {
-  const settings: ThreadSettings = { ...config, keys: keyring.given };
-  return new RotationThreads({ entry: new URL('./threads/rotation-thread.js', import.meta.url), settings, logger, onSwitched });
+function workersOnThreads(config: CoreConfig, tables: EncryptedTables, logger: Logger, onSwitched: () => void): Workers {
+  const { keyring, ...others } = config;
+  const settings: ThreadSettings = { ...others, keys: keyring.given };
+  const entry = (name: string): URL => new URL(`./threads/${name}-thread.js`, import.meta.url);
+  const onDeathOf = (thread: string) => (error: unknown) =>
+    logger.error({ err: error }, `the thread that ${thread} has died: its work is done without it`);
+  return {
+    rotator: new RotationThreads({ entry: entry('rotation'), settings, logger, onSwitched }),
+    surveyor: new SurveyThreads({ ...config, entry: entry('survey'), tables, onDeath: onDeathOf('opens all rows') }),
+    snapshotWork: new SnapshotThreads({ entry: entry('snapshot'), settings, onSwitched }),
+    textWorkers: new TextThread(entry('text'), keyring, onDeathOf('works on many texts')),
+  };
 }

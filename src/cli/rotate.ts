@@ -43,6 +43,7 @@ export async function rotate(flags: RotateFlags, environment: Environment): Prom
     skipIds: flags.skip,
     upgradeFormat: flags.upgradeFormat,
     isForced: flags.force,
+    isOldKeyTyped: true,
     actor: cliActor(),
   };
   const run = flags.dryRun === true ? dryRun : execute;

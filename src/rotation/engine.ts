@@ -106,13 +106,11 @@ export class RotationEngine implements Rotator {
     return running;
   }
 
-  /**
-   * On a command line an old key that is not the active one may be mistyped: then it opens no row, and that is what the gate says. Over
-   * HTTP keys are named by what the keyring holds.
-   */
+  /** A typed old key that is not the active one may be mistyped: then it opens no row, and that is what the gate says. */
   async #assertReplicasHoldKeys(request: RotationRequest, plan: RotationPlan): Promise<void> {
-    const { activeKeyId, fromKeyId, to, unfinished, actor } = plan;
-    const mayBeMistyped = actor.role === 'cli' && unfinished === null && ![fromKeyId, to.id].includes(activeKeyId ?? '');
+    const { activeKeyId, fromKeyId, to, unfinished } = plan;
+    const isNeitherActive = ![fromKeyId, to.id].includes(activeKeyId ?? '');
+    const mayBeMistyped = request.isOldKeyTyped === true && unfinished === null && isNeitherActive;
     try {
       await assertReplicasHoldKeys(this.#context.replicas, plan);
     } catch (error) {

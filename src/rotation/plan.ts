@@ -18,6 +18,8 @@ export interface RotationRequest {
   readonly upgradeFormat?: boolean | undefined;
   /** Go on although a live replica lacks a key: it will fail to read what the rotation writes. */
   readonly isForced?: boolean | undefined;
+  /** Whether the old key itself was given, and not the id of one that the keyring holds: then it may be mistyped. */
+  readonly isOldKeyTyped?: boolean | undefined;
   /** Who asks; the vault itself where nobody did. */
   readonly actor?: Actor | undefined;
 }

@@ -2,7 +2,7 @@
 
 import { labelOfKey } from '../crypto/master-key.ts';
 import { ReplicaMissingKeyError } from '../errors.ts';
-import type { Statement } from '../store/database.ts';
+import type { Statement } from '../store/guards.ts';
 import { type Replica, type ReplicaStore, replicaKeysStatement } from '../store/replicas.ts';
 import type { RotationPlan } from './plan.ts';
 

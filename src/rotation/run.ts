@@ -9,8 +9,9 @@ import { RotationInProgressError, StorageUnavailableError, VaultError } from '..
 import { nameOf } from '../keys/adoption.ts';
 import { assertNothingUncovered, type CoverageSettings, inspectCoverage, rowsOf } from '../keys/coverage.ts';
 import { auditStatement } from '../store/audit.ts';
-import { type Database, GuardFailedError, type Statement } from '../store/database.ts';
+import type { Database } from '../store/database.ts';
 import { type EncryptedTables, tableStateGuard } from '../store/encrypted-tables.ts';
+import { GuardFailedError, type Statement } from '../store/guards.ts';
 import { activateStatements, type MasterKeyStore } from '../store/master-keys.ts';
 import { restoreColumns } from '../store/migrations.ts';
 import { type ReplicaStore, replicaKeysGuard } from '../store/replicas.ts';

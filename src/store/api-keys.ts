@@ -4,9 +4,11 @@ import { AnswerTooLargeError } from '../errors.ts';
 import { type AuditLine, auditStatement } from './audit.ts';
 import { Batcher } from './batcher.ts';
 import { type DecodedText, decodeTexts, encodeTexts } from './cells.ts';
+import { integer, text, textOrNull } from './columns.ts';
 import type { Row } from './connection.ts';
-import { type Database, GuardFailedError, guard, integer, type Statement, text, textOrNull } from './database.ts';
+import type { Database } from './database.ts';
 import { isConstraint, MissingSchemaError } from './failures.ts';
+import { GuardFailedError, guard, type Statement } from './guards.ts';
 import { restoreColumns } from './migrations.ts';
 
 export interface ApiKeyRow {

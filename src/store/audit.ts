@@ -3,8 +3,10 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { textOfLine } from '../lines.ts';
 import { toBuffer } from './cells.ts';
+import { integer } from './columns.ts';
 import type { Argument, Row } from './connection.ts';
-import { type Database, integer, pageWorkMs, type Statement } from './database.ts';
+import { type Database, pageWorkMs } from './database.ts';
+import type { Statement } from './guards.ts';
 
 /** A record as it is added. */
 export interface AuditLine {

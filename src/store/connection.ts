@@ -25,12 +25,11 @@ export interface Result {
 export interface Connection {
   execute(statement: SqlStatement): Promise<Result>;
   /**
-   * All of them or none. Throws LibsqlBatchError, which says at which of them it ended. On a file the commit does not wait for
-   * the disk where it need not be synced: it may be lost with the machine, with the process it is not.
+   * All of them or none. Throws LibsqlBatchError, which says at which of them it ended. On a file it throws AttemptTimeoutError where it
+   * could not begin by `endsAtMs`, by `performance.now()`; and the commit does not wait for the disk where it need not be synced: it may
+   * be lost with the machine, with the process it is not.
    */
-  batch(statements: readonly SqlStatement[], isSynced?: boolean): Promise<readonly Result[]>;
-  /** Brings what is in a log beside a file into the file, as far as nobody reads it. */
-  checkpoint(): void;
-  reconnect(): void | Promise<void>;
-  close(): void;
+  batch(statements: readonly SqlStatement[], endsAtMs: number, isSynced?: boolean): Promise<readonly Result[]>;
+  /** Resolves once nothing of it uses the database any more. */
+  close(): Promise<void>;
 }

@@ -3,18 +3,17 @@
  * Every failure is {@link StorageUnavailableError}, where the same may be tried again, or an error that names what is wrong.
  */
 
-import { randomUUID } from 'node:crypto';
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { LibsqlBatchError } from '@libsql/client';
 import pLimit, { type LimitFunction } from 'p-limit';
 import { ConfigurationError, StorageUnavailableError } from '../errors.ts';
 import { within } from '../within.ts';
-import type { Argument, Connection, Result, Row, SqlStatement } from './connection.ts';
-import { AttemptTimeoutError, describe, isConstraint, kindOf, translate, translateUnsettled } from './failures.ts';
+import type { Argument, Connection, Result, Row } from './connection.ts';
+import { AttemptTimeoutError, describe, kindOf, translate, translateUnsettled } from './failures.ts';
 import { FileConnection } from './file-connection.ts';
+import { asGuardFailure, type Statement } from './guards.ts';
+import { MarkedWrite, ServerClock } from './marked-write.ts';
 import { ServerConnection, withSignal } from './server-connection.ts';
-import { WriteAheadLog } from './write-ahead-log.ts';
 
 /** How long SQLite itself waits for a lock. It blocks the event loop meanwhile, so the longer wait is ours. */
 const lockWaitMs = 20;
@@ -38,14 +37,6 @@ const maxLookups = 16;
 const maxWrites = 2;
 /** The native client frees its statements only between turns of the event loop (libsql-js#153). */
 const operationsPerTurn = 50;
-/** The guard that refuses a batch which reaches the server after its caller has been told that it failed. */
-const deadlineGuard = 'deadline';
-
-export interface Statement extends SqlStatement {
-  /** Names a statement that {@link guard} made: it fails the whole batch with {@link GuardFailedError}. */
-  readonly guard?: string;
-}
-
 export interface DatabaseLocation {
   readonly url: string;
   readonly authToken?: string | undefined;
@@ -64,78 +55,38 @@ export function databaseFilePath(url: string): string {
   return fileURLToPath(url.replace('file://localhost', 'file://'));
 }
 
-/** A batch was rolled back because the condition of a {@link guard} in it did not hold. */
-export class GuardFailedError extends Error {
-  readonly guard: string;
-
-  constructor(guard: string) {
-    super(`The condition ${guard} did not hold; nothing was written.`);
-    this.guard = guard;
-  }
-}
-
-/** Makes the batch that holds it roll back unless `condition`, an SQL expression, is true at its place in the batch. */
-export function guard(name: string, condition: string, args: readonly Argument[] = []): Statement {
-  return { sql: `INSERT INTO vault_assertions (failed) SELECT 1 WHERE NOT (${condition})`, args, guard: name };
-}
-
-/** The value of a column that the schema makes text. */
-export function text(row: Row, column: string): string {
-  return String(row[column]);
-}
-
-export function textOrNull(row: Row, column: string): string | null {
-  const value = row[column];
-  return value === null || value === undefined ? null : String(value);
-}
-
-export function integer(row: Row, column: string): number {
-  return Number(row[column]);
-}
-
-export function integerOrNull(row: Row, column: string): number | null {
-  const value = row[column];
-  return value === null || value === undefined ? null : Number(value);
-}
-
-/** Of a batch that is to be carried out once: how many times it was sent so that nobody knows whether it was carried out. */
-interface Sent {
-  unsettled: number;
-}
-
 /** One attempt at an operation, which is given up at `endsAtMs` by `performance.now()`. */
 type Attempt<T> = (endsAtMs: number) => Promise<T>;
 
 export class Database {
   readonly #connection: Connection;
+  /** The same connection; null to a server. */
+  readonly #file: FileConnection | null;
+  readonly #clock: ServerClock;
   /** What another connection of this process is to be opened with. */
   readonly location: DatabaseLocation;
-  /** Null for a server. */
-  readonly #log: WriteAheadLog | null;
   readonly #limit = pLimit(maxReads);
   readonly #lookupLimit = pLimit(maxLookups);
   readonly #writeLimit = pLimit(maxWrites);
   #operations = 0;
   readonly #counters = { retries: 0, failures: 0 };
-  /** By how much the server's clock, in seconds, is ahead of `performance.now()`; null until it has been asked. */
-  #clockOffset: number | null = null;
 
   /** Opens the database, creating the file where there is none. Throws ConfigurationError where it cannot be opened at all. */
   constructor(location: DatabaseLocation) {
     const { url, authToken, fileIdentity } = location;
-    this.#log = isFileUrl(url) ? new WriteAheadLog(databaseFilePath(url), lockWaitMs) : null;
     try {
-      const file = isFileUrl(url) ? new FileConnection(databaseFilePath(url), lockWaitMs, fileIdentity) : null;
-      this.#connection = file ?? new ServerConnection(url, authToken, maxReads + maxLookups + maxWrites);
-      this.location = { ...location, fileIdentity: file?.identity };
+      this.#file = isFileUrl(url) ? new FileConnection(databaseFilePath(url), lockWaitMs, fileIdentity) : null;
+      this.#connection = this.#file ?? new ServerConnection(url, authToken, maxReads + maxLookups + maxWrites);
     } catch (error) {
       throw new ConfigurationError(`DATABASE_URL could not be opened: ${describe(error)}.`);
     }
+    this.#clock = new ServerClock(this.#connection);
+    this.location = { ...location, fileIdentity: this.#file?.identity };
   }
 
   /** Lets readers and a writer of a file work side by side; recorded in the file, so once is enough. */
   async useWriteAheadLog(): Promise<void> {
-    if (this.#log !== null) await this.read('PRAGMA journal_mode = WAL');
+    if (this.#file !== null) await this.read('PRAGMA journal_mode = WAL');
   }
 
   /** On a server an attempt may take `workMs` longer than one that reads a few rows. */
@@ -155,7 +106,7 @@ export class Database {
    * take `workMs` longer than what its statements weigh, for those that work on much that is in the database already.
    */
   async write(statements: readonly Statement[], workMs = 0): Promise<number[]> {
-    if (this.#log === null) return this.#writeMarked(statements, workMs);
+    if (this.#file === null) return this.#writeMarked(statements, workMs);
     return (await this.#batch(statements)).map(({ rowsAffected }) => rowsAffected);
   }
 
@@ -169,7 +120,7 @@ export class Database {
    * take long whenever the system writes back what others have written. It is durable once a later write is.
    */
   async writeUnsynced(statements: readonly Statement[]): Promise<void> {
-    if (this.#log === null) await this.write(statements);
+    if (this.#file === null) await this.write(statements);
     else await this.#batch(statements, false);
   }
 
@@ -178,7 +129,7 @@ export class Database {
    * back at once may have it for seconds. On a server writers stand in line.
    */
   async giveWay(): Promise<void> {
-    if (this.#log !== null) await sleep(lockGapMs);
+    if (this.#file !== null) await sleep(lockGapMs);
   }
 
   /** How often since it was opened an attempt was made again, and an operation was given up for the database's sake. */
@@ -188,84 +139,36 @@ export class Database {
 
   /** Checkpoints a file's write-ahead log, as far as nobody else reads it, for whoever copies that once the process has ended. */
   async checkpoint(): Promise<void> {
-    await this.#log?.settled();
-    this.#connection.checkpoint();
+    await this.#file?.checkpoint();
   }
 
   /** Resolves once nothing of it uses the database any more. */
   async close(): Promise<void> {
-    await this.#log?.close();
-    this.#connection.close();
+    await this.#connection.close();
   }
 
-  /**
-   * A server's answer may be lost, and the write carried out or not. So each batch begins by recording a mark of its own:
-   * the same batch, sent again, is refused at the mark if it was carried out before, and what it changed is read there.
-   * Before the mark stands the attempt's deadline by the server's clock: one that arrives late, when its caller has been
-   * told that it failed and others may have written since, is refused.
-   */
+  /** See {@link MarkedWrite}. */
   async #writeMarked(statements: readonly Statement[], workMs: number): Promise<number[]> {
-    const id = randomUUID();
-    const marked = [
-      { sql: "INSERT INTO vault_writes (id, changed, written_at) VALUES (?, '', unixepoch())", args: [id] },
-      ...statements.flatMap((statement) => [
-        statement,
-        { sql: "UPDATE vault_writes SET changed = changed || changes() || ' ' WHERE id = ?", args: [id] },
-      ]),
-    ];
-    const sent = { unsettled: 0 };
+    const write = new MarkedWrite(this.#connection, this.#clock, statements);
+    const timeoutMs = attemptMs + sendingMs(write.statements) + workMs;
     try {
-      const timeoutMs = attemptMs + sendingMs(marked) + workMs;
-      const send = (endsAtMs: number) => this.#sendMarked(marked, endsAtMs, sent);
-      const results = await this.#attempt(send, timeoutMs, this.#writeLimit, sent);
-      return statements.map((_statement, index) => results[2 + 2 * index]?.rowsAffected ?? 0);
+      return await this.#attempt((endsAtMs) => write.send(endsAtMs), timeoutMs, this.#writeLimit, write);
     } catch (error) {
-      // Behind the deadline's statement.
-      const failedAt = error instanceof LibsqlBatchError && isConstraint(error) ? error.statementIndex - 1 : -1;
-      if (failedAt === 0) return await this.#readMark(id);
-      throw guardFailure(marked[failedAt]) ?? error;
+      if (!write.isDoneBefore(error)) throw write.asGuardFailure(error);
+      return write
+        .changed((sql, args) => this.read(sql, args))
+        .catch((failure: unknown) => {
+          throw translateUnsettled(failure);
+        });
     }
   }
 
-  async #sendMarked(marked: readonly Statement[], endsAtMs: number, sent: Sent): Promise<readonly Result[]> {
-    const deadline = endsAtMs / 1000 + (await this.#readClockOffset());
-    sent.unsettled += 1;
+  async #batch(statements: readonly Statement[], isSynced?: boolean): Promise<readonly Result[]> {
+    const send = (endsAtMs: number) => this.#connection.batch(statements, endsAtMs, isSynced);
     try {
-      return await this.#connection.batch([guard(deadlineGuard, "unixepoch('subsec') < ?", [deadline]), ...marked]);
+      return await this.#attempt(send, attemptMs + sendingMs(statements));
     } catch (error) {
-      if (kindOf(error) !== 'lost') sent.unsettled -= 1;
-      if (!(error instanceof LibsqlBatchError && error.statementIndex === 0 && isConstraint(error))) throw error;
-      this.#clockOffset = null;
-      throw new AttemptTimeoutError('It reached the server too late.');
-    }
-  }
-
-  /** The clock is read before the answer comes, so that the offset is too small by the time of the way back, never too large. */
-  async #readClockOffset(): Promise<number> {
-    if (this.#clockOffset === null) {
-      const { rows } = await this.#connection.execute({ sql: "SELECT unixepoch('subsec') AS now" });
-      this.#clockOffset = Number(rows[0]?.now) - performance.now() / 1000;
-    }
-    return this.#clockOffset;
-  }
-
-  async #readMark(id: string): Promise<number[]> {
-    const [row] = await this.read('SELECT changed FROM vault_writes WHERE id = ?', [id]).catch((error: unknown) => {
-      throw translateUnsettled(error);
-    });
-    return row === undefined ? [] : text(row, 'changed').trim().split(' ').map(Number);
-  }
-
-  async #batch(statements: readonly Statement[], isSynced = true): Promise<readonly Result[]> {
-    const send = () => this.#connection.batch(statements, isSynced);
-    const operation = (endsAtMs: number) => (this.#log === null ? send() : this.#log.betweenCheckpoints(send, endsAtMs));
-    try {
-      const results = await this.#attempt(operation, attemptMs + sendingMs(statements));
-      this.#log?.checkpointWhereLong();
-      return results;
-    } catch (error) {
-      const failedAt = error instanceof LibsqlBatchError && isConstraint(error) ? error.statementIndex : -1;
-      throw guardFailure(statements[failedAt]) ?? error;
+      throw asGuardFailure(error, statements);
     }
   }
 
@@ -273,7 +176,7 @@ export class Database {
    * Tries again, without blocking, what another writer or the network has kept from being done. A file's connection is
    * replaced each time: after SQLITE_BUSY it may acknowledge writes that are rolled back later (libsql-client-ts#352).
    */
-  async #attempt<T>(operation: Attempt<T>, timeoutMs: number, limit = this.#limit, sent: Sent = { unsettled: 0 }): Promise<T> {
+  async #attempt<T>(operation: Attempt<T>, timeoutMs: number, limit = this.#limit, sent = { isUnsettled: false }): Promise<T> {
     this.#operations += 1;
     if (this.#operations % operationsPerTurn === 0) await nextTurn();
     const deadlineMs = performance.now() + retryTotalMs;
@@ -282,8 +185,8 @@ export class Database {
         return await this.#attemptOnce(operation, timeoutMs, limit);
       } catch (error) {
         const isFinal = kindOf(error) === 'final';
-        if (!isFinal && this.#log !== null) await this.#connection.reconnect();
-        if (isFinal || performance.now() + delayMs > deadlineMs) throw this.#givenUp(error, sent.unsettled > 0);
+        if (!isFinal) this.#file?.reconnect();
+        if (isFinal || performance.now() + delayMs > deadlineMs) throw this.#givenUp(error, sent.isUnsettled);
         this.#counters.retries += 1;
         await sleep(delayMs * (0.5 + Math.random()));
       }
@@ -300,7 +203,7 @@ export class Database {
   /** On a server an attempt that takes too long is given up, whether it waits for its turn or for its answer. */
   async #attemptOnce<T>(operation: Attempt<T>, timeoutMs: number, limit: LimitFunction): Promise<T> {
     const endsAtMs = performance.now() + timeoutMs;
-    if (this.#log !== null) return operation(endsAtMs);
+    if (this.#file !== null) return operation(endsAtMs);
     const patience = new AbortController();
     const { signal } = patience;
     const given = limit(async () => {
@@ -312,10 +215,6 @@ export class Database {
       throw signal.reason;
     });
   }
-}
-
-function guardFailure(failed: Statement | undefined): GuardFailedError | null {
-  return failed?.guard === undefined ? null : new GuardFailedError(failed.guard);
 }
 
 /** How much longer a large batch may take, for the time it is on the wire. */

@@ -5,8 +5,9 @@
 
 import { AnswerTooLargeError, ConfigurationError } from '../errors.ts';
 import { encodeRowsOfTexts } from './cells.ts';
+import { integer, text } from './columns.ts';
 import type { Row, Value } from './connection.ts';
-import { type Database, guard, integer, pageWorkMs, type Statement, text } from './database.ts';
+import { type Database, pageWorkMs } from './database.ts';
 import {
   apiKeysTable,
   bindingColumns,
@@ -17,6 +18,7 @@ import {
   pageRows,
   type RowIdRange,
 } from './encrypted-rows.ts';
+import { guard, type Statement } from './guards.ts';
 import { assertHasRowIds, withLastingRowIds } from './row-ids.ts';
 
 /** The least that SQLite has, and the greatest. */

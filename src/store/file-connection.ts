@@ -9,6 +9,7 @@ import { LibsqlBatchError, LibsqlError } from '@libsql/client';
 import NativeDatabase from 'libsql';
 import { LRUCache } from 'lru-cache';
 import type { Connection, Result, Row, SqlStatement, Value } from './connection.ts';
+import { WriteAheadLog } from './write-ahead-log.ts';
 
 /** How long a write waits for a file that is away, and how often it looks. */
 const awayMs = 1_000;
@@ -44,6 +45,7 @@ interface Compiled {
 export class FileConnection implements Connection {
   readonly #path: string;
   readonly #lockWaitMs: number;
+  readonly #log: WriteAheadLog;
   /** Of the file that was opened first, whatever it is called; null before that. */
   #identity: string | null;
   /** Whether the process opened the file with this connection: the others, of threads, leave its log to that one. */
@@ -61,6 +63,7 @@ export class FileConnection implements Connection {
   constructor(path: string, lockWaitMs: number, identity?: string) {
     this.#path = path;
     this.#lockWaitMs = lockWaitMs;
+    this.#log = new WriteAheadLog(path, lockWaitMs);
     this.#isFirst = identity === undefined;
     this.#identity = identity ?? null;
     this.#database = this.#open();
@@ -85,7 +88,13 @@ export class FileConnection implements Connection {
     return this.#run(statement);
   }
 
-  async batch(statements: readonly SqlStatement[], isSynced = true): Promise<Result[]> {
+  async batch(statements: readonly SqlStatement[], endsAtMs: number, isSynced = true): Promise<Result[]> {
+    const results = await this.#log.betweenCheckpoints(() => this.#batchInPlace(statements, isSynced), endsAtMs);
+    this.#log.checkpointWhereLong();
+    return results;
+  }
+
+  async #batchInPlace(statements: readonly SqlStatement[], isSynced: boolean): Promise<Result[]> {
     if (!this.#checkPlace()) await this.#comeBack();
     const results = isSynced ? this.#commit(statements) : this.#commitUnsynced(statements);
     if (!this.#checkPlace()) await this.#comeBack();
@@ -120,7 +129,8 @@ export class FileConnection implements Connection {
     this.#database = null;
   }
 
-  close(): void {
+  async close(): Promise<void> {
+    await this.#log.close();
     this.reconnect();
     this.#isClosed = true;
   }
@@ -172,8 +182,12 @@ export class FileConnection implements Connection {
     this.reconnect();
   }
 
-  /** Checkpoints the log, where the file is still in its place: by the handle that is open, since another would open what is there. */
-  checkpoint(): void {
+  /**
+   * Brings what is in the log into the file, as far as nobody else reads it, where the file is still in its place: by the handle that is
+   * open, since another would open what is there.
+   */
+  async checkpoint(): Promise<void> {
+    await this.#log.settled();
     if (!this.#isDisplaced && identityOf(this.#path) === this.#identity) this.#checkpoint();
   }
 

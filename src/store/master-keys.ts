@@ -1,6 +1,8 @@
 /** What the database knows of master keys: which one seals, and which ones ever did. Only key ids, never a key. */
 
-import { type Database, guard, integer, integerOrNull, type Statement, text } from './database.ts';
+import { integer, integerOrNull, text } from './columns.ts';
+import type { Database } from './database.ts';
+import { guard, type Statement } from './guards.ts';
 
 export interface MasterKeyRecord {
   readonly keyId: string;

@@ -1,8 +1,10 @@
 /** Brings any database to the schema the vault needs, by adding only: the gateway's own statements go on working on the result. */
 
 import { ConfigurationError } from '../errors.ts';
-import { type Database, type Statement, text } from './database.ts';
+import { text } from './columns.ts';
+import type { Database } from './database.ts';
 import { isConstraint, isSchemaRace } from './failures.ts';
+import type { Statement } from './guards.ts';
 import { assertHasRowIds } from './row-ids.ts';
 
 /** The table as the gateway creates it, for a database that has none yet. */

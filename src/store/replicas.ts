@@ -1,6 +1,8 @@
 /** Which service processes live, and which master keys each holds. The database's clock says who lives. */
 
-import { type Database, guard, type Statement, text } from './database.ts';
+import { text } from './columns.ts';
+import type { Database } from './database.ts';
+import { guard, type Statement } from './guards.ts';
 
 /** Seconds after which a replica that has not been heard of counts as gone. */
 const liveSeconds = 15;

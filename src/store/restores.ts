@@ -4,9 +4,11 @@
  */
 
 import { decodeCell, encodeCells } from './cells.ts';
-import { type Database, guard, integer, type Statement, text } from './database.ts';
+import { integer, text } from './columns.ts';
+import type { Database } from './database.ts';
 import { ciphertextColumns } from './encrypted-rows.ts';
 import { quote } from './encrypted-tables.ts';
+import { guard, type Statement } from './guards.ts';
 import type { TableShape } from './snapshot-rows.ts';
 
 /** Seconds after which what a restore has staged counts as left behind by a process that has gone. */

@@ -5,7 +5,8 @@
  */
 
 import { ConfigurationError, StorageUnavailableError } from '../errors.ts';
-import { type Database, integer } from './database.ts';
+import { integer } from './columns.ts';
+import type { Database } from './database.ts';
 
 const maxPasses = 5;
 

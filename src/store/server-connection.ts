@@ -34,14 +34,7 @@ export class ServerConnection implements Connection {
     return this.#client.batch(statements.map(toSent), 'write');
   }
 
-  async reconnect(): Promise<void> {
-    await this.#client.reconnect();
-  }
-
-  /** A server's log is its own. */
-  checkpoint(): void {}
-
-  close(): void {
+  async close(): Promise<void> {
     this.#client.close();
   }
 }

@@ -17,8 +17,8 @@ import {
   type SealedApiKey,
   type TenantCount,
 } from '../store/api-keys.ts';
-import { GuardFailedError } from '../store/database.ts';
 import { apiKeysTable } from '../store/encrypted-rows.ts';
+import { GuardFailedError } from '../store/guards.ts';
 import type { VaultObserver } from './observer.ts';
 import type { UseRecorder } from './use-recorder.ts';
 import { maskValue, normalizeValue, unreadableMask } from './values.ts';

@@ -8,9 +8,10 @@ import { inspect, type TableWork } from '../../src/rotation/inspection.ts';
 import { workHere } from '../../src/rotation/page-workers.ts';
 import { Progress } from '../../src/rotation/progress.ts';
 import { prepareOneCommit, sealedPages, writeChunks } from '../../src/rotation/write-back.ts';
-import { Database, GuardFailedError } from '../../src/store/database.ts';
+import { Database } from '../../src/store/database.ts';
 import { type EncryptedPage, pageRows } from '../../src/store/encrypted-rows.ts';
 import { EncryptedTables } from '../../src/store/encrypted-tables.ts';
+import { GuardFailedError } from '../../src/store/guards.ts';
 import { migrate } from '../../src/store/migrations.ts';
 import { keyA, keyB, keyC, keyIdB, temporaryDatabase } from '../support/vault.ts';
 

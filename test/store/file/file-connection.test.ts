@@ -10,6 +10,9 @@ import { Database } from '../../../src/store/database.ts';
 import { FileConnection } from '../../../src/store/file-connection.ts';
 import { temporaryDatabase } from '../../support/vault.ts';
 
+/** When an attempt is to be given up. */
+const never = performance.now() + 3_600_000;
+
 async function open() {
   const { url, gateway } = await temporaryDatabase({ withTable: false });
   await gateway.run('CREATE TABLE t (a integer PRIMARY KEY, b text NOT NULL)');
@@ -22,7 +25,7 @@ async function open() {
 async function rowsIn(path: string): Promise<unknown> {
   const connection = new FileConnection(path, 20);
   const { rows } = await connection.execute({ sql: 'SELECT count(*) AS rows FROM t' });
-  connection.close();
+  await connection.close();
   return rows[0]?.rows;
 }
 
@@ -38,14 +41,14 @@ describe('a statement that is kept', () => {
   it('works again after it has failed, and its batch has left nothing behind', async () => {
     const { connection, rows } = await open();
     const insert = (b: string | null) => ({ sql: 'INSERT INTO t (b) VALUES (?)', args: [b] });
-    await connection.batch([insert('one')]);
+    await connection.batch([insert('one')], never);
     for (let attempt = 0; attempt < 3; attempt += 1) {
-      await expect(connection.batch([insert('lost'), insert(null)])).rejects.toMatchObject({
+      await expect(connection.batch([insert('lost'), insert(null)], never)).rejects.toMatchObject({
         code: 'SQLITE_CONSTRAINT',
         statementIndex: 1,
       });
     }
-    await connection.batch([insert('two')]);
+    await connection.batch([insert('two')], never);
     expect(await rows()).toEqual(['one', 'two']);
   });
 
@@ -66,7 +69,7 @@ describe('a batch that does not wait for the disk', () => {
   const level = { sql: 'SELECT synchronous FROM pragma_synchronous' };
   const [normal, full] = [[{ synchronous: 1n }], [{ synchronous: 2n }]];
   const rowsOf = async (connection: FileConnection, isSynced: boolean) =>
-    (await connection.batch([level], isSynced)).map(({ rows }) => rows);
+    (await connection.batch([level], never, isSynced)).map(({ rows }) => rows);
 
   it('is the only one, each time anew', async () => {
     const { connection } = await open();
@@ -79,14 +82,14 @@ describe('a batch that does not wait for the disk', () => {
 
   it('leaves the next to wait again where it fails, in the middle or at its start', async () => {
     const { connection, gateway, rows } = await open();
-    await expect(connection.batch([{ sql: 'INSERT INTO t (b) VALUES (NULL)' }], false)).rejects.toThrow('NOT NULL');
+    await expect(connection.batch([{ sql: 'INSERT INTO t (b) VALUES (NULL)' }], never, false)).rejects.toThrow('NOT NULL');
     expect(await rowsOf(connection, true)).toEqual([full]);
-    await expect(connection.batch([{ sql: 'ROLLBACK' }, level], false)).rejects.toThrow('The transaction has ended');
+    await expect(connection.batch([{ sql: 'ROLLBACK' }, level], never, false)).rejects.toThrow('The transaction has ended');
     expect(await rowsOf(connection, true)).toEqual([full]);
-    await expect(connection.batch([{ sql: 'COMMIT' }, { sql: 'BEGIN' }], false)).rejects.toThrow();
+    await expect(connection.batch([{ sql: 'COMMIT' }, { sql: 'BEGIN' }], never, false)).rejects.toThrow();
     expect(await rowsOf(connection, true)).toEqual([full]);
     const lock = await gateway.client.transaction('write');
-    await expect(connection.batch([level], false)).rejects.toMatchObject({ code: 'SQLITE_BUSY' });
+    await expect(connection.batch([level], never, false)).rejects.toMatchObject({ code: 'SQLITE_BUSY' });
     connection.reconnect();
     await lock.rollback();
     expect(await rowsOf(connection, true)).toEqual([full]);
@@ -137,7 +140,7 @@ describe('a file that is away for a moment', () => {
     expect(existsSync(path)).toBe(false);
     renameSync(`${path}-away`, path);
     expect(await rows()).toEqual([]);
-    connection.close();
+    await connection.close();
   });
 
   it('just when another writer holds its lock, fails what is asked of it then where it does not come back, and nothing after', async () => {
@@ -186,8 +189,8 @@ describe('a file that another takes the place of, under an open connection', () 
         return "INSERT INTO t (b) VALUES ('ours')";
       },
     };
-    await expect(connection.batch([replacing])).rejects.toThrow('Another file has taken its place');
-    connection.close();
+    await expect(connection.batch([replacing], never)).rejects.toThrow('Another file has taken its place');
+    await connection.close();
   });
 
   it('is whole where it has been moved to, and leaves no log of its own beside the other', async () => {
@@ -237,7 +240,7 @@ describe('a file that another takes the place of, under an open connection', () 
     copyFileSync(path, `${path}-backup`);
     connection.reconnect();
     renameSync(`${path}-backup`, path);
-    await expect(connection.batch([{ sql: "INSERT INTO t (b) VALUES ('ours')" }])).rejects.toThrow('Another file');
+    await expect(connection.batch([{ sql: "INSERT INTO t (b) VALUES ('ours')" }], never)).rejects.toThrow('Another file');
     await expect(rows()).rejects.toThrow('Another file');
     const other = new FileConnection(path, 20);
     expect((await other.execute({ sql: 'SELECT b FROM t' })).rows).toEqual([]);
