@@ -48,7 +48,7 @@ export interface RestoreContext extends TakeContext {
 export interface RestoreResult {
   /** Rows that were written. */
   readonly restored: number;
-  /** Rows of the snapshot that were left as they are in the table. */
+  /** Rows of the snapshot that were not written: after a merge they are in the table, otherwise another of the same primary key is. */
   readonly kept: number;
   /** The state before a replacement; null after a merge. */
   readonly before: SnapshotFile | null;
@@ -134,7 +134,7 @@ async function replace(restoring: Restoring, spool: Spool, checked: CheckedSnaps
   for (let attempt = 1; attempt <= maxReplaceAttempts; attempt += 1) {
     const before = await keepPresent(restoring, id, activeKey.id, tables);
     const restored = await tryReplace(restoring, conditions, before, checked.rows);
-    if (restored !== null) return { restored, kept: 0, before };
+    if (restored !== null) return { restored, kept: checked.rows - restored, before };
   }
   throw new StorageUnavailableError('Others keep writing to the tables: stop them, or try again. Nothing was written.');
 }

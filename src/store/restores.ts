@@ -64,13 +64,13 @@ export class RestoreStore {
     await this.#database.write(forgetStatements(id), minWorkMs);
   }
 
-  /** Throws a constraint error where two rows have one primary key: of a table that had none when they were read. */
+  /** Of rows of one primary key the last counts: one that was written anew while it was read has been read twice. */
   async stage(id: string, table: string, rows: readonly StagedRow[]): Promise<void> {
     const staged = JSON.stringify(rows.map(({ rowId, matchCell, cells }) => [rowId, [JSON.parse(matchCell)], JSON.parse(cells)]));
     const present = JSON.stringify(
       rows.flatMap((row, index) => (row.present === null ? [] : [[index, row.present.rowId, JSON.parse(row.present.cells)]])),
     );
-    const sql = `INSERT INTO vault_restore_rows (restore_id, table_name, row_id, match_key, cells, present_row_id, present_cells)
+    const sql = `INSERT OR REPLACE INTO vault_restore_rows (restore_id, table_name, row_id, match_key, cells, present_row_id, present_cells)
       SELECT ?, ?, CAST(r.value->>0 AS integer), ${decodeCell('(r.value->1)', 0)}, r.value->2, CAST(p.value->>1 AS integer), p.value->2
       FROM json_each(?) AS r LEFT JOIN json_each(?) AS p ON p.value->>0 = r.key`;
     await this.#database.write([{ sql, args: [id, table, staged, present] }]);

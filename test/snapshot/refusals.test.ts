@@ -189,28 +189,6 @@ describe('a snapshot', () => {
     expect([answer.status, answer.body.error.details]).toEqual([422, { reason: 'constraint' }]);
     expect(await bytesOf(database, 'api_keys')).toEqual(before);
   });
-
-  it.each(['merge', 'replace'])(
-    'with two rows of one primary key, of a table that had none, is refused whole: %s',
-    async (mode) => {
-      const { url, gateway: database } = await temporaryDatabase();
-      const create = (id: string) => `CREATE TABLE creds (${id}, encrypted_value text, iv text, auth_tag text)`;
-      await database.run(create('id text'));
-      const settings = { VAULT_ENCRYPTED_TABLES: 'api_keys,creds', VAULT_SNAPSHOT_DIR: temporaryFolder() };
-      const vault = await startVault(url, settings);
-      for (const id of ['a', 'b', 'a']) {
-        const { encryptedValue, iv, authTag } = sealRow(parseMasterKey(keyA), null, Buffer.from('sample'));
-        await database.run(`INSERT INTO creds VALUES ('${id}', '${encryptedValue}', '${iv}', '${authTag}')`);
-      }
-      const snapshot = await takeSnapshot(vault);
-      await database.run('DROP TABLE creds');
-      await database.run(create('id text PRIMARY KEY'));
-      const answer = await sendSnapshot(vault, snapshot, mode);
-      expect([answer.status, answer.body.error.details]).toEqual([422, { reason: 'constraint' }]);
-      expect(await bytesOf(database, 'creds')).toEqual([]);
-      expect(readdirSync(settings.VAULT_SNAPSHOT_DIR)).toEqual([]);
-    },
-  );
 });
 
 describe('a restore', () => {

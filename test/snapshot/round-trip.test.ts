@@ -5,7 +5,7 @@ import { readdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { connectorTableSql, gatewaySeal } from '../support/gateway.ts';
-import { bytesOf, linesOf, sendSnapshot, takeSnapshot } from '../support/snapshot.ts';
+import { bytesOf, linesOf, sendSnapshot, signed, takeSnapshot } from '../support/snapshot.ts';
 import {
   keyA,
   keyB,
@@ -281,5 +281,21 @@ describe('writeSnapshotFile', () => {
     const bytes = readFileSync(path);
     expect(createHash('sha256').update(bytes).digest('hex')).toBe(sha256);
     expect((await sendSnapshot(started.vault, bytes)).body).toEqual({ restored: 0, kept: 5 });
+  });
+});
+
+describe('a row that was written anew behind the reader of a snapshot', () => {
+  it.each(['merge', 'replace'])('is in it twice, and comes back as it was the second time: %s', async (mode) => {
+    const { database, vault } = await start();
+    for (const id of ['a', 'b', 'c']) await database.insert(keyA, { id, name: `name-${id}` }, connectors);
+    const [header = '', ...rows] = linesOf(await takeSnapshot(vault)).slice(0, -1);
+    const twice = signed([header, ...rows.map((line) => line.replace('"c"', '"a"'))], keyA);
+    await database.run(`DELETE FROM ${connectors}`);
+    expect((await sendSnapshot(vault, twice, mode)).body).toEqual({ restored: 2, kept: 1 });
+    const { rows: present } = await database.client.execute(`SELECT id, name FROM ${connectors} ORDER BY id`);
+    expect(present.map(({ id, name }) => [id, name])).toEqual([
+      ['a', 'name-c'],
+      ['b', 'name-b'],
+    ]);
   });
 });
