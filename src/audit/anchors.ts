@@ -14,8 +14,10 @@ const anchorAct = 'audit.anchor';
 const lastAnchorMs = 2_000;
 /** So many fit into a record of a few kilobytes. */
 const maxHeads = 20;
-/** Among so many of the last anchors in the table is one that is authentic, unless somebody has put others there. */
-const maxAnchorsSeen = 20;
+/** So many records of the table are vouched for at a time: where the rest is cut off, that much is done. */
+const recordsAtOnce = 2_000;
+/** Among so many records is the last anchor, unless a process has died between two; then the table is vouched for from its beginning. */
+const maxSearched = 10_000;
 
 export interface AnchorsContext {
   readonly log: AuditLog;
@@ -27,13 +29,29 @@ export interface AnchorsContext {
   readonly details: Readonly<Record<string, unknown>>;
 }
 
+/** Records of the table that were read in one go. */
+interface TablePart {
+  /** The last authentic record of every chain among them. */
+  readonly heads: readonly ChainHead[];
+  /** Where the last of them stands. */
+  readonly position: number;
+  /** Where the first stands whose key the keyring lacks, or null. */
+  readonly unknownAt: number | null;
+  /** False where they are anchors alone, which would call for each other for ever. */
+  readonly isNews: boolean;
+  readonly isLast: boolean;
+}
+
 export class Anchors {
   readonly #context: AnchorsContext;
   #timer: NodeJS.Timeout | undefined;
+  #underWay: Promise<void> | null = null;
   /** How many uses in the log the table has vouched for. */
   #uses = 0;
-  /** Up to where the log has vouched for the table, by this process or one before; null before that is known. */
+  /** Up to where this process has read the table, and the log vouched for it; null before the first time. */
   #position: number | null = null;
+  /** Where the first record stands that this process could not vouch for: another may. */
+  #unknownAt: number | null = null;
 
   constructor(context: AnchorsContext) {
     this.#context = context;
@@ -52,10 +70,11 @@ export class Anchors {
   }
 
   /** Best effort: what could not be anchored now is anchored next time. */
-  async anchor(): Promise<void> {
-    await this.#context.keys.refresh();
-    await this.#anchorTable().catch(() => undefined);
-    await this.#anchorLog().catch(() => undefined);
+  anchor(): Promise<void> {
+    this.#underWay ??= this.#anchor().finally(() => {
+      this.#underWay = null;
+    });
+    return this.#underWay;
   }
 
   /** Anchors once more, but keeps nobody waiting for a database that does not answer. */
@@ -64,64 +83,94 @@ export class Anchors {
     if (this.#timer !== undefined) await within(this.anchor(), lastAnchorMs, () => undefined);
   }
 
-  async #anchorTable(): Promise<void> {
-    const { heads, position, isNews } = await this.#readTable(await this.#findPosition());
-    const events: AuditEvent[] = [];
-    for (let from = 0; isNews && from < heads.length; from += maxHeads) {
-      events.push({ act: anchorAct, outcome: 'done', heads: heads.slice(from, from + maxHeads) });
-    }
-    if (events.length > 0) await this.#context.log.record(vaultActor, events);
-    this.#position = position;
+  async #anchor(): Promise<void> {
+    const { keys, log } = this.#context;
+    const anchorUses = async (): Promise<void> => {
+      if (log.uses !== this.#uses) await this.#anchorLog().catch(() => undefined);
+    };
+    await keys.refresh();
+    // The first time there may be much to read, which a stop does not wait for.
+    if (this.#position === null) await anchorUses();
+    await this.#anchorTable().catch(() => undefined);
+    await anchorUses();
   }
 
+  async #anchorTable(): Promise<void> {
+    let position = await this.#findPosition();
+    for (let isLast = false; !isLast; ) {
+      const part = await this.#readTable(position);
+      const { heads, isNews } = part;
+      if (isNews) await this.#context.log.record(vaultActor, anchorsOf(heads));
+      this.#position = position = part.position;
+      this.#unknownAt ??= part.unknownAt;
+      if (isNews) await this.#anchorLog();
+      ({ isLast } = part);
+    }
+  }
+
+  /** In the table; it says up to where the log has vouched for that. */
   async #anchorLog(): Promise<void> {
     const { log, journal } = this.#context;
     const { head, uses } = log;
-    if (head === null || uses === this.#uses) return;
-    const details = this.#position === null ? {} : { details: { anchored_to: this.#position } };
+    if (head === null) return;
+    const vouched = this.#position === null ? null : Math.min(this.#position, (this.#unknownAt ?? Number.POSITIVE_INFINITY) - 1);
+    const details = vouched === null ? {} : { details: { anchored_to: vouched } };
     await journal.note(vaultActor, { act: anchorAct, outcome: 'done', ...details, heads: [head] });
     this.#uses = uses;
   }
 
   /**
-   * Of what other processes have written since somebody last vouched for the table, the command line and those that were killed vouch
-   * for nothing. Where the table ends before that place it has been cut, and the places behind may have been given again.
+   * For what the command line has written, and services that were killed, the first anchor after them vouches. Where the table ends
+   * before the place where this process was, it has been cut, and the places behind may have been given again.
    */
   async #findPosition(): Promise<number> {
     const position = this.#position ?? (await this.#lastAnchored());
-    return (await this.#context.store.lastPosition()) < position ? 0 : position;
+    if (position <= (await this.#context.store.lastPosition())) return position;
+    this.#unknownAt = null;
+    return 0;
   }
 
-  /** As the last authentic anchor in the table says. */
+  /** As the last authentic anchor in the table says; 0 where it is not found. */
   async #lastAnchored(): Promise<number> {
-    for (const { line } of await this.#context.store.findLast(`"act":"${anchorAct}"`, maxAnchorsSeen)) {
-      const { anchored_to } = (this.#authentic(line)?.fields.details ?? {}) as { anchored_to?: unknown };
-      if (typeof anchored_to === 'number') return anchored_to;
+    let searched = 0;
+    for await (const { line } of this.#context.store.allBackwards()) {
+      const record = line.includes('"anchored_to":') ? this.#read(line) : null;
+      const { anchored_to } = (record?.isAuthentic ? record.fields.details : {}) as { anchored_to?: unknown };
+      if (record?.fields.act === anchorAct && typeof anchored_to === 'number') return anchored_to;
+      searched += 1;
+      if (searched === maxSearched) break;
     }
     return 0;
   }
 
-  /**
-   * The last authentic record of every chain that has grown behind this place, and where the last of all stands. No news is where they
-   * have grown by anchors alone, which would call for each other for ever. Whoever can write the table alone is vouched for in nothing.
-   */
-  async #readTable(after: number): Promise<{ heads: ChainHead[]; position: number; isNews: boolean }> {
+  /** What is not authentic is vouched for in nothing: whoever can write the table alone has written it. */
+  async #readTable(after: number): Promise<TablePart> {
     const heads = new Map<string, ChainHead>();
-    let isNews = false;
-    let last = after;
-    for await (const { line, position } of this.#context.store.allAfter(after)) {
-      const record = this.#authentic(line);
-      if (record === null) continue;
-      last = position;
-      isNews ||= record.fields.act !== anchorAct;
-      const { chain, sequence: seq, mac } = record;
-      if (seq > (heads.get(chain)?.seq ?? 0)) heads.set(chain, { sink: 'database', chain, seq, mac });
+    let [position, read, isNews, unknownAt] = [after, 0, false, null as number | null];
+    for await (const row of this.#context.store.allAfter(after)) {
+      ({ position } = row);
+      const record = this.#read(row.line);
+      if (record?.isAuthentic === false) unknownAt ??= position;
+      if (record?.isAuthentic === true) {
+        isNews ||= record.fields.act !== anchorAct;
+        const { chain, sequence: seq, mac } = record;
+        if (seq > (heads.get(chain)?.seq ?? 0)) heads.set(chain, { sink: 'database', chain, seq, mac });
+      }
+      read += 1;
+      if (read === recordsAtOnce) break;
     }
-    return { heads: [...heads.values()], position: last, isNews };
+    return { heads: [...heads.values()], position, unknownAt, isNews, isLast: read < recordsAtOnce };
   }
 
-  #authentic(line: string): ReadRecord | null {
-    const record = readRecord(line, (keyId) => this.#context.keys.find(keyId));
-    return record?.isAuthentic === true ? record : null;
+  #read(line: string): ReadRecord | null {
+    return readRecord(line, (keyId) => this.#context.keys.find(keyId));
   }
+}
+
+function anchorsOf(heads: readonly ChainHead[]): AuditEvent[] {
+  const events: AuditEvent[] = [];
+  for (let from = 0; from < heads.length; from += maxHeads) {
+    events.push({ act: anchorAct, outcome: 'done', heads: heads.slice(from, from + maxHeads) });
+  }
+  return events;
 }

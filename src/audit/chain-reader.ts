@@ -33,9 +33,8 @@ const maxGap = 100;
 export class ChainReader {
   readonly #chain: string;
   readonly #isPruned: boolean;
-  readonly #isOrdered: boolean;
-  /** The number of the record that was read first, until one that was signed after it had been written; or null. */
-  #edge: number | null = null;
+  /** Whether every record so far may have been signed before the first that is left was written. */
+  #isAtEdge: boolean;
   /** Numbers that have been passed without their record. */
   readonly #gaps = new Map<number, Gap>();
   /** The `mac` of records whose successor has not come, and the `prev` of those whose predecessor has not. */
@@ -46,14 +45,15 @@ export class ChainReader {
   readonly #lost: Range[] = [];
   /** Numbers that the newest record names as not written yet. */
   #open: ReadonlySet<number> = new Set();
-  #first = 0;
+  /** The number of the first that is there, in their order; 0 before that. */
+  #firstRead = 0;
   #last = 0;
 
   /** `isPruned`: records may have been removed from the beginning. `isOrdered`: none was written beside another. */
   constructor(chain: string, isPruned: boolean, isOrdered: boolean) {
     this.#chain = chain;
     this.#isPruned = isPruned;
-    this.#isOrdered = isOrdered;
+    this.#isAtEdge = isPruned && !isOrdered;
   }
 
   /** The highest number that is there. */
@@ -72,7 +72,7 @@ export class ChainReader {
 
   /** Whether it may have been removed with the beginning; after {@link end}. */
   isPruned(sequence: number): boolean {
-    return this.#isPruned && (sequence < this.#first || this.#gaps.get(sequence)?.isPruned === true);
+    return this.#isPruned && (sequence < this.#firstRead || this.#gaps.get(sequence)?.isPruned === true);
   }
 
   noteBroken(sequence: number): void {
@@ -111,27 +111,25 @@ export class ChainReader {
   }
 
   /** A record with a higher number than any before. */
-  #advance({ sequence }: ReadRecord, at: Place, open: ReadonlySet<number>): void {
-    const isFirst = this.#first === 0;
-    if (isFirst && this.#isPruned) {
-      this.#edge = this.#isOrdered ? null : sequence;
-      for (const number of open) this.#await(number, at);
-    } else this.#awaitAll(this.#last + 1, sequence - 1, at);
-    // One that was signed beside the first that is left may have been written before it.
-    if (!isFirst && this.#edge !== null && !open.has(this.#edge)) this.#edge = null;
-    if (isFirst) this.#first = sequence;
+  #advance({ sequence, fields: { act } }: ReadRecord, at: Place, open: ReadonlySet<number>): void {
+    const isFirst = this.#firstRead === 0;
+    if (isFirst) this.#firstRead = sequence;
+    if (isFirst && this.#isPruned) for (const number of open) this.#await(number, at);
+    else this.#awaitAll(this.#last + 1, sequence - 1, at);
+    // A service's first record is written alone; one that was signed beside the first that is left may have been written before it.
+    if (isFirst ? act === 'audit.start' : !open.has(this.#firstRead)) this.#isAtEdge = false;
     this.#last = sequence;
     this.#open = open;
   }
 
   #awaitAll(from: number, to: number, at: Place): void {
-    if (to - from < maxGap) for (let number = from; number <= to; number += 1) this.#await(number, at);
-    else if (this.#edge === null) this.#lost.push({ from, to, at });
+    if (to - from >= maxGap) this.#lost.push({ from, to, at });
+    else for (let number = from; number <= to; number += 1) this.#await(number, at);
   }
 
   #await(number: number, at: Place): void {
     const isBroken = this.#brokenAhead.has(number);
-    this.#gaps.set(number, { ...at, isOverdue: false, isVoid: false, isPruned: this.#edge !== null, isBroken });
+    this.#gaps.set(number, { ...at, isOverdue: false, isVoid: false, isPruned: this.#isAtEdge, isBroken });
   }
 
   /** A record that comes behind one of a higher number. False where it has been there before. */
@@ -143,7 +141,6 @@ export class ChainReader {
     }
     if (gap.isOverdue) report('reordered', `Record ${sequence} of chain ${this.#chain} stands behind what came after it.`);
     this.#gaps.delete(sequence);
-    this.#first = Math.min(this.#first, sequence);
     return true;
   }
 

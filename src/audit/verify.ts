@@ -2,6 +2,7 @@
 
 import { type ReadRecord, readRecord, recordStart } from '../crypto/audit-chain.ts';
 import type { Keyring } from '../crypto/keyring.ts';
+import { textOfLine } from '../lines.ts';
 import { ChainReader, type FindingKind, type Place } from './chain-reader.ts';
 import type { ChainHead } from './event.ts';
 
@@ -158,7 +159,7 @@ function nameOf(chain: string, sequence: number): string {
 }
 
 /** The part of a line of a log that is a record, or null: the log may hold other lines, and others may have put something before it. */
-export function recordIn(line: string): string | null {
+export function recordIn(line: Buffer): string | null {
   const start = line.indexOf(recordStart);
-  return start === -1 ? null : line.slice(start).trimEnd();
+  return start === -1 ? null : textOfLine(line.subarray(start)).trimEnd();
 }

@@ -5,7 +5,7 @@ import { type AuditReport, type AuditSource, recordIn, verifyAudit } from '../au
 import { readKeyringConfig } from '../config.ts';
 import { keptEnvironment } from '../development.ts';
 import { ConfigurationError, ValidationError } from '../errors.ts';
-import { readLines, textOfLine } from '../lines.ts';
+import { readLines } from '../lines.ts';
 import type { Environment } from '../settings.ts';
 import type { AuditStore } from '../store/audit.ts';
 import { exitCodes } from './exit-codes.ts';
@@ -50,7 +50,7 @@ async function* linesOf(files: readonly string[]) {
     let number = 0;
     for await (const bytes of readLines(createReadStream(file), Number.POSITIVE_INFINITY)) {
       number += 1;
-      const line = bytes && recordIn(textOfLine(bytes));
+      const line = bytes && recordIn(bytes);
       if (line !== null) yield { line, place: `${file}:${number}` };
     }
   }

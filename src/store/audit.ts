@@ -5,7 +5,7 @@ import { textOfLine } from '../lines.ts';
 import { toBuffer } from './cells.ts';
 import { integer } from './columns.ts';
 import type { Argument, Row } from './connection.ts';
-import { type Database, pageWorkMs } from './database.ts';
+import type { Database } from './database.ts';
 import type { Statement } from './guards.ts';
 
 /** A record as it is added. */
@@ -43,19 +43,27 @@ export class AuditStore {
     return (await this.#database.read(sql, [after, limit])).map(toAuditRow);
   }
 
-  /** The newest so many in which this stands, the last one first. */
-  async findLast(content: string, limit: number): Promise<AuditRow[]> {
-    const sql = `SELECT ${columns} FROM vault_audit WHERE instr(line, ?) > 0 ORDER BY position DESC LIMIT ?`;
-    return (await this.#database.read(sql, [content, limit], pageWorkMs)).map(toAuditRow);
-  }
-
   /** All that come after, page by page, also those that are added meanwhile; the event loop is free between pages. */
   async *allAfter(position: number): AsyncGenerator<AuditRow> {
-    let last = position;
-    for (let rows = await this.list(last, pageRows); rows.length > 0; rows = await this.list(last, pageRows)) {
+    for (let last = position; ; await nextTurn()) {
+      const rows = await this.list(last, pageRows);
       yield* rows;
-      last = rows.at(-1)?.position ?? last;
-      await nextTurn();
+      const next = rows.at(-1)?.position ?? last;
+      // A position beyond 2^53, which another program may have given, is not told from the one before it.
+      if (next <= last) return;
+      last = next;
+    }
+  }
+
+  /** All from the last one back, in the same way. */
+  async *allBackwards(): AsyncGenerator<AuditRow> {
+    const sql = `SELECT ${columns} FROM vault_audit WHERE position < ? ORDER BY position DESC LIMIT ?`;
+    for (let first = Number.MAX_SAFE_INTEGER; ; await nextTurn()) {
+      const rows = (await this.#database.read(sql, [first, pageRows])).map(toAuditRow);
+      yield* rows;
+      const next = rows.at(-1)?.position ?? first;
+      if (next >= first) return;
+      first = next;
     }
   }
 

@@ -29,7 +29,7 @@ export class WriteAheadLog {
    */
   async betweenCheckpoints<T>(work: () => Promise<T>, endsAtMs: number): Promise<T> {
     while (this.#underWay !== null) {
-      await within(this.#underWay, Math.max(endsAtMs - performance.now(), 0), () => {
+      await within(this.#underWay, endsAtMs - performance.now(), () => {
         throw new AttemptTimeoutError('The write-ahead log is still being checkpointed.');
       });
     }

@@ -147,6 +147,19 @@ describe('the first record that is left of a table', () => {
     expect((await verify(anchor, { table: [b, d, e, f], isPruned: true })).findings).toEqual([]);
   });
 
+  it('is not the lowest where others were written late; an anchor that names one of before is no finding', async () => {
+    const [, b = '', c = '', d = '', e = ''] = chainOf(5, { 3: { open: [2] }, 4: { open: [2] } });
+    const anchor = chainOf(1, { 1: { heads: heads(c) } });
+    expect((await verify(anchor, { table: [d, b, e], isPruned: true })).findings).toEqual([]);
+  });
+
+  it('excuses none where it is the first of a service, and never so many that they cannot have been under way together', async () => {
+    const [a = '', , c = ''] = chainOf(3, { 1: { act: 'audit.start' } });
+    expect(await verifyTable([a, c])).toEqual(['missing 2']);
+    const many = chainOf(150);
+    expect(await verifyTable([many[1] ?? '', many[140] ?? ''])).toEqual(['missing 2']);
+  });
+
   it('excuses none that was signed after it had been written', async () => {
     const [, second = '', third = '', , fifth = '', , seventh = ''] = chainOf(7);
     expect(await verifyTable([second, third, fifth, seventh])).toEqual(['missing 3', 'missing 4']);
@@ -198,7 +211,8 @@ describe('an anchor in the other sink', () => {
 describe('a line of a log', () => {
   it('is found behind what a collector has put before it, and other lines are none', () => {
     const [line = ''] = chainOf(1);
-    expect(recordIn(`2026-01-01T00:00:00Z stdout F ${line}\r`)).toBe(line);
-    expect(recordIn('{"level":30,"msg":"request"}')).toBeNull();
+    expect(recordIn(Buffer.from(`2026-01-01T00:00:00Z stdout F ${line}\r\n`))).toBe(line);
+    expect(recordIn(Buffer.concat([Buffer.of(0xe9), Buffer.from(line)]))).toBe(line);
+    expect(recordIn(Buffer.from('{"level":30,"msg":"request"}'))).toBeNull();
   });
 });

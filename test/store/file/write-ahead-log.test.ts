@@ -38,7 +38,7 @@ describe('a checkpoint that another reader holds up', () => {
     let logBytesAtWrite: number | null = null;
     const written = log.betweenCheckpoints(async () => {
       logBytesAtWrite = logBytes();
-    }, performance.now() + 60_000);
+    }, Number.POSITIVE_INFINITY);
     await sleep(100);
     expect(await database.read('SELECT count(*) AS rows FROM t')).toEqual([{ rows: 1n }]);
     expect(logBytesAtWrite).toBe(null);
