@@ -135,8 +135,9 @@ export class Anchors {
     let searched = 0;
     for await (const { line } of this.#context.store.allBackwards()) {
       const record = line.includes('"anchored_to":') ? this.#read(line) : null;
-      const { anchored_to } = (record?.isAuthentic ? record.fields.details : {}) as { anchored_to?: unknown };
-      if (record?.fields.act === anchorAct && typeof anchored_to === 'number') return anchored_to;
+      const { act, details } = record?.isAuthentic === true ? record.fields : {};
+      const anchoredTo = (details as { anchored_to?: unknown } | undefined)?.anchored_to;
+      if (act === anchorAct && typeof anchoredTo === 'number') return anchoredTo;
       searched += 1;
       if (searched === maxSearched) break;
     }
