@@ -67,6 +67,8 @@ class Verification {
   readonly #anchored = new Map<string, string | null>();
   readonly #chains = new Map<string, ChainReader>();
   readonly #unknownKeys = new Set<string>();
+  /** Chains of which an anchored record is missing: said once, of the last such record. */
+  readonly #cut = new Set<string>();
   readonly #findings: { readonly order: number; readonly finding: Finding }[] = [];
   #records = 0;
   #order = 0;
@@ -99,7 +101,7 @@ class Verification {
   end(sinks: ReadonlySet<string>): AuditReport {
     for (const chain of this.#chains.values()) chain.end((message, at) => this.#report('missing', message, at));
     const checked = [...this.#anchors.values()].filter(({ sink }) => sinks.has(sink));
-    for (const anchor of checked) this.#checkAnchor(anchor);
+    for (const anchor of checked.toSorted((left, right) => right.seq - left.seq)) this.#checkAnchor(anchor);
     const ordered = this.#findings.toSorted((left, right) => left.order - right.order);
     return {
       records: this.#records,
@@ -149,6 +151,8 @@ class Verification {
     const reader = this.#chains.get(chain);
     if (reader?.isReported(seq)) return;
     if (this.#options.isPruned && reader?.isPruned(seq) !== false) return;
+    if (this.#cut.has(chain)) return;
+    this.#cut.add(chain);
     const last = reader === undefined ? 'nothing of that chain is there' : `the last one there is ${reader.last}`;
     this.#report('missing', `Record ${seq} of chain ${chain}, which is anchored here, is missing: ${last}.`, at);
   }
