@@ -485,6 +485,9 @@ describe('a name that two tokens of a role have', () => {
     expect(serverProblems({ VAULT_GATEWAY_TOKENS: 'blue:sample-1,green:sample-2,bl%75e:sample-3' })).toEqual([
       'VAULT_GATEWAY_TOKENS: entries 1 and 3 have the same name.',
     ]);
+    expect(serverProblems({ VAULT_GATEWAY_TOKENS: 'blue:sample-1,blue:sample-2' })).toEqual([
+      'VAULT_GATEWAY_TOKENS: entries 1 and 2 have the same name.',
+    ]);
   });
 });
 

@@ -201,6 +201,13 @@ describe('an anchor in the other sink', () => {
     expect(await kindsOf(lines, { table: [forged, honest] })).toEqual(['broken 1']);
   });
 
+  it('vouches for nothing where its own key is not there to show that it is authentic', async () => {
+    const lines = chainOf(2);
+    const heads = [2, 3].map((seq) => ({ sink: 'log', chain: JSON.parse(lines[0] ?? '').chain, seq, mac: '0'.repeat(64) }));
+    const anchor = new AuditChain().append(parseMasterKey(keyB), { act: 'audit.anchor', heads });
+    expect(await kindsOf(lines, { table: [anchor.line] })).toEqual(['unknown_key 1']);
+  });
+
   it('is counted where what it names was not read', async () => {
     const { chain, seq, mac } = JSON.parse(chainOf(1)[0] ?? '');
     const lines = chainOf(1, { 1: { heads: [{ sink: 'database', chain, seq, mac }] } });

@@ -219,6 +219,16 @@ describe('tenants', () => {
     expect((await gateway('DELETE', `/v1/api-keys/${id}?tenant_id=tenant-1`)).status).toBe(404);
   });
 
+  it('of the empty name, as another program may have written, are not the null tenant', async () => {
+    const { url, gateway: database } = await temporaryDatabase();
+    await database.insert(keyA, { id: 'of-empty', name: 'K', tenantId: '' });
+    const { gateway } = await startVault(url);
+    expect((await gateway('GET', '/v1/api-keys/of-empty')).status).toBe(404);
+    expect((await gateway('DELETE', '/v1/api-keys/of-empty')).status).toBe(404);
+    expect((await gateway('POST', '/v1/api-keys/decrypt', { name: 'K' })).status).toBe(404);
+    expect((await gateway('GET', '/v1/api-keys')).body.keys).toEqual([]);
+  });
+
   it('are listed with their counts, the null tenant included, page by page', async () => {
     const { url, gateway: database } = await temporaryDatabase();
     for (const [index, tenantId] of [null, null, 'a', 'b', 'b', 'c'].entries()) {

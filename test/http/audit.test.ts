@@ -182,6 +182,20 @@ describe('an admin act', () => {
     expect(found[8].details).toMatchObject({ mode: 'replace', before_sha256: expect.stringMatching(/^[0-9a-f]{64}$/) });
   });
 
+  it.each([
+    ['snapshot.take', 'GET', '/admin/snapshot'],
+    ['rows.verify', 'POST', '/admin/verify'],
+    ['rotation.dry_run', 'POST', '/admin/rotate/dry-run'],
+  ])('%s whose record cannot be written is not answered', async (act, method, path) => {
+    const { vault, database, store } = await start();
+    await store('K');
+    await database.client.execute(refuseAct(act));
+    const { status, body } = await vault.admin(method, path);
+    expect([status, body.error.type]).toEqual([500, 'internal_error']);
+    await database.client.execute('DROP TRIGGER refuse');
+    expect((await vault.admin(method, path)).status).toBe(200);
+  });
+
   it('of a rotation in one commit is in the transaction that switches the key: without its record nothing changes', async () => {
     const { vault, database, store } = await start();
     await store('K');
@@ -215,6 +229,24 @@ describe('an admin act', () => {
       ['rotation.start', 'rotation.switch', 'rotation.end', 'snapshot.take'].map((act) => [act, 'cli', 'cli']),
     );
     expect(found[0].details).toMatchObject({ forced: true });
+  });
+});
+
+describe('a record', () => {
+  it('is signed under another key of the keyring while a passphrase is active, which its signature would help guessing', async () => {
+    const passphrase = 'a sample passphrase';
+    const { url, gateway: database } = await temporaryDatabase();
+    await database.insert(passphrase, { id: 'row', name: 'K' });
+    const log = join(temporaryFolder(), 'audit.log');
+    const settings = { PROVARA_MASTER_KEY: passphrase, PROVARA_MASTER_KEY_NEW: keyB, VAULT_AUDIT_LOG: log };
+    const { gateway, admin } = await startVault(url, settings);
+    expect((await gateway('POST', '/v1/api-keys/decrypt', { name: 'K' })).status).toBe(200);
+    expect((await admin('POST', '/admin/verify')).body.rows_by_key_id).not.toHaveProperty(keyIdB);
+    const table = (await database.rows('vault_audit')).map(({ line }) => JSON.parse(String(line)));
+    for (const records of [logged(log), table]) {
+      expect(records.length).toBeGreaterThan(1);
+      expect(new Set(records.map(({ key_id }) => key_id))).toEqual(new Set([keyIdB]));
+    }
   });
 });
 

@@ -1,0 +1,80 @@
+/** A key is called safe to retire only while nothing that the vault can see needs it, and only where it can tell; when texts last needed it is told beside. */
+
+import { expect, it } from 'vitest';
+import { connectorTableSql, gatewaySeal } from '../support/gateway.ts';
+import { keyA, keyB, keyC, keyIdA, keyIdB, keyIdC, startVault, type TestVault, temporaryDatabase } from '../support/vault.ts';
+
+/** A vault that has rotated a table of so many rows from A to B. */
+async function rotated(skipped: readonly string[] = [], rows = 1) {
+  const { url, gateway: database } = await temporaryDatabase();
+  await database.fill(keyA, rows);
+  for (const id of skipped) await database.insert(keyA, { id });
+  await database.run("UPDATE api_keys SET auth_tag = '00' WHERE id NOT LIKE 'row-%'");
+  const vault = await startVault(url, { PROVARA_MASTER_KEY_NEW: keyB, PROVARA_MASTER_KEY_OLD: keyC });
+  expect((await vault.admin('POST', '/admin/rotate/execute', { skip_ids: skipped })).status).toBe(200);
+  return { url, database, vault };
+}
+
+async function reportOf({ admin }: TestVault, keyId: string) {
+  const { keys } = (await admin('GET', '/admin/master-keys')).body;
+  return keys.find(({ key_id }: { key_id: string }) => key_id === keyId);
+}
+
+it('a key that the keyring lacks is never safe to retire: which rows it opens cannot be told', async () => {
+  const { url, database, vault } = await rotated();
+  expect(await reportOf(vault, keyIdA)).toMatchObject({ state: 'retired', rows: 0, safe_to_retire: true });
+  await vault.close();
+  await database.insert(keyA, { id: 'late' });
+  const without = await startVault(url, { PROVARA_MASTER_KEY: keyB });
+  expect(await reportOf(without, keyIdA)).toMatchObject({ state: 'retired', rows: null, safe_to_retire: false });
+});
+
+it('no key is safe to retire while one table that is not covered holds rows', async () => {
+  const { database, vault } = await rotated();
+  await database.run(connectorTableSql);
+  expect((await reportOf(vault, keyIdA)).safe_to_retire).toBe(true);
+  await database.insert(keyA, { id: 'credential' }, 'context_connector_credentials');
+  expect((await reportOf(vault, keyIdA)).safe_to_retire).toBe(false);
+});
+
+it('the old key of a rotation is safe to retire only once that has ended, though no row is under it', async () => {
+  const { database, vault } = await rotated();
+  await database.run("UPDATE vault_rotations SET state = 'verify_failed'");
+  expect(await reportOf(vault, keyIdA)).toMatchObject({ rows: 0, safe_to_retire: false });
+  expect((await vault.admin('POST', '/admin/rotate/execute')).body.rotation.state).toBe('completed');
+  expect(await reportOf(vault, keyIdA)).toMatchObject({ rows: 0, safe_to_retire: true });
+});
+
+it('a row that does not open and that several rotations have skipped keeps the old key of each', async () => {
+  const { database, vault } = await rotated(['damaged']);
+  const next = { old_key_id: keyIdB, new_key_id: keyIdC, skip_ids: ['damaged'] };
+  expect((await vault.admin('POST', '/admin/rotate/execute', next)).status).toBe(200);
+  const old = async () => [await reportOf(vault, keyIdA), await reportOf(vault, keyIdB)];
+  expect(await old()).toMatchObject(Array(2).fill({ rows: 0, safe_to_retire: false }));
+  await database.run("DELETE FROM api_keys WHERE id = 'damaged'");
+  expect(await old()).toMatchObject(Array(2).fill({ rows: 0, safe_to_retire: true }));
+});
+
+it('a row that was skipped keeps its key also where more rows do not open than are listed', async () => {
+  const { database, vault } = await rotated(['skipped'], 1_000);
+  await database.run("UPDATE api_keys SET auth_tag = '00'");
+  const { rows_failed, failures } = (await vault.admin('POST', '/admin/verify')).body;
+  expect([rows_failed, failures.length]).toEqual([1_001, 1_000]);
+  expect(failures.map(({ id }: { id: string }) => id)).not.toContain('skipped');
+  expect(await reportOf(vault, keyIdA)).toMatchObject({ rows: 0, safe_to_retire: false });
+});
+
+it.each(['decrypt', 'rewrap'])(
+  'a %s of a text is reported as the last stateless use of its key, also after a restart',
+  async (act) => {
+    const { url } = await temporaryDatabase();
+    const keys = { PROVARA_MASTER_KEY: keyB, PROVARA_MASTER_KEY_OLD: keyA };
+    const vault = await startVault(url, keys);
+    expect((await reportOf(vault, keyIdA)).stateless_last_used_at).toBeNull();
+    const before = new Date(Math.floor(Date.now() / 1000) * 1000).toISOString();
+    expect((await vault.gateway('POST', `/v1/${act}`, gatewaySeal(keyA, 'sample-credential'))).status).toBe(200);
+    await vault.close();
+    const { stateless_last_used_at: lastUsedAt } = await reportOf(await startVault(url, keys), keyIdA);
+    expect(lastUsedAt >= before).toBe(true);
+  },
+);
