@@ -18,6 +18,8 @@ const maxHeads = 20;
 const recordsAtOnce = 2_000;
 /** Among so many records is the last anchor, unless a process has died between two; then the table is vouched for from its beginning. */
 const maxSearched = 10_000;
+/** So long what a process cannot read is left to others. */
+const unreadMs = 86_400_000;
 
 export interface AnchorsContext {
   readonly log: AuditLog;
@@ -29,14 +31,21 @@ export interface AnchorsContext {
   readonly details: Readonly<Record<string, unknown>>;
 }
 
+/** One whose key the keyring lacks: another process may have it. */
+interface UnreadRecord {
+  readonly position: number;
+  /** Unix milliseconds, as it says. */
+  readonly timeMs: number;
+}
+
 /** Records of the table that were read in one go. */
 interface TablePart {
   /** The last authentic record of every chain among them. */
   readonly heads: readonly ChainHead[];
   /** Where the last of them stands. */
   readonly position: number;
-  /** Where the first stands whose key the keyring lacks, or null. */
-  readonly unknownAt: number | null;
+  /** The first of this day whose key the keyring lacks, or null. */
+  readonly unread: UnreadRecord | null;
   /** False where they are anchors alone, which would call for each other for ever. */
   readonly isNews: boolean;
   readonly isLast: boolean;
@@ -50,8 +59,8 @@ export class Anchors {
   #uses = 0;
   /** Up to where this process has read the table, and the log vouched for it; null before the first time. */
   #position: number | null = null;
-  /** Where the first record stands that this process could not vouch for: another may. */
-  #unknownAt: number | null = null;
+  #unread: UnreadRecord | null = null;
+  #isStopped = false;
 
   constructor(context: AnchorsContext) {
     this.#context = context;
@@ -80,7 +89,11 @@ export class Anchors {
   /** Anchors once more, but keeps nobody waiting for a database that does not answer. */
   async stop(): Promise<void> {
     clearInterval(this.#timer);
-    if (this.#timer !== undefined) await within(this.anchor(), lastAnchorMs, () => undefined);
+    if (this.#timer === undefined) return;
+    // One that is under way may have passed what came last.
+    const last = (this.#underWay ?? Promise.resolve()).then(() => this.anchor());
+    await within(last, lastAnchorMs, () => undefined);
+    this.#isStopped = true;
   }
 
   async #anchor(): Promise<void> {
@@ -98,13 +111,15 @@ export class Anchors {
   async #anchorTable(): Promise<void> {
     let position = await this.#findPosition();
     for (let isLast = false; !isLast; ) {
-      const part = await this.#readTable(position);
-      const { heads, isNews } = part;
-      if (isNews) await this.#context.log.record(vaultActor, anchorsOf(heads));
-      this.#position = position = part.position;
-      this.#unknownAt ??= part.unknownAt;
-      if (isNews) await this.#anchorLog();
-      ({ isLast } = part);
+      const { heads, unread, isNews, ...part } = await this.#readTable(position);
+      if (this.#isStopped) return;
+      ({ position, isLast } = part);
+      // Anchors alone call for none, or those of several processes would for ever: they are read again with what comes next.
+      const isVouched = isNews || (!isLast && heads.length > 0);
+      if (isVouched) await this.#context.log.record(vaultActor, anchorsOf(heads));
+      this.#unread ??= unread;
+      if (isVouched || heads.length === 0 || this.#position === null) this.#position = position;
+      if (isVouched) await this.#anchorLog();
     }
   }
 
@@ -113,10 +128,15 @@ export class Anchors {
     const { log, journal } = this.#context;
     const { head, uses } = log;
     if (head === null) return;
-    const vouched = this.#position === null ? null : Math.min(this.#position, (this.#unknownAt ?? Number.POSITIVE_INFINITY) - 1);
-    const details = vouched === null ? {} : { details: { anchored_to: vouched } };
+    const details = this.#position === null ? {} : { details: { anchored_to: this.#vouchedTo(this.#position) } };
     await journal.note(vaultActor, { act: anchorAct, outcome: 'done', ...details, heads: [head] });
     this.#uses = uses;
+  }
+
+  /** Up to where another process need not look again: one that has the key of what this one could not vouch for does so within a day. */
+  #vouchedTo(position: number): number {
+    if (this.#unread === null || this.#unread.timeMs < Date.now() - unreadMs) return position;
+    return Math.min(position, this.#unread.position - 1);
   }
 
   /**
@@ -126,7 +146,7 @@ export class Anchors {
   async #findPosition(): Promise<number> {
     const position = this.#position ?? (await this.#lastAnchored());
     if (position <= (await this.#context.store.lastPosition())) return position;
-    this.#unknownAt = null;
+    this.#unread = null;
     return 0;
   }
 
@@ -147,11 +167,12 @@ export class Anchors {
   /** What is not authentic is vouched for in nothing: whoever can write the table alone has written it. */
   async #readTable(after: number): Promise<TablePart> {
     const heads = new Map<string, ChainHead>();
-    let [position, read, isNews, unknownAt] = [after, 0, false, null as number | null];
+    let [position, read, isNews, unread] = [after, 0, false, null as UnreadRecord | null];
     for await (const row of this.#context.store.allAfter(after)) {
       ({ position } = row);
       const record = this.#read(row.line);
-      if (record?.isAuthentic === false) unknownAt ??= position;
+      if (record?.isAuthentic === false && timeOf(record) > Date.now() - unreadMs)
+        unread ??= { position, timeMs: timeOf(record) };
       if (record?.isAuthentic === true) {
         isNews ||= record.fields.act !== anchorAct;
         const { chain, sequence: seq, mac } = record;
@@ -160,12 +181,16 @@ export class Anchors {
       read += 1;
       if (read === recordsAtOnce) break;
     }
-    return { heads: [...heads.values()], position, unknownAt, isNews, isLast: read < recordsAtOnce };
+    return { heads: [...heads.values()], position, unread, isNews, isLast: read < recordsAtOnce };
   }
 
   #read(line: string): ReadRecord | null {
     return readRecord(line, (keyId) => this.#context.keys.find(keyId));
   }
+}
+
+function timeOf({ fields: { time } }: ReadRecord): number {
+  return typeof time === 'string' ? Date.parse(time) : 0;
 }
 
 function anchorsOf(heads: readonly ChainHead[]): AuditEvent[] {

@@ -49,11 +49,14 @@ export class ChainReader {
   #firstRead = 0;
   #last = 0;
 
-  /** `isPruned`: records may have been removed from the beginning. `isOrdered`: none was written beside another. */
-  constructor(chain: string, isPruned: boolean, isOrdered: boolean) {
+  /**
+   * `isPruned`: records may have been removed from the beginning. `isAtEdge`: of this chain some that were written beside the first that is
+   * left may be among them.
+   */
+  constructor(chain: string, isPruned: boolean, isAtEdge: boolean) {
     this.#chain = chain;
     this.#isPruned = isPruned;
-    this.#isAtEdge = isPruned && !isOrdered;
+    this.#isAtEdge = isAtEdge;
   }
 
   /** The highest number that is there. */

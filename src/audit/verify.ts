@@ -42,6 +42,9 @@ export interface VerifyOptions {
 /** What a record that is not authentic says of its place. */
 const claimedPlace = /^\{"audit":1,"chain":"([0-9a-f]+)","seq":(\d+),/;
 
+/** More than a write takes from its signature to its commit. */
+const longestWriteMs = 60_000;
+
 interface Anchor extends ChainHead {
   readonly place: string;
 }
@@ -71,6 +74,8 @@ class Verification {
   readonly #cut = new Set<string>();
   readonly #findings: { readonly order: number; readonly finding: Finding }[] = [];
   #records = 0;
+  /** Until when what was removed from the beginning of the table was signed; null before its first record. */
+  #edgeMs: number | null = null;
   #order = 0;
 
   constructor(keyring: Pick<Keyring, 'get'>, options: VerifyOptions) {
@@ -134,9 +139,18 @@ class Verification {
     }
     const name = nameOf(record.chain, record.sequence);
     if (this.#anchored.has(name)) this.#anchored.set(name, record.mac);
-    const chain = this.#chains.get(record.chain) ?? new ChainReader(record.chain, this.#options.isPruned, sink === 'log');
+    const chain =
+      this.#chains.get(record.chain) ?? new ChainReader(record.chain, this.#options.isPruned, this.#isAtEdge(sink, record));
     this.#chains.set(record.chain, chain);
     chain.read(record, at, (kind, message) => this.#report(kind, message, at));
+  }
+
+  /** In the log, records stand in the order of their numbers. Of a table that was cut, only what was signed by then may have come before. */
+  #isAtEdge(sink: AuditSource['sink'], { isAuthentic, fields: { time } }: ReadRecord): boolean {
+    if (!this.#options.isPruned || sink === 'log' || !isAuthentic) return false;
+    const timeMs = Date.parse(String(time));
+    this.#edgeMs ??= timeMs + longestWriteMs;
+    return timeMs <= this.#edgeMs;
   }
 
   #checkAnchor({ chain, seq, mac, place }: Anchor): void {

@@ -12,7 +12,7 @@ import { auditStatement } from '../store/audit.ts';
 import type { Database } from '../store/database.ts';
 import { type EncryptedTables, tableStateGuard } from '../store/encrypted-tables.ts';
 import { GuardFailedError, type Statement } from '../store/guards.ts';
-import { activateStatements, type MasterKeyStore } from '../store/master-keys.ts';
+import { activateStatements, activeKeyGuard, type MasterKeyStore } from '../store/master-keys.ts';
 import { restoreColumns } from '../store/migrations.ts';
 import { type ReplicaStore, replicaKeysGuard } from '../store/replicas.ts';
 import type { RotationRecord, RotationSnapshot, RotationStore, RotationUpdate } from '../store/rotations.ts';
@@ -127,6 +127,11 @@ export class RotationRun {
   async #explain(error: unknown): Promise<unknown> {
     const { rotations, replicas } = this.#context;
     if (!(error instanceof GuardFailedError)) return error;
+    if (error.guard === activeKeyGuard) {
+      return new RotationInProgressError(
+        'Another key has become the active one since this rotation was planned; nothing was written. See GET /admin/master-keys.',
+      );
+    }
     if (error.guard !== replicaKeysGuard) return inProgressError(rotations);
     return assertReplicasHoldKeys(replicas, this.#plan).then(
       () => error,

@@ -20,7 +20,7 @@ export interface MasterKeyName {
 }
 
 /** The guard that fails once another key than the expected one has become active. */
-const activeKeyGuard = 'active_key';
+export const activeKeyGuard = 'active_key';
 
 export class MasterKeyStore {
   readonly #database: Database;

@@ -172,6 +172,38 @@ describe('anchors', () => {
     ).toEqual([20, 11]);
   });
 
+  it('vouch for anchors that stood alone once something else has come, whoever has read them meanwhile', async () => {
+    const { anchors, log, logged, tabled, restart } = await start();
+    const other = await restart();
+    await other.anchor();
+    await anchors.anchor();
+    await log.record(tester, [use]);
+    await anchors.anchor();
+    const last = (await tabled()).at(-1);
+    expect(last.act).toBe('audit.anchor');
+    for (let round = 0; round < 2; round += 1) {
+      await log.record(tester, [use]);
+      await other.anchor();
+    }
+    await (await restart()).anchor();
+    expect(logged().at(-1).heads).toContainEqual(headOf(last, 'database'));
+  });
+
+  it('of a stop name what came while others were under way', async () => {
+    const { anchors, log, logged, tabled, gateway } = await start();
+    await anchors.anchor();
+    await log.record(tester, [use]);
+    const lock = await gateway.client.transaction('write');
+    const underWay = anchors.anchor();
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    await log.record(tester, [use, use]);
+    const stopped = anchors.stop();
+    await lock.rollback();
+    await Promise.all([underWay, stopped]);
+    const uses = logged().filter(({ act }) => act === 'key.decrypt');
+    expect((await tabled()).at(-1).heads[0].seq).toBeGreaterThanOrEqual(uses.at(-1).seq);
+  });
+
   it('end at a position that no number holds', async () => {
     const { anchors, store, gateway, logged } = await start();
     await gateway.run("INSERT INTO vault_audit (position, chain, sequence, line) VALUES (9007199254740993, 'x', 1, 'x')");

@@ -27,13 +27,13 @@ async function abandonedRotation(): Promise<{ url: string; database: GatewayData
 }
 
 /** Begins it, or takes it up, and answers what is on record then. */
-async function begin(url: string, owner: string) {
+async function begin(url: string, owner: string, id = 'abandoned') {
   const connection = new Database({ url });
   const rotations = new RotationStore(connection);
   const choices = { upgradeFormat: false, isForced: false, skippedRows: [] };
   const record = new AuditChain().append(parseMasterKey(keyA), {});
-  await rotations.begin({ ...choices, id: 'abandoned', fromKeyId: keyIdA, toKeyId: keyIdB }, owner, record);
-  const begun = await rotations.find('abandoned');
+  await rotations.begin({ ...choices, id, fromKeyId: keyIdA, toKeyId: keyIdB }, owner, record);
+  const begun = await rotations.find(id);
   await connection.close();
   return begun;
 }
@@ -114,14 +114,33 @@ describe('a cancelled rotation', () => {
     const refused = await admin('POST', `/admin/rotate/${id}/cancel`);
     expect([refused.status, refused.body.error.type]).toEqual([409, 'rotation_in_progress']);
     expect(refused.body.error.message).toContain(`To undo it, rotate from ${keyIdB} back to ${keyIdA}`);
-    await database.run("UPDATE vault_rotations SET state = 'verify_failed'");
-    const unfinished = await admin('POST', `/admin/rotate/${id}/cancel`);
-    expect([unfinished.status, unfinished.body.error.message]).toEqual([
-      409,
-      expect.stringContaining('Finish it, and to undo it'),
-    ]);
+    for (const state of ['verify_failed', 'interrupted']) {
+      await database.run('UPDATE vault_rotations SET state = ?', [state]);
+      const unfinished = await admin('POST', `/admin/rotate/${id}/cancel`);
+      expect([unfinished.status, unfinished.body.error?.message]).toEqual([
+        409,
+        expect.stringContaining('Finish it, and to undo it'),
+      ]);
+      expect(await database.rows('vault_rotations')).toMatchObject([{ id, state }]);
+    }
     expect((await admin('POST', '/admin/rotate/no-such-rotation/cancel')).status).toBe(404);
     expect(await database.open(keyB, 'a')).toBe('sample-value-of-a');
+  });
+});
+
+describe('a rotation that was planned', () => {
+  it('is not begun where another has been left unfinished since', async () => {
+    const { url, database } = await abandonedRotation();
+    await database.run('UPDATE vault_rotation_lease SET expires_at = 0');
+    expect(await begin(url, 'another', 'planned')).toBeNull();
+    expect(await database.rows('vault_rotation_lease')).toMatchObject([{ owner: 'gone' }]);
+  });
+
+  it('is not taken up where it has been cancelled since', async () => {
+    const { url, id } = await abandonedRotation();
+    const { admin } = await startVault(url, staged);
+    await admin('POST', `/admin/rotate/${id}/cancel`);
+    expect(await begin(url, 'another')).toMatchObject({ id, state: 'cancelled' });
   });
 });
 

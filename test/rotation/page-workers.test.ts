@@ -126,6 +126,25 @@ describe('threads', () => {
   });
 });
 
+describe('a row that does not open again once it is sealed', () => {
+  it('ends the work before anything of it is handed over to be written', async () => {
+    const { url, gateway } = await temporaryDatabase();
+    await gateway.insert(keyA, { id: 'a' });
+    const database = new Database({ url });
+    const secrets = [newKey.secret, otherKey.secret];
+    const turning = {
+      ...newKey,
+      get secret() {
+        return secrets.shift() ?? newKey.secret;
+      },
+    };
+    const pages = coveredPages(new EncryptedTables(database), [{ table: 'api_keys' }]);
+    const work = collect(workHere({ ...plan, to: turning }, keyring).work(pages, () => true));
+    await expect(work).rejects.toThrow('does not open again');
+    await database.close();
+  });
+});
+
 describe('key:rotate on a table of several pages', () => {
   it('puts every row under the new key', async () => {
     const { url, gateway } = await largeTable();

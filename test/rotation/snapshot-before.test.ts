@@ -79,6 +79,16 @@ describe('a rotation', () => {
     expect(readdirSync(folder).map((name) => join(folder, name))).toContain(body.rotation.snapshot.path);
   });
 
+  it('that was interrupted behind the switch keeps the one of its first attempt, and no other, when it is run again', async () => {
+    const { database, folder, vault } = await start();
+    const { id, snapshot } = (await vault.admin('POST', '/admin/rotate/execute')).body.rotation;
+    await database.insert(keyA, { id: 'late' });
+    await database.run("UPDATE vault_rotations SET state = 'interrupted'");
+    const { body } = await vault.admin('POST', '/admin/rotate/execute');
+    expect(body.rotation).toMatchObject({ id, state: 'completed', rows_rotated: 1, snapshot });
+    expect(readdirSync(folder).map((name) => join(folder, name))).toEqual([snapshot.path]);
+  });
+
   it('writes nothing where the snapshot cannot be written, and says why', async () => {
     const { database, folder, vault } = await start();
     const before = await database.rows();

@@ -1,7 +1,7 @@
 /** Whatever happens between the vault and its server, every outcome is a correct answer or a truthful error: nothing lost, nothing doubled. */
 
 import { randomInt } from 'node:crypto';
-import { describe, expect, it, onTestFinished } from 'vitest';
+import { describe, expect, it, onTestFinished, vi } from 'vitest';
 import { ConfigurationError, StorageUnavailableError } from '../../../src/errors.ts';
 import { ApiKeyStore } from '../../../src/store/api-keys.ts';
 import { Database } from '../../../src/store/database.ts';
@@ -22,6 +22,12 @@ const faults: Fault[] = [
   'silence after',
 ];
 
+/** All that a write on a server needs beside what it writes to. */
+const markTables = [
+  { sql: 'CREATE TABLE vault_writes (id text PRIMARY KEY NOT NULL, changed text NOT NULL, written_at integer NOT NULL)' },
+  { sql: 'CREATE TABLE vault_assertions (failed integer CHECK (failed IS NULL))' },
+];
+
 async function start(settings = {}) {
   const server = await startSqld();
   const proxy = await startFaultProxy(server.port);
@@ -35,6 +41,17 @@ async function openThroughProxy(server: SqldServer) {
   const database = new Database({ url: proxy.url });
   onTestFinished(() => database.close());
   return { proxy, database };
+}
+
+/** A store of keys alone, which puts each under its name as its id. */
+async function keysThroughProxy(server: SqldServer) {
+  const { proxy, database } = await openThroughProxy(server);
+  const store = new ApiKeyStore(database);
+  const put = (name: string, sequence: number) => {
+    const sealed = { tenantId: null, name, provider: 'openai', encryptedValue: 'aa', iv: 'bb', authTag: name, keyId: keyIdA };
+    return store.put(sealed, name, 1, { chain: 'sample', sequence, line: '{}' });
+  };
+  return { proxy, store, put };
 }
 
 /** The fault for the next so many requests, and none after. */
@@ -104,11 +121,7 @@ describe('every fault', () => {
 describe('a token that is refused', () => {
   it('after an answer was lost is not told as if nothing had been written: it may have been', async () => {
     const { proxy, database } = await openThroughProxy(await startSqld());
-    await database.writeIdempotent([
-      { sql: 'CREATE TABLE vault_writes (id text PRIMARY KEY NOT NULL, changed text NOT NULL, written_at integer NOT NULL)' },
-      { sql: 'CREATE TABLE vault_assertions (failed integer CHECK (failed IS NULL))' },
-      { sql: 'CREATE TABLE sample (value text)' },
-    ]);
+    await database.writeIdempotent([...markTables, { sql: 'CREATE TABLE sample (value text)' }]);
     const store = (value: string) => database.write([{ sql: 'INSERT INTO sample (value) VALUES (?)', args: [value] }]);
     await store('sample-1');
     const coming: Fault[] = ['cut after', '401 before'];
@@ -134,14 +147,22 @@ describe('a write', () => {
     await expect(database.write([{ sql: 'CREATE TABLE sample (value text)' }])).rejects.toThrow(ConfigurationError);
   });
 
+  it('is carried out also once the clock of the server has been set forward', async () => {
+    const { database } = await openThroughProxy(await startSqld());
+    await database.writeIdempotent(markTables);
+    const write = () => database.write([{ sql: 'CREATE TABLE IF NOT EXISTS sample (value text)' }]);
+    const now = performance.now.bind(performance);
+    const ahead = vi.spyOn(performance, 'now').mockImplementation(() => now() + 60_000);
+    onTestFinished(() => ahead.mockRestore());
+    await write();
+    // The process's own clock shows a minute less from here on: to it the server's is a minute ahead of what it was.
+    ahead.mockRestore();
+    await write();
+  });
+
   it('of a key whose answer was lost is known by its mark, though nothing more of the table can be read', async () => {
     const { server } = await start();
-    const { proxy, database } = await openThroughProxy(server);
-    const store = new ApiKeyStore(database);
-    const put = (name: string, sequence: number) => {
-      const sealed = { tenantId: null, name, provider: 'openai', encryptedValue: 'aa', iv: 'bb', authTag: name, keyId: keyIdA };
-      return store.put(sealed, name, 1, { chain: 'sample', sequence, line: '{}' });
-    };
+    const { proxy, put, store } = await keysThroughProxy(server);
     expect(await put('K', 1)).toBe('inserted');
     const coming: Fault[] = ['cut after', 'none', 'none', '401 before'];
     proxy.fault = () => coming.shift() ?? 'none';
@@ -149,6 +170,17 @@ describe('a write', () => {
     coming.splice(0, 1, 'cut after');
     expect(await put('L', 3)).toBe('replaced');
     expect((await store.findByName(null, 'L'))?.id).toBe('L');
+  });
+
+  it('of several keys at once that may have been carried out is told as such to all, and no part of it is sent again', async () => {
+    const { server, database: present } = await start();
+    const { proxy, put } = await keysThroughProxy(server);
+    await put('K', 1);
+    const coming: Fault[] = ['cut after', '401 before'];
+    proxy.fault = () => coming.shift() ?? 'none';
+    const told = { reason: { code: 'storage_unavailable', details: { may_be_done: true } } };
+    expect(await Promise.allSettled([put('L', 2), put('M', 3)])).toMatchObject([told, told]);
+    expect((await present.rows()).map(({ name }) => name)).toEqual(['K', 'L', 'M']);
   });
 });
 

@@ -1,0 +1,48 @@
+/** The lease of a rotation is held for as long as its owner lives, whatever befalls a single renewal, and by nobody else. */
+
+import { describe, expect, it, onTestFinished } from 'vitest';
+import { AuditChain } from '../../src/crypto/audit-chain.ts';
+import { parseMasterKey } from '../../src/crypto/master-key.ts';
+import { LeaseHolder } from '../../src/rotation/lease-holder.ts';
+import { Progress } from '../../src/rotation/progress.ts';
+import { Database } from '../../src/store/database.ts';
+import { migrate } from '../../src/store/migrations.ts';
+import { RotationStore } from '../../src/store/rotations.ts';
+import { keyA, keyIdA, keyIdB, temporaryDatabase } from '../support/vault.ts';
+
+async function begun() {
+  const { url, gateway } = await temporaryDatabase();
+  const database = new Database({ url });
+  onTestFinished(() => database.close());
+  await migrate(database);
+  const rotations = new RotationStore(database);
+  const rotation = { id: 'sample', fromKeyId: keyIdA, toKeyId: keyIdB, upgradeFormat: false, isForced: false, skippedRows: [] };
+  const lease = await rotations.begin(rotation, 'owner', new AuditChain().append(parseMasterKey(keyA), {}));
+  if (lease === null) throw new Error('Nobody else holds it.');
+  const expire = () => gateway.run('UPDATE vault_rotation_lease SET expires_at = unixepoch() - 1');
+  return { database, gateway, rotations, lease, expire };
+}
+
+describe('a renewal', () => {
+  it('holds the lease on from now, and is refused to an owner that it was taken from', async () => {
+    const { rotations, lease, expire } = await begun();
+    await expire();
+    expect(await rotations.renew({ ...lease, fence: lease.fence - 1 }, new Progress().report())).toBe(false);
+    expect(await rotations.findRunningId()).toBeNull();
+    expect(await rotations.renew(lease, new Progress().report())).toBe(true);
+    expect(await rotations.findRunningId()).toBe('sample');
+  });
+
+  it('that fails does not end the rotation: it is made up for by the next', async () => {
+    const { database, gateway, rotations, lease, expire } = await begun();
+    await expire();
+    await gateway.run('ALTER TABLE vault_rotation_lease RENAME TO lease_away');
+    const holder = new LeaseHolder(rotations, lease, new Progress(), new AbortController().signal);
+    onTestFinished(() => holder.stop());
+    await expect.poll(() => database.counters.failures).toBeGreaterThan(0);
+    await gateway.run('ALTER TABLE lease_away RENAME TO vault_rotation_lease');
+    expect(() => holder.assertHeld()).not.toThrow();
+    await expect.poll(() => rotations.findRunningId()).toBe('sample');
+    expect(holder.isLost).toBe(false);
+  });
+});

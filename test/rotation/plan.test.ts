@@ -1,0 +1,74 @@
+/** What a rotation takes for granted where the call does not say it: its keys, whom it asks first, and what it leaves out. */
+
+import { describe, expect, it } from 'vitest';
+import type { SkippedRow } from '../../src/store/rotations.ts';
+import type { GatewayDatabase } from '../support/gateway.ts';
+import { keyA, keyB, keyC, keyIdA, keyIdB, keyIdC, startVault, temporaryDatabase } from '../support/vault.ts';
+
+const staged = { PROVARA_MASTER_KEY_NEW: keyB };
+
+async function start(settings: Record<string, string> = {}) {
+  const { url, gateway: database } = await temporaryDatabase();
+  await database.insert(keyA, { id: 'a' });
+  return { url, database, vault: await startVault(url, { ...staged, ...settings }) };
+}
+
+/** A rotation from A to B on record that was interrupted before it wrote anything. */
+async function interrupted(database: GatewayDatabase, skipped: readonly SkippedRow[] = []): Promise<string> {
+  await database.run(
+    `INSERT INTO vault_rotations (id, state, from_key_id, to_key_id, upgrade_format, forced, skipped_rows, started_at)
+     VALUES ('interrupted', 'interrupted', ?, ?, 0, 1, ?, unixepoch())`,
+    [keyIdA, keyIdB, JSON.stringify(skipped)],
+  );
+  return 'interrupted';
+}
+
+describe('a rotation that is taken up again', () => {
+  it('asks the live replicas for its keys anew, also where it was forced before', async () => {
+    const { url, database, vault } = await start();
+    await startVault(url);
+    await interrupted(database);
+    const { status, body } = await vault.admin('POST', '/admin/rotate/execute');
+    expect([status, body.error?.type]).toEqual([409, 'replica_missing_key']);
+    expect(await database.open(keyA, 'a')).toBe('sample-value-of-a');
+  });
+
+  it('leaves out what it left out before', async () => {
+    const { database, vault } = await start();
+    await database.insert('f'.repeat(64), { id: 'bad' });
+    const id = await interrupted(database, [{ table: 'api_keys', id: 'bad' }]);
+    const { body } = await vault.admin('POST', '/admin/rotate/execute');
+    expect(body.rotation).toMatchObject({ id, state: 'completed', rows_rotated: 1, rows_skipped: 1 });
+  });
+
+  it.each([
+    ['old', { old_key_id: keyIdC, new_key_id: keyIdB }],
+    ['new', { old_key_id: keyIdA, new_key_id: keyIdC }],
+  ])('is refused with another %s key than it was begun with', async (_which, keys) => {
+    const { database, vault } = await start({ PROVARA_MASTER_KEY_OLD: keyC });
+    const id = await interrupted(database);
+    for (const path of ['/admin/rotate/dry-run', '/admin/rotate/execute']) {
+      const { status, body } = await vault.admin('POST', path, keys);
+      expect([status, body.error?.details]).toEqual([409, { rotation_id: id, from_key_id: keyIdA, to_key_id: keyIdB }]);
+    }
+  });
+});
+
+describe('a rotation', () => {
+  it('goes by itself to no key that was active before', async () => {
+    const { database, vault } = await start();
+    await vault.admin('POST', '/admin/rotate/execute');
+    await vault.admin('POST', '/admin/rotate/execute', { old_key_id: keyIdB, new_key_id: keyIdA });
+    const { status, body } = await vault.admin('POST', '/admin/rotate/execute');
+    expect([status, body.error?.message]).toEqual([400, expect.stringContaining('set PROVARA_MASTER_KEY_NEW')]);
+    expect(await database.open(keyA, 'a')).toBe('sample-value-of-a');
+  });
+
+  it('that is finished may be run again beside a replica which has retired the old key', async () => {
+    const { url, vault } = await start();
+    await vault.admin('POST', '/admin/rotate/execute');
+    await startVault(url, { PROVARA_MASTER_KEY: keyB });
+    const { status, body } = await vault.admin('POST', '/admin/rotate/execute');
+    expect([status, body.rotation?.rows_already_rotated]).toEqual([200, 1]);
+  });
+});
