@@ -119,6 +119,13 @@ describe('key:rotate', () => {
     expect([skipped.code, skipped.stdout.split('\n')[0]]).toEqual([0, '[rotate] rotated 2 of 4 row(s).']);
   });
 
+  it('names every row that stays under the old key after all was written, and exits with 6', async () => {
+    const { environment, gateway: database } = await tableOf(3);
+    await database.run("CREATE TRIGGER kept BEFORE UPDATE ON api_keys WHEN old.id = 'row-1' BEGIN SELECT RAISE(IGNORE); END");
+    const { code, stderr } = await runCli(['rotate', ...flags], { ...environment, VAULT_ROTATION_ATOMIC_ROWS: '0' });
+    expect([code, stderr]).toEqual([6, 'error: 1 row(s) are under the old key again: api_keys.id=row-1.\n']);
+  });
+
   it.each([
     ['no old key', ['--new', keyB], '--old, PROVARA_MASTER_KEY_OLD'],
     ['no new key', ['--old', keyA], '--new, PROVARA_MASTER_KEY_NEW'],

@@ -1,10 +1,11 @@
 /** Snapshots from the command line: to a file and back, and proved without a database. */
 
 import { execFileSync } from 'node:child_process';
-import { readFileSync, statSync, writeFileSync } from 'node:fs';
+import { copyFileSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
+import { Database } from '../../src/store/database.ts';
 import { connectorTableSql } from '../support/gateway.ts';
 import { runCli, runCommand } from '../support/process.ts';
 import { bytesOf, takeSnapshot } from '../support/snapshot.ts';
@@ -74,6 +75,10 @@ describe('key:snapshot', () => {
     await database.insert(keyC, { id: 'foreign' });
     const { code, stderr } = await runCli(['snapshot', '--out', file], environment);
     expect([code, stderr]).toEqual([6, expect.stringContaining('1 row(s) do not open')]);
+    const checked = await runCli(['snapshot', '--check', file], offline);
+    expect([checked.code, checked.stderr]).toEqual([6, expect.stringContaining('1 row(s) did not open')]);
+    const asJson = await runCli(['snapshot', '--check', file, '--json'], offline);
+    expect([asJson.code, JSON.parse(asJson.stdout)]).toEqual([6, expect.objectContaining({ rows: 3, rows_unopened: 1 })]);
   });
 
   it('--check proves a file without a database, and names the keys that it needs', async () => {
@@ -120,6 +125,20 @@ describe('key:restore', () => {
     const piped = await runShell('"$0" dist/cli.js restore - < "$1"', environment, file);
     expect(piped).toEqual({ code: 0, stdout: '[restore] restored 2 row(s), kept 0.\n', stderr: '' });
     expect(await bytesOf(database, 'api_keys')).toEqual(before);
+  });
+
+  it('leaves what it has written in the file itself, for whoever copies that without its log', async () => {
+    const { vault, environment, file } = await start();
+    writeFileSync(file, await takeSnapshot(vault));
+    const { url } = await temporaryDatabase();
+    const beside = new Database({ url });
+    await beside.useWriteAheadLog();
+    expect((await runCli(['restore', file], { ...environment, DATABASE_URL: url })).code).toBe(0);
+    const path = url.slice('file:'.length);
+    copyFileSync(path, `${path}-copy`);
+    const copy = new Database({ url: `file:${path}-copy` });
+    expect(await copy.read('SELECT count(*) AS rows FROM api_keys')).toEqual([{ rows: 2n }]);
+    for (const database of [beside, copy]) await database.close();
   });
 
   it('fills a database that the vault has never served, and makes the snapshot’s key the active one', async () => {

@@ -37,15 +37,25 @@ describe('a fresh key', () => {
   it('is answered without a request, to its tenant and name alone', async () => {
     const { proxy, read, database } = await start(long);
     await database.insert(keyA, { id: 'acme-row', name: 'K', tenantId: 'acme', value: 'sample-of-acme' });
+    await database.insert(keyA, { id: 'colon', name: 'c', tenantId: 'a:b' });
+    await database.insert(keyA, { id: 'of-no-tenant', name: 'x:y' });
     for (let round = 0; round < 3; round += 1) {
       expect((await read()).value).toBe('sample-value');
       expect((await read({ tenant_id: 'acme' })).value).toBe('sample-of-acme');
+      expect((await read({ tenant_id: 'a:b', name: 'c' })).id).toBe('colon');
+      expect((await read({ name: 'x:y' })).id).toBe('of-no-tenant');
     }
-    expect(proxy.calls).toHaveLength(2);
+    expect(proxy.calls).toHaveLength(4);
     for (const body of [{ tenant_id: '' }, { name: '4:acmeK' }, { tenant_id: 'acm', name: 'eK' }, { name: '\u0000K' }]) {
       await expect(read(body)).rejects.toThrow();
     }
-    expect(proxy.calls).toHaveLength(6);
+    for (const body of [
+      { tenant_id: 'a', name: 'b:c' },
+      { tenant_id: '-x', name: 'y' },
+    ]) {
+      await expect(read(body)).rejects.toThrow();
+    }
+    expect(proxy.calls).toHaveLength(10);
   });
 
   it('cannot be changed by one caller for the next', async () => {
@@ -88,6 +98,25 @@ describe('a fresh key', () => {
     proxy.release();
     expect((await early).value).toBe('sample-value');
     expect((await read()).value).toBe('sample-2');
+  });
+
+  it('is not what a decrypt answers that a delete has overtaken', async () => {
+    const { vault, proxy, read } = await start(long);
+    proxy.fault = (call) => (call === 0 ? 'answer held' : 'none');
+    const early = read();
+    await expect.poll(() => proxy.withheld).toBe(1);
+    await vault.deleteKey('row');
+    proxy.release();
+    expect((await early).value).toBe('sample-value');
+    await expect(read()).rejects.toMatchObject({ type: 'not_found' });
+  });
+
+  it('is asked for anew once the vault has said that nothing has its id', async () => {
+    const { vault, read, direct } = await start(long);
+    const { id } = await read();
+    await direct('DELETE', `/v1/api-keys/${id}`);
+    await expect(vault.getKey(id)).rejects.toMatchObject({ type: 'not_found' });
+    await expect(read()).rejects.toMatchObject({ type: 'not_found' });
   });
 
   it('leaves when there are too many: the least recently used goes first', async () => {
@@ -179,12 +208,14 @@ describe('a stale key', () => {
     [429, 'rate_limited'],
     [500, 'internal_error'],
     [503, 'configuration_error'],
-  ])('is not answered to a %i either, for the vault was reached', async (status, type) => {
+  ])('is not answered to a %i either, for the vault was reached, but is once it is away', async (status, type) => {
     const { proxy, read } = await start(short);
     await read();
     await pass(5);
     proxy.fault = () => refusal(status, type);
     await expect(read()).rejects.toMatchObject({ status, type });
+    proxy.fault = () => 'cut before';
+    expect((await read()).value).toBe('sample-value');
   });
 
   it('is answered for its bounded time and no longer', async () => {

@@ -1,6 +1,6 @@
 /** A snapshot out of one running service and into another: whole, and without a secret in anything that either writes. */
 
-import { readdirSync, readFileSync } from 'node:fs';
+import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { startServer } from '../support/process.ts';
@@ -53,4 +53,29 @@ it('is not taken to its end once its caller has gone', async () => {
   expect(await takeSnapshot(server)).toContain('"rows":20000');
   const acts = (await gateway.rows('vault_audit')).filter(({ line }) => String(line).includes('"snapshot.take"'));
   expect(acts).toHaveLength(1);
+});
+
+it.runIf(process.platform === 'linux')('keeps no temporary file of a caller who has gone while it was sent', async () => {
+  const { url, gateway } = await temporaryDatabase();
+  // More than a connection's buffers hold, so that the service is still sending.
+  await gateway.fill(keyA, 5_000, 2_000);
+  const server = await startServer(environmentFor(url));
+  const folder = `/proc/${server.child.pid}/fd`;
+  const linkOf = (name: string): string => {
+    try {
+      return readlinkSync(join(folder, name));
+    } catch {
+      // It may be closed by now.
+      return '';
+    }
+  };
+  const spools = () => readdirSync(folder).filter((name) => linkOf(name).includes('.spool'));
+  const leave = new AbortController();
+  const answer = await fetch(`${server.origin}/admin/snapshot`, {
+    headers: { Authorization: `Bearer ${adminToken}` },
+    signal: leave.signal,
+  });
+  expect([answer.status, spools().length]).toEqual([200, 1]);
+  leave.abort();
+  await expect.poll(spools).toEqual([]);
 });

@@ -32,7 +32,7 @@ const covered = { VAULT_ENCRYPTED_TABLES: `api_keys,${connectors}` };
 async function start() {
   const { url, gateway: database } = await temporaryDatabase();
   await database.run(connectorTableSql);
-  const vault = await startVault(url, covered);
+  const vault = await startVault(url, { ...covered, VAULT_SNAPSHOT_DIR: temporaryFolder() });
   for (const name of ['K1', 'K2', 'K3']) {
     await vault.gateway('POST', '/v1/api-keys', { tenant_id: 'acme', name, provider: 'openai', value: `sample-${name}` });
   }
@@ -188,6 +188,9 @@ describe('a snapshot', () => {
     const answer = await sendSnapshot(vault, snapshot);
     expect([answer.status, answer.body.error.details]).toEqual([422, { reason: 'constraint' }]);
     expect(await bytesOf(database, 'api_keys')).toEqual(before);
+    for (const staged of ['vault_restores', 'vault_restore_rows', 'vault_restore_present']) {
+      expect((await database.client.execute(`SELECT * FROM ${staged}`)).rows).toEqual([]);
+    }
   });
 });
 
@@ -204,12 +207,12 @@ describe('a restore', () => {
     expect((await sendSnapshot(vault, snapshot)).status).toBe(200);
   });
 
-  it('writes nothing where a rotation has begun while it was prepared', async () => {
+  it.each(['merge', 'replace'])('writes nothing where a rotation has begun while it was prepared: %s', async (mode) => {
     const { database, vault, snapshot, state, before } = await start();
     await database.run(`CREATE TRIGGER meanwhile AFTER INSERT ON vault_restore_rows BEGIN
       INSERT OR IGNORE INTO vault_rotations (id, state, from_key_id, to_key_id, upgrade_format, forced, skipped_rows, started_at)
       VALUES ('sample-rotation', 'gating', 'a', 'b', 0, 0, '[]', 1); END`);
-    const answer = await sendSnapshot(vault, snapshot);
+    const answer = await sendSnapshot(vault, snapshot, mode);
     expect([answer.status, answer.body.error.details]).toEqual([409, { rotation_id: 'sample-rotation' }]);
     expect(await state()).toEqual(before);
   });
@@ -290,15 +293,35 @@ describe('a replacement', () => {
     expect(await database.rows()).toHaveLength(1);
   });
 
-  it('stops where a live replica lacks the key that it makes active', async () => {
+  it('never takes away a value that was stored after the state before was kept', async () => {
+    const { database, vault, snapshot } = await start();
+    await database.run(`CREATE TRIGGER meanwhile AFTER INSERT ON vault_restore_present WHEN new.table_name = 'api_keys'
+      BEGIN UPDATE api_keys SET encrypted_value = 'newer-' || hex(randomblob(8)) WHERE rowid = new.row_id; END`);
+    const answer = await sendSnapshot(vault, snapshot, 'replace');
+    expect([answer.status, answer.body.error.type]).toEqual([503, 'storage_unavailable']);
+    const stored = (await database.rows()).map((row) => row.encrypted_value);
+    expect(stored).toEqual([expect.stringMatching(/^newer-/), expect.stringMatching(/^newer-/)]);
+  });
+
+  it('is made at another attempt where a row has gone meanwhile', async () => {
+    const { database, vault, snapshot } = await start();
+    await database.run(`CREATE TRIGGER meanwhile AFTER INSERT ON vault_restore_present WHEN new.table_name = '${connectors}'
+      BEGIN DELETE FROM api_keys WHERE name = 'K2'; END`);
+    expect((await sendSnapshot(vault, snapshot, 'replace')).body).toEqual({ restored: 5, kept: 0 });
+  });
+
+  it.each([
+    ['the key that it makes active', [keyA], keyB],
+    ['the key of a row that it brings back', [keyA, keyB], keyA],
+  ])('stops where a live replica lacks %s', async (_key, rowKeys, replicaKey) => {
     const { url, gateway: database } = await temporaryDatabase();
     const folder = temporaryFolder();
     const settings = { PROVARA_MASTER_KEY_NEW: keyB, VAULT_SNAPSHOT_DIR: folder };
     const vault = await startVault(url, settings);
-    await database.insert(keyA, { id: 'one' });
+    for (const key of rowKeys) await database.insert(key, { id: parseMasterKey(key).id });
     const snapshot = await takeSnapshot(vault);
     await vault.admin('POST', '/admin/rotate/execute');
-    await startVault(url, { PROVARA_MASTER_KEY: keyB });
+    await startVault(url, { PROVARA_MASTER_KEY: replicaKey });
     const before = await bytesOf(database, 'api_keys');
     const answer = await sendSnapshot(vault, snapshot, 'replace');
     expect([answer.status, answer.body.error.type]).toEqual([409, 'replica_missing_key']);

@@ -2,8 +2,9 @@
 
 import { createHash } from 'node:crypto';
 import { readdirSync, readFileSync, statSync } from 'node:fs';
-import { join } from 'node:path';
-import { describe, expect, it } from 'vitest';
+import { type FileHandle, open } from 'node:fs/promises';
+import { basename, join } from 'node:path';
+import { describe, expect, it, onTestFinished, vi } from 'vitest';
 import { connectorTableSql, gatewaySeal } from '../support/gateway.ts';
 import { bytesOf, linesOf, sendSnapshot, signed, takeSnapshot } from '../support/snapshot.ts';
 import {
@@ -132,6 +133,20 @@ describe('a restore', () => {
     expect(body.key.value).toBe('sample-K1');
     expect((await started.vault.gateway('GET', '/v1/api-keys?tenant_id=acme')).body.keys[0].key_id).toBe(keyIdA);
   });
+
+  it.each(['merge', 'replace'])(
+    'in the mode %s fills a table that the gateway has made anew without the vault’s columns',
+    async (mode) => {
+      const started = await start();
+      await fill(started);
+      const before = await allBytes(started);
+      const snapshot = await takeSnapshot(started.vault);
+      await started.database.run('DROP TABLE api_keys');
+      await started.database.createTable();
+      expect((await sendSnapshot(started.vault, snapshot, mode)).status).toBe(200);
+      expect(await allBytes(started)).toEqual(before);
+    },
+  );
 
   it('leaves nothing of what it staged behind, and answers a repetition without writing', async () => {
     const started = await start();
@@ -281,6 +296,23 @@ describe('writeSnapshotFile', () => {
     const bytes = readFileSync(path);
     expect(createHash('sha256').update(bytes).digest('hex')).toBe(sha256);
     expect((await sendSnapshot(started.vault, bytes)).body).toEqual({ restored: 0, kept: 5 });
+  });
+
+  it('has the bytes on disk before they have their name, and the name before it answers', async () => {
+    const { vault, folder } = await start();
+    const any = await open(folder, 'r');
+    await any.close();
+    const synced: unknown[] = [];
+    const sync = vi.spyOn(Object.getPrototypeOf(any) as FileHandle, 'sync');
+    onTestFinished(() => sync.mockRestore());
+    sync.mockImplementation(async function (this: FileHandle) {
+      synced.push([(await this.stat()).isFile() ? 'bytes' : 'name', readdirSync(folder)]);
+    });
+    const { path } = await vault.services.snapshots.writeSnapshotFile(tester, folder);
+    expect(synced).toEqual([
+      ['bytes', [expect.stringMatching(/\.partial$/)]],
+      ['name', [basename(path)]],
+    ]);
   });
 });
 
