@@ -5,6 +5,7 @@ import { readdirSync, readFileSync, statSync } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { describe, expect, it, onTestFinished, vi } from 'vitest';
+import { writeSnapshotTo } from '../../src/snapshot/file.ts';
 import { connectorTableSql, gatewaySeal } from '../support/gateway.ts';
 import { bytesOf, linesOf, sendSnapshot, signed, takeSnapshot } from '../support/snapshot.ts';
 import {
@@ -313,6 +314,18 @@ describe('writeSnapshotFile', () => {
       ['bytes', [expect.stringMatching(/\.partial$/)]],
       ['name', [basename(path)]],
     ]);
+  });
+
+  it('leaves nothing behind where it cannot be written whole, and lets go of what it was to hold', async () => {
+    const { vault, folder } = await start();
+    const taken = await vault.services.snapshots.take(tester);
+    const close = vi.fn(taken.close);
+    const chunks = async function* (): AsyncGenerator<Buffer> {
+      yield* taken.chunks();
+      throw new Error('It breaks off on purpose.');
+    };
+    await expect(writeSnapshotTo(join(folder, 'broken'), { ...taken, chunks, close })).rejects.toThrow('on purpose');
+    expect([readdirSync(folder), close.mock.calls.length]).toEqual([[], 1]);
   });
 });
 
