@@ -250,6 +250,20 @@ describe('a record', () => {
   });
 });
 
+describe('what comes after a rotation', () => {
+  it('is signed under the new key, in the log and in the table', async () => {
+    const { url, gateway: database } = await temporaryDatabase();
+    const log = join(temporaryFolder(), 'audit.log');
+    const { gateway, admin } = await startVault(url, { PROVARA_MASTER_KEY_NEW: keyB, VAULT_AUDIT_LOG: log });
+    expect((await admin('POST', '/admin/rotate/execute')).status).toBe(200);
+    const body = { name: 'K', provider: 'openai', value: 'sample-value' };
+    expect((await gateway('POST', '/v1/api-keys', body)).status).toBe(201);
+    expect((await gateway('POST', '/v1/api-keys/decrypt', { name: 'K' })).status).toBe(200);
+    const stored = (await database.rows('vault_audit')).map(({ line }) => JSON.parse(String(line))).at(-1);
+    expect([stored.key_id, logged(log).at(-1).key_id]).toEqual([keyIdB, keyIdB]);
+  });
+});
+
 describe('GET /admin/audit', () => {
   it('goes through all records in pages, and on from the last one seen', async () => {
     const { vault, store } = await start();

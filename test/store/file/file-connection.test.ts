@@ -65,6 +65,17 @@ describe('a statement that is kept', () => {
   });
 });
 
+describe('a commit', () => {
+  it('never checkpoints the log, which another process might be writing to just then', async () => {
+    const { connection } = await open();
+    for (let opened = 0; opened < 2; opened += 1) {
+      const { rows } = await connection.execute({ sql: 'PRAGMA wal_autocheckpoint' });
+      expect(rows).toEqual([{ wal_autocheckpoint: 0n }]);
+      connection.reconnect();
+    }
+  });
+});
+
 describe('a batch that does not wait for the disk', () => {
   const level = { sql: 'SELECT synchronous FROM pragma_synchronous' };
   const [normal, full] = [[{ synchronous: 1n }], [{ synchronous: 2n }]];
