@@ -46,7 +46,7 @@ interface TablePart {
   readonly position: number;
   /** The first of this day whose key the keyring lacks, or null. */
   readonly unread: UnreadRecord | null;
-  /** False where they are anchors alone, which would call for each other for ever. */
+  /** Whether any of them is something else than an anchor. */
   readonly isNews: boolean;
   readonly isLast: boolean;
 }
@@ -59,6 +59,7 @@ export class Anchors {
   #uses = 0;
   /** Up to where this process has read the table, and the log vouched for it; null before the first time. */
   #position: number | null = null;
+  /** The first that this process could not vouch for. */
   #unread: UnreadRecord | null = null;
   #isStopped = false;
 
@@ -109,17 +110,17 @@ export class Anchors {
   }
 
   async #anchorTable(): Promise<void> {
-    let position = await this.#findPosition();
+    this.#position = await this.#findPosition();
     for (let isLast = false; !isLast; ) {
-      const { heads, unread, isNews, ...part } = await this.#readTable(position);
+      const { heads, position, unread, isNews, ...part } = await this.#readTable(this.#position);
       if (this.#isStopped) return;
-      ({ position, isLast } = part);
+      ({ isLast } = part);
       // Anchors alone call for none, or those of several processes would for ever: they are read again with what comes next.
-      const isVouched = isNews || (!isLast && heads.length > 0);
-      if (isVouched) await this.#context.log.record(vaultActor, anchorsOf(heads));
+      if (heads.length > 0 && !isNews && isLast) return;
+      if (heads.length > 0) await this.#context.log.record(vaultActor, anchorsOf(heads));
+      this.#position = position;
       this.#unread ??= unread;
-      if (isVouched || heads.length === 0 || this.#position === null) this.#position = position;
-      if (isVouched) await this.#anchorLog();
+      if (heads.length > 0) await this.#anchorLog();
     }
   }
 
