@@ -78,3 +78,11 @@ it.each(['decrypt', 'rewrap'])(
     expect(lastUsedAt >= before).toBe(true);
   },
 );
+
+it('a key that has become the active one again is as old as since the first time', async () => {
+  const { database, vault } = await rotated();
+  await database.run('UPDATE vault_master_keys SET activated_at = activated_at - 10 * 86400 WHERE key_id = ?', [keyIdA]);
+  const back = { old_key_id: keyIdB, new_key_id: keyIdA };
+  expect((await vault.admin('POST', '/admin/rotate/execute', back)).status).toBe(200);
+  expect(await reportOf(vault, keyIdA)).toMatchObject({ state: 'active', age_days: 10 });
+});
