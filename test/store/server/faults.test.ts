@@ -119,23 +119,26 @@ describe('every fault', () => {
 });
 
 describe('a token that is refused', () => {
-  it('after an answer was lost is not told as if nothing had been written: it may have been', async () => {
-    const { proxy, database } = await openThroughProxy(await startSqld());
-    await database.writeIdempotent([...markTables, { sql: 'CREATE TABLE sample (value text)' }]);
-    const store = (value: string) => database.write([{ sql: 'INSERT INTO sample (value) VALUES (?)', args: [value] }]);
-    await store('sample-1');
-    const coming: Fault[] = ['cut after', '401 before'];
-    proxy.fault = () => coming.shift() ?? 'none';
-    await expect(store('sample-2')).rejects.toMatchObject({ code: 'storage_unavailable', details: { may_be_done: true } });
-    expect(await database.read('SELECT value FROM sample')).toHaveLength(2);
-    coming.push('cut after', 'none', '401 before');
-    await expect(store('sample-2a')).rejects.toMatchObject({ code: 'storage_unavailable', details: { may_be_done: true } });
-    coming.push('401 before');
-    await expect(store('sample-3')).rejects.toThrow(ConfigurationError);
-    coming.push('cut after', '401 before');
-    await expect(database.read('SELECT value FROM sample')).rejects.toThrow(ConfigurationError);
-    expect(await database.read('SELECT value FROM sample')).toHaveLength(3);
-  });
+  it.each(['cut after', '500 after', 'half an answer'] as const)(
+    'after an answer was lost (%s) is not told as if nothing had been written: it may have been',
+    async (lost) => {
+      const { proxy, database } = await openThroughProxy(await startSqld());
+      await database.writeIdempotent([...markTables, { sql: 'CREATE TABLE sample (value text)' }]);
+      const store = (value: string) => database.write([{ sql: 'INSERT INTO sample (value) VALUES (?)', args: [value] }]);
+      await store('sample-1');
+      const coming: Fault[] = [lost, '401 before'];
+      proxy.fault = () => coming.shift() ?? 'none';
+      await expect(store('sample-2')).rejects.toMatchObject({ code: 'storage_unavailable', details: { may_be_done: true } });
+      expect(await database.read('SELECT value FROM sample')).toHaveLength(2);
+      coming.push(lost, 'none', '401 before');
+      await expect(store('sample-2a')).rejects.toMatchObject({ code: 'storage_unavailable', details: { may_be_done: true } });
+      coming.push('401 before');
+      await expect(store('sample-3')).rejects.toThrow(ConfigurationError);
+      coming.push(lost, '401 before');
+      await expect(database.read('SELECT value FROM sample')).rejects.toThrow(ConfigurationError);
+      expect(await database.read('SELECT value FROM sample')).toHaveLength(3);
+    },
+  );
 });
 
 describe('a write', () => {
@@ -145,6 +148,17 @@ describe('a write', () => {
     proxy.fault = () => coming.shift() ?? 'none';
     // What is sent first is a question for the server's clock.
     await expect(database.write([{ sql: 'CREATE TABLE sample (value text)' }])).rejects.toThrow(ConfigurationError);
+  });
+
+  it('is told as one that was not done where the server was away all the while', async () => {
+    const server = await startSqld();
+    const database = new Database({ url: server.url });
+    onTestFinished(() => database.close());
+    await database.writeIdempotent(markTables);
+    const write = () => database.write([{ sql: 'CREATE TABLE IF NOT EXISTS sample (value text)' }]);
+    await write();
+    await server.stop();
+    await expect(write()).rejects.toMatchObject({ code: 'storage_unavailable', details: undefined });
   });
 
   it('is carried out also once the clock of the server has been set forward', async () => {
@@ -208,6 +222,20 @@ describe('a request that the network delivers after its caller was told that it 
     await other.gateway('DELETE', `/v1/api-keys/${stored.body.key.id}`);
     expect(await proxy.release()).toBeGreaterThan(0);
     expect(await database.rows()).toEqual([]);
+  });
+});
+
+describe('a write that the network delivers after its caller was told that it failed', () => {
+  it('is refused by its deadline, though it comes the moment after', { timeout: 60_000 }, async () => {
+    const { proxy, database } = await openThroughProxy(await startSqld());
+    await database.writeIdempotent([...markTables, { sql: 'CREATE TABLE sample (value text)' }]);
+    const store = (value: string) => database.write([{ sql: 'INSERT INTO sample (value) VALUES (?)', args: [value] }]);
+    await store('sample-in-time');
+    proxy.fault = () => 'late';
+    await expect(store('sample-late')).rejects.toMatchObject({ code: 'storage_unavailable', details: { may_be_done: true } });
+    proxy.fault = () => 'none';
+    expect(await proxy.release()).toBeGreaterThan(0);
+    expect(await database.read('SELECT value FROM sample')).toEqual([{ value: 'sample-in-time' }]);
   });
 });
 
