@@ -46,13 +46,18 @@ function fileWith(contents: string): string {
 
 describe('a whole environment', () => {
   it('is read into one frozen configuration, with the defaults outside production', () => {
-    const config = readServerConfig(settings({ HOST: undefined, PORT: undefined }));
+    const config = readServerConfig(settings({ HOST: undefined, PORT: undefined, VAULT_AUDIT_LOG: undefined }));
     expect(Object.isFrozen(config)).toBe(true);
     expect(config).toMatchObject({
       database: { url: remote, authToken: undefined },
       coverage: { encryptedTables: ['api_keys'], exemptTables: [] },
       atomicRows: 10_000,
+      rotationDueDays: 365,
+      snapshotDir: null,
+      requireFormat2: false,
       logLevel: 'info',
+      audit: { log: 'stdout', anchorSeconds: 300 },
+      limits: { authFailures: 30, decrypts: 0, eventLoopDelayMs: 1_000 },
       isProduction: false,
       host: '127.0.0.1',
       port: 4100,
@@ -119,6 +124,14 @@ describe('an environment that is not whole', () => {
 
   it.each(['STDOUT', 'stdout ', ' ', 'stderr', ' audit.log'])('that puts the audit to %j is refused', (VAULT_AUDIT_LOG) => {
     expect(serverProblems({ VAULT_AUDIT_LOG })).toEqual(['VAULT_AUDIT_LOG must be stdout, or the path of a file.']);
+  });
+
+  it('that puts the audit into a folder that is not there is refused', () => {
+    for (const folder of [join(temporaryFolder(), 'none'), fileWith('no folder')]) {
+      expect(serverProblems({ VAULT_AUDIT_LOG: join(folder, 'audit.log') })).toEqual([
+        'VAULT_AUDIT_LOG must be stdout, or name a file in an existing folder.',
+      ]);
+    }
   });
 
   it('that puts the audit into the database is refused', () => {
@@ -217,6 +230,7 @@ describe('master keys', () => {
   it.each([
     ['none', '', ''],
     ['one newline', '\n', ''],
+    ['one newline with its carriage return', '\r\n', ''],
     ['the last of two newlines', '\n\n', '\n'],
     ['a newline, but no white space before it', ' \t\n', ' \t'],
     ['no white space', ' ', ' '],
@@ -496,6 +510,7 @@ describe('a weak token', () => {
     ['short', 'k7Qz93mBv1XsW2y'],
     ['one character again and again', 'a'.repeat(40)],
     ['a few characters again and again', 'abcabcabcabcabcabcabc'],
+    ['five characters again and again', 'k7Qz9k7Qz9k7Qz9k7Qz9'],
     ['a default', 'changeme-changeme'],
     ['a default with a number', 'my-secret-token-1234567'],
     ['a default in capitals', 'CHANGE_ME_ADMIN_TOKEN'],

@@ -9,6 +9,7 @@ import {
   readFileSync,
   rmSync,
   statSync,
+  utimesSync,
   writeFileSync,
 } from 'node:fs';
 import { isAbsolute } from 'node:path';
@@ -98,7 +99,7 @@ describe('the first start in a fresh folder', () => {
     onTestFinished(() => void process.umask(mask));
     const { environment, path, made } = await completeEnvironment({});
     expect(path).toBe(`${process.cwd()}/${file}`);
-    expect(modeOf(file)).toBe(0o600);
+    expect([modeOf(file), modeOf('data')]).toEqual([0o600, 0o700]);
     for (const name of made) expect(contents().split('\n')).toContain(`${name}=${environment[name]}`);
     expect(readdirSync('data').filter((name) => !name.startsWith('vault.db'))).toEqual(['dev.env']);
   });
@@ -225,12 +226,30 @@ describe('the start after a rotation', () => {
     expect(modeOf(file)).toBe(0o600);
   });
 
+  it('moves no key where an old one is given, which would hide the one that the file keeps', async () => {
+    await storeSample();
+    const before = await rotate();
+    const { environment, made } = await completeEnvironment({ PROVARA_MASTER_KEY_OLD: keyC });
+    expect(made).toEqual([]);
+    expect(environment).toEqual({ ...before, PROVARA_MASTER_KEY_OLD: keyC });
+  });
+
   it('keeps tokens and every other setting of the file', async () => {
     await storeSample();
     appendFileSync(file, 'LOG_LEVEL=silent\nVAULT_EXEMPT_TABLES=api_keys_backup\n');
     const before = await rotate();
     const { environment } = await completeEnvironment({});
     for (const name of [...tokens, 'LOG_LEVEL', 'VAULT_EXEMPT_TABLES']) expect(environment[name]).toBe(before[name]);
+  });
+});
+
+describe('a start that another has died in the midst of', () => {
+  it('is not waited for longer than one may take', async () => {
+    writeFile('# A comment.');
+    writeFileSync(`${file}.lock`, '');
+    utimesSync(`${file}.lock`, 1, 1);
+    expect((await completeEnvironment({})).made).toContain('PROVARA_MASTER_KEY');
+    expect(existsSync(`${file}.lock`)).toBe(false);
   });
 });
 
@@ -272,8 +291,11 @@ describe('master keys are not made', () => {
 
   it('for a database on a server, beside a key that the file holds', async () => {
     writeFile(`PROVARA_MASTER_KEY=${keyA}`);
-    const { made } = await completeEnvironment({ DATABASE_URL: 'libsql://sample.example' });
+    const { made, added, environment } = await completeEnvironment({ DATABASE_URL: 'libsql://sample.example' });
     expect(masterKeysAmong(made)).toEqual([]);
+    // Nor is that key, which is for the local rows, given to it.
+    expect(masterKeysAmong([...added, ...Object.keys(environment)])).toEqual([]);
+    expect(masterKeysAmong(Object.keys(keptEnvironment({ DATABASE_URL: 'libsql://sample.example' })))).toEqual([]);
   });
 
   it.each([['api_keys'], ['context_connector_credentials']])(
@@ -297,6 +319,13 @@ describe('master keys are not made', () => {
 
   it('for rows whose own keys were lost with the file', async () => {
     await storeSample();
+    rmSync(file);
+    const { made } = await completeEnvironment({});
+    expect(masterKeysAmong(made)).toEqual([]);
+  });
+
+  it('for a database without rows whose active key was lost with the file', async () => {
+    await start(async () => undefined);
     rmSync(file);
     const { made } = await completeEnvironment({});
     expect(masterKeysAmong(made)).toEqual([]);

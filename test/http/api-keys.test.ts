@@ -89,6 +89,16 @@ describe('rows as the gateway has written them', () => {
     expect(await get()).toEqual(body.key);
   });
 
+  it('are listed also where another program has given them a time before every calendar', async () => {
+    const { url, gateway: database } = await temporaryDatabase();
+    await database.insert(keyA, { id: 'row' });
+    const { gateway } = await startVault(url);
+    for (const time of ['-9223372036854775808', '-62167219201']) {
+      await database.run(`UPDATE api_keys SET created_at = ${time}`);
+      expect((await gateway('GET', '/v1/api-keys')).body.keys[0].created_at).toBe('1970-01-01T00:00:00.000Z');
+    }
+  });
+
   it('stand for one key where several share a name: the newest by updated_at, created_at and insertion', async () => {
     const { url, gateway: database } = await temporaryDatabase();
     await database.insert(keyA, { id: 'first', name: 'K', updatedAt: 10 });
@@ -238,6 +248,7 @@ describe('tenants', () => {
     const seen: unknown[] = [];
     for (let cursor = ''; ; ) {
       const { body } = await gateway('GET', `/v1/tenants?limit=1${cursor}`);
+      expect(body.tenants).toHaveLength(1);
       seen.push(...body.tenants);
       if (body.next_cursor === null) break;
       cursor = `&cursor=${body.next_cursor}`;
@@ -269,6 +280,16 @@ describe('listing', () => {
     const odd = await gateway('GET', '/v1/api-keys?provider=odd');
     expect(odd.body.keys.map(({ id }: { id: string }) => id)).toEqual(['row-1', 'row-3', 'row-5']);
     expect(odd.body.keys[1].masked_value).toBe('••••(decrypt error)');
+  });
+
+  it('names the key that a row wants where the keyring lacks it', async () => {
+    const { url } = await temporaryDatabase();
+    const first = await startVault(url, { PROVARA_MASTER_KEY: keyB });
+    await first.gateway('POST', '/v1/api-keys', { name: 'K', provider: 'openai', value: 'sample-value' });
+    await first.close();
+    const { gateway } = await startVault(url);
+    const { keys } = (await gateway('GET', '/v1/api-keys')).body;
+    expect(keys).toMatchObject([{ name: 'K', key_id: keyIdB, masked_value: '••••(decrypt error)' }]);
   });
 
   it.each(['limit=0', 'limit=1001', 'limit=x', 'cursor=nonsense', 'tenant_id=', 'tenant_id=a&tenant_id=b', 'unknown=1'])(

@@ -102,6 +102,19 @@ describe('authentication', () => {
     expect(body.error.request_id).toBe(headers.get('x-request-id'));
   });
 
+  it('of a known token that a route refuses is named in the line of log, and an unknown one is not', async () => {
+    const { url } = await temporaryDatabase();
+    const { origin, app } = await startVault(url);
+    const lines: unknown[] = [];
+    app.log.info = (line: unknown) => void lines.push(line);
+    for (const token of [adminToken, 'sample-unknown-token']) await caller(origin, token)('GET', '/v1/api-keys');
+    await expect.poll(() => lines).toHaveLength(2);
+    expect(lines).toMatchObject([
+      { status: 403, role: 'admin', token: 'operator' },
+      { status: 401, role: null, token: null },
+    ]);
+  });
+
   it.each(['Basic c2FtcGxl', `bearer  ${gatewayToken} extra`, gatewayToken, `Token ${gatewayToken}`])(
     'refuses the Authorization header %j',
     async (authorization) => {
@@ -110,6 +123,13 @@ describe('authentication', () => {
       expect((await fetch(`${origin}/v1/api-keys`, { headers: { authorization } })).status).toBe(401);
     },
   );
+
+  it.each(['bearer', 'BEARER'])('takes the scheme in whatever case, as HTTP does: %s', async (scheme) => {
+    const { url } = await temporaryDatabase();
+    const { origin } = await startVault(url);
+    const headers = { authorization: `${scheme} ${gatewayToken}` };
+    expect((await fetch(`${origin}/v1/api-keys`, { headers })).status).toBe(200);
+  });
 
   it('accepts a token that is configured by its digest', async () => {
     const { url } = await temporaryDatabase();

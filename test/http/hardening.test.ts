@@ -193,8 +193,10 @@ describe('an answer', () => {
     },
   );
 
-  it('to a failure inside says nothing of the inside', async () => {
-    const { origin, services } = await start();
+  it('to a failure inside says nothing of the inside, which the log has under the same request id', async () => {
+    const { app, origin, services } = await start();
+    const logged: unknown[] = [];
+    app.log.error = (line: unknown) => void logged.push(line);
     services.readiness.assertReady = async () => {
       throw new TypeError('sample inner detail');
     };
@@ -202,6 +204,8 @@ describe('an answer', () => {
     const text = await response.text();
     expect([response.status, JSON.parse(text).error.type]).toEqual([500, 'internal_error']);
     expect(text).not.toMatch(/sample inner detail|TypeError|stack|\.ts/);
+    const { request_id } = JSON.parse(text).error;
+    expect(logged).toEqual([{ request_id, err: expect.objectContaining({ message: 'sample inner detail' }) }]);
   });
 });
 

@@ -144,7 +144,8 @@ describe('a malformed request', () => {
     const idOf = async (id: string) =>
       (await fetch(`${origin}/health`, { headers: { 'x-request-id': id } })).headers.get('x-request-id');
     expect(await idOf('gateway-0001')).toBe('gateway-0001');
-    expect(await idOf('x'.repeat(200))).toMatch(/^[0-9a-f-]{36}$/);
+    expect(await idOf('x'.repeat(128))).toBe('x'.repeat(128));
+    for (const id of ['x'.repeat(129), 'two words', 'caf\u00e9']) expect(await idOf(id)).toMatch(/^[0-9a-f-]{36}$/);
   });
 });
 

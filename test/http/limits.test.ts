@@ -98,6 +98,7 @@ describe('opened rows', () => {
 
   it('count as many as a batch holds', async () => {
     const { gateway, item } = await start('5');
+    expectLimited(await gateway('POST', '/v1/decrypt', { items: Array(6).fill(item) }));
     expect((await gateway('POST', '/v1/decrypt', { items: Array(4).fill(item) })).status).toBe(200);
     expectLimited(await gateway('POST', '/v1/decrypt', { items: Array(2).fill(item) }));
     expect(await repeat(2, () => gateway('POST', '/v1/decrypt', item))).toEqual([200, 429]);
@@ -130,7 +131,7 @@ describe('opened rows', () => {
 });
 
 describe('a process that cannot keep up', () => {
-  it('refuses calls with 503 and Retry-After, but says that it lives, and serves again afterwards', async () => {
+  it('refuses calls with 503 and Retry-After, but says that it lives and how it fares, and serves again afterwards', async () => {
     const { url } = await temporaryDatabase();
     const { origin, gateway } = await startVault(url, { VAULT_LIMIT_EVENT_LOOP_DELAY: '30' });
     expect((await gateway('GET', '/v1/api-keys')).status).toBe(200);
@@ -144,6 +145,7 @@ describe('a process that cannot keep up', () => {
       expect([body.error.type, headers.get('retry-after')]).toEqual(['storage_unavailable', '1']);
       expect((await caller(origin, adminToken)('GET', '/admin/rotate')).status).toBe(503);
       expect((await caller(origin, null)('GET', '/health')).status).toBe(200);
+      expect((await caller(origin, adminToken)('GET', '/metrics')).status).toBe(200);
     } finally {
       clearInterval(load);
     }

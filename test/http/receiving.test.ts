@@ -2,7 +2,7 @@
 
 import { connect, type Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, onTestFinished } from 'vitest';
 import { takeSnapshot } from '../support/snapshot.ts';
 import { adminToken, gatewayToken, keyA, startVault, temporaryDatabase, tester } from '../support/vault.ts';
 
@@ -25,9 +25,9 @@ function headOf(path: string, token: string, type: string, length: number): stri
   return `POST ${path} HTTP/1.1\r\n${headers.join('\r\n')}\r\n`;
 }
 
-/** `before` is what the connection carries ahead of it. */
-function send(origin: string, path: string, token: string, type: string, length: number, before = ''): Sending {
+function dial(origin: string): Sending {
   const socket = connect(Number(new URL(origin).port), '127.0.0.1');
+  onTestFinished(() => void socket.destroy());
   let received = '';
   socket.on('data', (chunk) => {
     received += chunk.toString('utf8');
@@ -36,6 +36,12 @@ function send(origin: string, path: string, token: string, type: string, length:
     socket.once('close', () => resolve(received));
     socket.on('error', () => undefined);
   });
+  return { socket, answer };
+}
+
+/** `before` is what the connection carries ahead of it. */
+function send(origin: string, path: string, token: string, type: string, length: number, before = ''): Sending {
+  const { socket, answer } = dial(origin);
   socket.write(`${before}${headOf(path, token, type, length)}Connection: close\r\n\r\n`);
   return { socket, answer };
 }
@@ -69,10 +75,30 @@ describe('a body that does not arrive', () => {
     clearInterval(trickle);
   });
 
+  it('ends the connection, also where it comes in chunks and so without a length', async () => {
+    const { origin } = await start();
+    const { socket, answer } = dial(origin);
+    const head = headOf('/v1/encrypt', gatewayToken, 'application/json', 0).replace(
+      'Content-Length: 0',
+      'Transfer-Encoding: chunked',
+    );
+    socket.write(`${head}\r\n1\r\n{\r\n`);
+    expect(await answer).toMatch(/^HTTP\/1\.1 400 /);
+  });
+
   it('to the restore without the right token gets no more time than any other', async () => {
     const { origin } = await start();
     const { answer } = send(origin, '/admin/restore', gatewayToken, 'application/x-ndjson', 1_000);
     expect(await answer).toMatch(/^HTTP\/1\.1 403 /);
+  });
+});
+
+describe('a restore that is refused before its body has come', () => {
+  it('ends the connection rather than read on', async () => {
+    const { origin } = await start();
+    const { socket, answer } = dial(origin);
+    socket.write(`${headOf('/admin/restore?mode=replace', adminToken, 'application/x-ndjson', 1_000)}\r\n{`);
+    expect(await answer).toMatch(/^HTTP\/1\.1 400 .*\r\nconnection: close\r\n.*VAULT_SNAPSHOT_DIR/is);
   });
 });
 

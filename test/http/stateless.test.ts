@@ -133,6 +133,12 @@ describe('batches', () => {
     expect((await gateway('POST', '/v1/encrypt', { items })).status).toBe(400);
   });
 
+  it('may be of almost 8 MiB', async () => {
+    const { gateway } = await start();
+    const items = Array.from({ length: 127 }, () => ({ plaintext: 'x'.repeat(65_536) }));
+    expect((await gateway('POST', '/v1/encrypt', { items })).body.failed).toBe(0);
+  });
+
   it('may be empty', async () => {
     const { gateway } = await start();
     for (const path of ['/v1/encrypt', '/v1/decrypt', '/v1/rewrap']) {

@@ -30,3 +30,25 @@ it('what could not be written is written later, behind what waited for its turn'
   await uses.close();
   expect(written).toEqual([...ids.slice(125), ...ids.slice(0, 125)]);
 });
+
+it('a use within an hour of the last one on record is not written again', async () => {
+  const written: string[] = [];
+  const uses = new UseRecorder(async (usedAt) => void written.push(...usedAt.keys()));
+  const now = Math.floor(Date.now() / 1000);
+  expect([uses.note('recent', now - 3_000), uses.note('long ago', now - 3_600)]).toEqual([false, true]);
+  await uses.close();
+  expect(written).toEqual(['long ago']);
+});
+
+it('what the database refuses is not tried again, and keeps nothing else from being written', async () => {
+  const tried: string[][] = [];
+  const uses = new UseRecorder(async (usedAt) => {
+    tried.push([...usedAt.keys()]);
+    if (usedAt.has('refused')) throw new Error('Such a row is refused.');
+  });
+  uses.note('refused', null);
+  await uses.flush();
+  uses.note('written', null);
+  await uses.close();
+  expect(tried).toEqual([['refused'], ['written']]);
+});
