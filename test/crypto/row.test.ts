@@ -149,6 +149,13 @@ describe('a sealed row', () => {
     }
   });
 
+  it('has an IV of full length, however many were sealed before', () => {
+    const rows = Array.from({ length: 1_000 }, (_, index) =>
+      sealRow(key, index % 3 === 0 ? null : sample, Buffer.from('sample')),
+    );
+    expect(rows.map(({ iv }) => iv.length)).toEqual(rows.map((_, index) => (index % 3 === 0 ? 32 : 24)));
+  });
+
   it('never repeats an IV or a ciphertext', () => {
     for (const binding of [null, sample]) {
       const rows = Array.from({ length: 100 }, () => sealRow(key, binding, Buffer.from('sample-value-0001')));

@@ -4,6 +4,7 @@ import NativeDatabase from 'libsql';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { Database } from '../../src/store/database.ts';
 import { EncryptedTables } from '../../src/store/encrypted-tables.ts';
+import { connectorTableSql } from '../support/gateway.ts';
 import {
   caller,
   engine,
@@ -17,6 +18,8 @@ import {
   type TestVault,
   temporaryDatabase,
 } from '../support/vault.ts';
+
+const connectors = 'context_connector_credentials';
 
 const ready = (vault: TestVault) => caller(vault.origin, null)('GET', '/ready');
 
@@ -46,6 +49,16 @@ describe('the active key of a table that was never seen', () => {
     for (const id of ['b1', 'b2']) await database.insert(keyB, { id });
     await database.insert(keyC, { id: 'c1' });
     const vault = await startVault(url, { PROVARA_MASTER_KEY_NEW: keyC, PROVARA_MASTER_KEY_OLD: keyB });
+    expect((await vault.admin('GET', '/admin/master-keys')).body.active_key_id).toBe(keyIdB);
+  });
+
+  it('is looked for in every covered table', async () => {
+    const { url, gateway: database } = await temporaryDatabase();
+    await database.run(connectorTableSql);
+    await database.insert(keyC, { id: 'c1' });
+    await database.insert(keyB, { id: 'b1' }, connectors);
+    const settings = { PROVARA_MASTER_KEY_NEW: keyB, VAULT_ENCRYPTED_TABLES: `api_keys,${connectors}` };
+    const vault = await startVault(url, settings);
     expect((await vault.admin('GET', '/admin/master-keys')).body.active_key_id).toBe(keyIdB);
   });
 
@@ -165,6 +178,36 @@ describe('/ready', () => {
     other.close();
     const { status, body } = await ready(await startVault(url));
     expect([status, body.warnings]).toEqual([200, []]);
+  });
+
+  it('warns of a covered table that is not there', async () => {
+    const { url } = await temporaryDatabase();
+    const { status, body } = await ready(await startVault(url, { VAULT_ENCRYPTED_TABLES: `api_keys,${connectors}` }));
+    expect([status, body.warnings]).toEqual([200, [expect.stringContaining(`The covered table ${connectors} does not exist`)]]);
+  });
+
+  it('does not warn of another program’s rows in format 1, nor of a table without rows that is not covered', async () => {
+    const { url, gateway: database } = await temporaryDatabase();
+    await database.run(connectorTableSql);
+    await database.insert(keyA, { id: 'connector' }, connectors);
+    await database.run('CREATE TABLE copy AS SELECT * FROM api_keys');
+    const settings = { VAULT_ENCRYPTED_TABLES: `api_keys,${connectors}`, VAULT_REQUIRE_FORMAT_2: 'true' };
+    const { status, body } = await ready(await startVault(url, settings));
+    expect([status, body.warnings]).toEqual([200, []]);
+  });
+
+  it('is 200 again as soon as rows that could not be counted can be', async () => {
+    const { url, gateway: database } = await temporaryDatabase();
+    await database.run(connectorTableSql);
+    const vault = await startVault(url, { VAULT_ENCRYPTED_TABLES: `api_keys,${connectors}` });
+    await database.run(`ALTER TABLE ${connectors} RENAME TO away`);
+    await database.run(
+      `CREATE TABLE ${connectors} (id text PRIMARY KEY, encrypted_value text, iv text, auth_tag text) WITHOUT ROWID`,
+    );
+    expect((await ready(vault)).status).toBe(503);
+    await database.run(`DROP TABLE ${connectors}`);
+    await database.run(`ALTER TABLE away RENAME TO ${connectors}`);
+    expect((await ready(vault)).status).toBe(200);
   });
 
   it('is 200 without warnings for a vault that is well', async () => {

@@ -511,14 +511,15 @@ describe('odd rows', () => {
   it('of another program’s table without an id are named by their row id, and skipped by that name alone', async () => {
     const { url, gateway: database } = await tableOf(1);
     await database.run('CREATE TABLE other_keys (id text, encrypted_value text, iv text, auth_tag text)');
-    await database.run("INSERT INTO other_keys VALUES (NULL, 'zz', 'zz', 'zz'), ('1', 'zz', 'zz', 'zz')");
+    await database.run(`INSERT INTO other_keys (rowid, id, encrypted_value, iv, auth_tag)
+      VALUES (-7, x'00', 'zz', 'zz', 'zz'), (1, NULL, 'zz', 'zz', 'zz'), (2, '1', 'zz', 'zz', 'zz')`);
     const { admin } = await startVault(url, { ...staged, VAULT_ENCRYPTED_TABLES: 'api_keys,other_keys,other_keys' });
     const failed = await admin('POST', '/admin/rotate/dry-run');
-    expect(failed.body.error.details.failures.map(({ id }: { id: string }) => id)).toEqual(['rowid:1', '1']);
-    const skipped = await admin('POST', '/admin/rotate/dry-run', { skip_ids: ['rowid:1'] });
+    expect(failed.body.error.details.failures.map(({ id }: { id: string }) => id)).toEqual(['rowid:-7', 'rowid:1', '1']);
+    const skipped = await admin('POST', '/admin/rotate/dry-run', { skip_ids: ['rowid:-7', 'rowid:1'] });
     expect(skipped.body.error.details.failures.map(({ id }: { id: string }) => id)).toEqual(['1']);
-    const both = await admin('POST', '/admin/rotate/execute', { skip_ids: ['rowid:1', 'other_keys:1'] });
-    expect(both.body.rotation).toMatchObject({ state: 'completed', rows_scanned: 3, rows_skipped: 2 });
+    const both = await admin('POST', '/admin/rotate/execute', { skip_ids: ['rowid:-7', 'rowid:1', 'other_keys:1'] });
+    expect(both.body.rotation).toMatchObject({ state: 'completed', rows_scanned: 4, rows_skipped: 3 });
     const { keys } = (await admin('GET', '/admin/master-keys')).body;
     expect(keys.find(({ key_id }: { key_id: string }) => key_id === keyIdA)).toMatchObject({ rows: 0, safe_to_retire: false });
   });

@@ -105,6 +105,16 @@ describe('what the gate has sealed', () => {
     await database.close();
   });
 
+  it('makes the one commit fail where a row that was rotated already is under the old key again', async () => {
+    const { database, work, sealed, gateway } = await afterGate(() => false);
+    await gateway.update(keyB, 'row-5', 'sample-rotated');
+    const commit = await prepareOneCommit(work, keyIdB, sealed);
+    await gateway.update(keyA, 'row-5', 'sample-edited');
+    await expect(database.write(commit?.statements ?? [])).rejects.toThrow(GuardFailedError);
+    expect(await gateway.open(keyA, 'row-1')).toBe('sample-value-of-row-1');
+    await database.close();
+  });
+
   it('holds no memory once it is written', async () => {
     const { database, sealed, write } = await afterGate(() => true);
     const held = sealed.flatMap(({ replacements, expected }) => [...replacements, expected.tags]);

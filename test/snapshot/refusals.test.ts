@@ -106,6 +106,9 @@ describe('a snapshot', () => {
     await expectRefused(signed(inner.slice(0, -1), keyA), 'malformed');
     await expectRefused(signed([...inner, inner.at(-1) ?? ''], keyA), 'malformed');
     await expectRefused(signed([header, first.replace('{', '{"extra":1,'), second, ...rest.slice(0, -1)], keyA), 'malformed');
+    const { cells, ...row } = JSON.parse(first);
+    const shorter = JSON.stringify({ ...row, cells: cells.slice(0, -1) });
+    await expectRefused(signed([header, shorter, second, ...rest.slice(0, -1)], keyA), 'malformed');
   });
 
   it('is refused with another active key than the one that signs it, and with an integer that SQLite has not', async () => {

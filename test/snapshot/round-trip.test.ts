@@ -47,10 +47,11 @@ async function fill({ vault, database }: Started): Promise<void> {
   await database.insert(keyA, { id: 'empty-tenant', tenantId: '' });
   await database.insert(keyA, { id: 'connector', provider: 'sample' }, connectors);
   await database.run("UPDATE api_keys SET created_at = 9007199254740993, updated_at = -9223372036854775808 WHERE id = 'legacy'");
+  await database.run("UPDATE api_keys SET rowid = 9223372036854775807 WHERE id = 'legacy'");
   await database.run("UPDATE api_keys SET provider = CAST(x'610062ff0a22' AS text) WHERE id = 'legacy'");
   await database.run("UPDATE api_keys SET last_used_at = x'00ff', updated_at = 0.30000000000000004 WHERE id = 'empty-tenant'");
   await database.run("UPDATE api_keys SET rowid = 9007199254740995 WHERE id = 'empty-tenant'");
-  await database.run(`UPDATE ${connectors} SET rowid = -7, last_used_at = 9e999 WHERE id = 'connector'`);
+  await database.run(`UPDATE ${connectors} SET rowid = -7, last_used_at = 9e999, created_at = -9e999 WHERE id = 'connector'`);
 }
 
 async function allBytes({ database }: Started): Promise<unknown[][]> {
@@ -101,6 +102,13 @@ describe('a snapshot', () => {
     const [header, row] = linesOf(await takeSnapshot(vault)).map((line) => JSON.parse(line));
     expect(header).toMatchObject({ rows_unopened: 1, key_ids: [] });
     expect(row.cells).toContain('foreign');
+  });
+
+  it('is not made with a row that is larger than any that could be put back', async () => {
+    const { vault, database } = await start();
+    await database.insert(keyA, { id: 'large' });
+    await database.run('UPDATE api_keys SET provider = hex(zeroblob(2100000))');
+    await expect(takeSnapshot(vault)).rejects.toThrow('api_keys.id=large is larger than');
   });
 
   it('of many rows, in several pages, is whole', async () => {
@@ -199,6 +207,34 @@ describe('a restore', () => {
     await database.run('DELETE FROM others');
     expect((await sendSnapshot(vault, snapshot, mode)).body).toEqual(counts);
     expect((await vault.admin('POST', '/admin/verify')).body.rows_by_key_id).toEqual({ [keyIdA]: 2 });
+  });
+
+  it.each([
+    ['no primary key', '', "'kind'"],
+    ['one of several columns', ', PRIMARY KEY (kind, id)', "'kind'"],
+    ['one that is null', ', PRIMARY KEY (kind)', 'NULL'],
+  ])('by merge puts back the rows of a table with %s, each once', async (_which, primaryKey, kind) => {
+    const { url, gateway: database } = await temporaryDatabase();
+    await database.run(`CREATE TABLE others (kind text, id text, encrypted_value text, iv text, auth_tag text${primaryKey})`);
+    for (const id of ['a', 'b', 'c']) await database.insert(keyA, { id });
+    await database.run(`INSERT INTO others SELECT ${kind}, id, encrypted_value, iv, auth_tag FROM api_keys`);
+    const vault = await startVault(url, { VAULT_ENCRYPTED_TABLES: 'api_keys,others' });
+    const snapshot = await takeSnapshot(vault);
+    const before = await bytesOf(database, 'others');
+    await database.run("DELETE FROM others WHERE id = 'a'");
+    await database.run("UPDATE others SET auth_tag = 'no hex' WHERE id = 'b'");
+    expect((await sendSnapshot(vault, snapshot)).body).toEqual({ restored: 2, kept: 4 });
+    expect(await bytesOf(database, 'others')).toEqual(before);
+  });
+
+  it('by merge leaves alone a row that does not open where that of the snapshot does not either', async () => {
+    const { vault, database } = await start();
+    const unknownKey = 'd4'.repeat(32);
+    await database.insert(unknownKey, { id: 'foreign' });
+    const snapshot = await takeSnapshot(vault);
+    await database.update(unknownKey, 'foreign', 'sample-newer');
+    expect((await sendSnapshot(vault, snapshot)).body).toEqual({ restored: 0, kept: 1 });
+    expect(await database.open(unknownKey, 'foreign')).toBe('sample-newer');
   });
 
   it('by merge finds a row by its id where its row id is another row’s by now', async () => {

@@ -1,7 +1,8 @@
 /** Calls that are batched: each caller gets its own answer, what is at fault fails alone, and a late call holds up those after it only a while. */
 
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, onTestFinished, vi } from 'vitest';
+import { StorageUnavailableError } from '../../src/errors.ts';
 import { Batcher } from '../../src/store/batcher.ts';
 import { keyA, startVault, temporaryDatabase } from '../support/vault.ts';
 
@@ -78,6 +79,26 @@ describe('while queries are under way', () => {
     expect(queries.slice(4).map(({ items }) => items)).toEqual([[5, 6, 7, 8, 9, 10]]);
     for (const { end } of queries) end();
     expect(await Promise.all(answers)).toEqual(Array.from({ length: 10 }, (_, index) => `answer ${index + 1}`));
+  });
+
+  it('what has waited too long is told so, and what came after it is asked', async () => {
+    vi.useFakeTimers({ toFake: ['performance'] });
+    onTestFinished(() => void vi.useRealTimers());
+    const { queries, reads } = heldQueries();
+    const answers = [];
+    for (let item = 1; item <= 4; item += 1) {
+      answers.push(reads.submit(item));
+      await someTurns();
+    }
+    const late = reads.submit(5).catch((error: unknown) => error);
+    vi.advanceTimersByTime(5_001);
+    answers.push(reads.submit(6));
+    queries[0]?.end();
+    await someTurns();
+    expect(queries.slice(4).map(({ items }) => items)).toEqual([[6]]);
+    expect(await late).toBeInstanceOf(StorageUnavailableError);
+    for (const { end } of queries) end();
+    expect(await Promise.all(answers)).toHaveLength(5);
   });
 
   it('more items than one query takes are several', async () => {

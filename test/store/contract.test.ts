@@ -156,6 +156,78 @@ describe('the store of provider keys', () => {
     expect((await gateway.rows('vault_audit')).map(({ sequence }) => sequence)).toEqual([1]);
   });
 
+  it('tells all of several stores at once but the one whose audit record cannot be written that they are done', async () => {
+    const { database, gateway } = await open();
+    const store = new ApiKeyStore(database);
+    await new MasterKeyStore(database).adopt({ keyId: keyIdA, isPassphrase: false });
+    const twice = record();
+    await store.put(sealed('K', keyIdA), 'id-1', 10, twice);
+    const stores = ['L', 'M', 'N'].map((name) =>
+      store.put(sealed(name, keyIdA), `id-${name}`, 10, name === 'M' ? twice : record()),
+    );
+    expect((await Promise.allSettled(stores)).map(({ status }) => status)).toEqual(['fulfilled', 'rejected', 'fulfilled']);
+    expect((await gateway.rows()).map(({ name }) => name).sort()).toEqual(['K', 'L', 'N']);
+  });
+
+  it('takes for a name the newest of the tenant by updated_at, created_at and insertion, alone or among all', async () => {
+    const { database, gateway } = await open();
+    const store = new ApiKeyStore(database);
+    const rows = [
+      ['acme', 'K', 'a', 10, 1],
+      ['acme', 'K', 'b', 10, 3],
+      ['acme', 'K', 'c', 10, 2],
+      ['acme', 'K', 'd', 9, 4],
+      ['acme', 'L', 'f', 1, 1],
+      ['acme', 'L', 'e', 1, 1],
+      ['other', 'K', 'g', 99, 99],
+    ] as const;
+    for (const [tenantId, name, id, updatedAt, createdAt] of rows) {
+      await gateway.insert(keyA, { id, name, tenantId, updatedAt });
+      await gateway.run('UPDATE api_keys SET created_at = ? WHERE id = ?', [createdAt, id]);
+    }
+    const page = { limit: 10, after: null };
+    expect((await store.listNewest('acme', page)).rows.map(({ id }) => id)).toEqual(['b', 'e']);
+    expect((await store.listNewest('other', page)).rows.map(({ id }) => id)).toEqual(['g']);
+    expect((await store.findByName('acme', 'K'))?.id).toBe('b');
+    expect((await store.findByName('acme', 'L'))?.id).toBe('e');
+  });
+
+  it('lists the rows of one provider alone on every page', async () => {
+    const { database, gateway } = await open();
+    const store = new ApiKeyStore(database);
+    for (let index = 0; index < 6; index += 1) {
+      await gateway.insert(keyA, { id: `row-${index}`, provider: index % 2 === 0 ? 'even' : 'odd' });
+    }
+    const first = await store.list(null, 'odd', { limit: 2, after: null });
+    const second = await store.list(null, 'odd', { limit: 2, after: first.next });
+    expect([first, second].map(({ rows }) => rows.map(({ id }) => id))).toEqual([['row-1', 'row-3'], ['row-5']]);
+    expect(second.next).toBeNull();
+  });
+
+  it('deletes no row of another tenant, and puts no such delete on record', async () => {
+    const { database, gateway } = await open();
+    const store = new ApiKeyStore(database);
+    await gateway.insert(keyA, { id: 'a', tenantId: 'acme' });
+    for (const tenantId of [null, 'other']) expect(await store.delete(tenantId, 'a', record())).toBe(false);
+    expect([await gateway.rows(), await gateway.rows('vault_audit')]).toEqual([[expect.objectContaining({ id: 'a' })], []]);
+    expect(await store.delete('acme', 'a', record())).toBe(true);
+    expect([await gateway.rows(), await gateway.rows('vault_audit')]).toEqual([[], [expect.anything()]]);
+  });
+
+  it('never replaces the time of a last use by an older one', async () => {
+    const { database, gateway } = await open();
+    const store = new ApiKeyStore(database);
+    for (const id of ['a', 'b']) await gateway.insert(keyA, { id });
+    await store.noteUse(new Map([['a', 20]]));
+    await store.noteUse(
+      new Map([
+        ['a', 10],
+        ['b', 10],
+      ]),
+    );
+    expect((await gateway.rows()).map(({ last_used_at }) => last_used_at)).toEqual([20, 10]);
+  });
+
   it('tells a null tenant from an empty one', async () => {
     const { database, gateway } = await open();
     await gateway.insert(keyA, { id: 'null', name: 'K', tenantId: null });

@@ -80,6 +80,16 @@ describe('a migration', () => {
     expect(await gateway.open(keyA, 'a')).toBe('sample-value-of-a');
   });
 
+  it('finds the table again in whichever case its name is spelt', async () => {
+    const { url, gateway } = await temporaryDatabase();
+    await gateway.insert(keyA, { id: 'a' });
+    await migrated(url);
+    await gateway.run('ALTER TABLE api_keys RENAME TO renamed');
+    await gateway.run('ALTER TABLE renamed RENAME TO API_KEYS');
+    await migrated(url);
+    expect(await gateway.open(keyA, 'a')).toBe('sample-value-of-a');
+  });
+
   it('names a column that the gateway’s table lacks, and does not start', async () => {
     const { url, gateway } = await temporaryDatabase({ withTable: false });
     await gateway.run('CREATE TABLE api_keys (id text PRIMARY KEY, name text, provider text, encrypted_value text, iv text)');
