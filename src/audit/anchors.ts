@@ -16,6 +16,8 @@ const lastAnchorMs = 2_000;
 const maxHeads = 20;
 /** So many records of the table are vouched for at a time: where the rest is cut off, that much is done. */
 const recordsAtOnce = 2_000;
+/** They are read, on the thread that answers, so many at a time. */
+const pageRows = 200;
 /** Among so many records is the last anchor, unless a process has died between two; then the table is vouched for from its beginning. */
 const maxSearched = 10_000;
 /** So long what a process cannot read is left to others. */
@@ -111,16 +113,16 @@ export class Anchors {
 
   async #anchorTable(): Promise<void> {
     this.#position = await this.#findPosition();
-    for (let isLast = false; !isLast; ) {
-      const { heads, position, unread, isNews, ...part } = await this.#readTable(this.#position);
+    for (;;) {
+      const { heads, position, unread, isNews, isLast } = await this.#readTable(this.#position);
       if (this.#isStopped) return;
-      ({ isLast } = part);
       // Anchors alone call for none, or those of several processes would for ever: they are read again with what comes next.
       if (heads.length > 0 && !isNews && isLast) return;
       if (heads.length > 0) await this.#context.log.record(vaultActor, anchorsOf(heads));
       this.#position = position;
       this.#unread ??= unread;
       if (heads.length > 0) await this.#anchorLog();
+      if (isLast) return;
     }
   }
 
@@ -154,7 +156,7 @@ export class Anchors {
   /** As the last authentic anchor in the table says; 0 where it is not found. */
   async #lastAnchored(): Promise<number> {
     let searched = 0;
-    for await (const { line } of this.#context.store.allBackwards()) {
+    for await (const { line } of this.#context.store.allBackwards(pageRows)) {
       const record = line.includes('"anchored_to":') ? this.#read(line) : null;
       const { act, details } = record?.isAuthentic === true ? record.fields : {};
       const anchoredTo = (details as { anchored_to?: unknown } | undefined)?.anchored_to;
@@ -169,7 +171,7 @@ export class Anchors {
   async #readTable(after: number): Promise<TablePart> {
     const heads = new Map<string, ChainHead>();
     let [position, read, isNews, unread] = [after, 0, false, null as UnreadRecord | null];
-    for await (const row of this.#context.store.allAfter(after)) {
+    for await (const row of this.#context.store.allAfter(after, pageRows)) {
       ({ position } = row);
       const record = this.#read(row.line);
       if (record?.isAuthentic === false && timeOf(record) > Date.now() - unreadMs)

@@ -129,7 +129,7 @@ export class RotationRun {
     if (!(error instanceof GuardFailedError)) return error;
     if (error.guard === activeKeyGuard) {
       return new RotationInProgressError(
-        'Another key has become the active one since this rotation was planned; nothing was written. See GET /admin/master-keys.',
+        'Another key has become the active one since this rotation was planned: see GET /admin/master-keys before you run it again.',
       );
     }
     if (error.guard !== replicaKeysGuard) return inProgressError(rotations);

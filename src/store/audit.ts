@@ -21,8 +21,8 @@ export interface AuditRow {
   readonly line: string;
 }
 
-/** As many are read in one go. */
-const pageRows = 200;
+/** As many are read in one go, unless told otherwise. */
+const defaultPageRows = 1_000;
 const columns = 'position, CAST(line AS blob) AS line';
 
 export class AuditStore {
@@ -44,7 +44,7 @@ export class AuditStore {
   }
 
   /** All that come after, page by page, also those that are added meanwhile; the event loop is free between pages. */
-  async *allAfter(position: number): AsyncGenerator<AuditRow> {
+  async *allAfter(position: number, pageRows = defaultPageRows): AsyncGenerator<AuditRow> {
     for (let last = position; ; await nextTurn()) {
       const rows = await this.list(last, pageRows);
       yield* rows;
@@ -56,7 +56,7 @@ export class AuditStore {
   }
 
   /** All from the last one back, in the same way. */
-  async *allBackwards(): AsyncGenerator<AuditRow> {
+  async *allBackwards(pageRows = defaultPageRows): AsyncGenerator<AuditRow> {
     const sql = `SELECT ${columns} FROM vault_audit WHERE position < ? ORDER BY position DESC LIMIT ?`;
     for (let first = Number.MAX_SAFE_INTEGER; ; await nextTurn()) {
       const rows = (await this.#database.read(sql, [first, pageRows])).map(toAuditRow);

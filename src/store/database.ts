@@ -37,6 +37,7 @@ const maxLookups = 16;
 const maxWrites = 2;
 /** The native client frees its statements only between turns of the event loop (libsql-js#153). */
 const operationsPerTurn = 50;
+
 export interface DatabaseLocation {
   readonly url: string;
   readonly authToken?: string | undefined;

