@@ -1,19 +1,14 @@
 /** Which key seals is asked again of a database that could not say it, and a key that is missing is not taken for damage. */
 
-import { expect, it, onTestFinished } from 'vitest';
+import { expect, it } from 'vitest';
 import { Keyring } from '../../src/crypto/keyring.ts';
 import { parseMasterKey } from '../../src/crypto/master-key.ts';
 import { ActiveKey } from '../../src/keys/active-key.ts';
-import { Database } from '../../src/store/database.ts';
 import { MasterKeyStore } from '../../src/store/master-keys.ts';
-import { migrate } from '../../src/store/migrations.ts';
-import { keyA, keyIdA, keyIdB, keyIdC, temporaryDatabase } from '../support/vault.ts';
+import { keyA, keyIdA, keyIdB, keyIdC, migratedDatabase } from '../support/vault.ts';
 
 async function start() {
-  const { url, gateway } = await temporaryDatabase();
-  const database = new Database({ url });
-  onTestFinished(() => database.close());
-  await migrate(database);
+  const { database, gateway } = await migratedDatabase();
   const masterKeys = new MasterKeyStore(database);
   await masterKeys.adopt({ keyId: keyIdA, isPassphrase: false });
   const activeKey = new ActiveKey(masterKeys, new Keyring([{ source: 'KEY', key: parseMasterKey(keyA) }]));

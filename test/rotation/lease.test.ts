@@ -5,16 +5,11 @@ import { AuditChain } from '../../src/crypto/audit-chain.ts';
 import { parseMasterKey } from '../../src/crypto/master-key.ts';
 import { LeaseHolder } from '../../src/rotation/lease-holder.ts';
 import { Progress } from '../../src/rotation/progress.ts';
-import { Database } from '../../src/store/database.ts';
-import { migrate } from '../../src/store/migrations.ts';
 import { RotationStore } from '../../src/store/rotations.ts';
-import { keyA, keyIdA, keyIdB, temporaryDatabase } from '../support/vault.ts';
+import { keyA, keyIdA, keyIdB, migratedDatabase } from '../support/vault.ts';
 
 async function begun() {
-  const { url, gateway } = await temporaryDatabase();
-  const database = new Database({ url });
-  onTestFinished(() => database.close());
-  await migrate(database);
+  const { database, gateway } = await migratedDatabase();
   const rotations = new RotationStore(database);
   const rotation = { id: 'sample', fromKeyId: keyIdA, toKeyId: keyIdB, upgradeFormat: false, isForced: false, skippedRows: [] };
   const lease = await rotations.begin(rotation, 'owner', new AuditChain().append(parseMasterKey(keyA), {}));

@@ -1,22 +1,12 @@
 /** What processes tell each other through the database: which key is active, who lives, and which writes are settled. */
 
-import { expect, it, onTestFinished } from 'vitest';
-import { Database } from '../../src/store/database.ts';
+import { expect, it } from 'vitest';
 import { MasterKeyStore } from '../../src/store/master-keys.ts';
-import { migrate } from '../../src/store/migrations.ts';
 import { ReplicaStore } from '../../src/store/replicas.ts';
-import { keyIdA, keyIdB, temporaryDatabase } from '../support/vault.ts';
-
-async function open() {
-  const { url, gateway } = await temporaryDatabase();
-  const database = new Database({ url });
-  onTestFinished(() => database.close());
-  await migrate(database);
-  return { database, gateway };
-}
+import { keyIdA, keyIdB, migratedDatabase } from '../support/vault.ts';
 
 it('of two first starts with different keys one makes its key the active one, and the other leaves it', async () => {
-  const { database } = await open();
+  const { database } = await migratedDatabase();
   const masterKeys = new MasterKeyStore(database);
   for (const keyId of [keyIdA, keyIdB]) await masterKeys.adopt({ keyId, isPassphrase: false });
   expect(await masterKeys.activeKeyId()).toBe(keyIdA);
@@ -27,7 +17,7 @@ it('of two first starts with different keys one makes its key the active one, an
 });
 
 it('a replica that is heard of forgets what is an hour old, and no write that may still be sent again', async () => {
-  const { database, gateway } = await open();
+  const { database, gateway } = await migratedDatabase();
   for (const [id, age] of [
     ['past', 3_700],
     ['recent', 3_500],

@@ -14,6 +14,8 @@ import { createSilentLogger } from '../../src/logging.ts';
 import { VaultMetrics } from '../../src/metrics/vault-metrics.ts';
 import { buildServices, type Services } from '../../src/services.ts';
 import type { Environment } from '../../src/settings.ts';
+import { Database } from '../../src/store/database.ts';
+import { migrate } from '../../src/store/migrations.ts';
 import { GatewayDatabase } from './gateway.ts';
 import { expectDescribed } from './openapi.ts';
 import { startSqld } from './sqld.ts';
@@ -60,6 +62,15 @@ export async function temporaryDatabase({ withTable = true } = {}): Promise<{ ur
   onTestFinished(() => gateway.close());
   if (withTable) await gateway.createTable();
   return { url, gateway };
+}
+
+/** A database with the vault's own tables, open for the test. */
+export async function migratedDatabase(): Promise<{ database: Database; gateway: GatewayDatabase }> {
+  const { url, gateway } = await temporaryDatabase();
+  const database = new Database({ url });
+  onTestFinished(() => database.close());
+  await migrate(database);
+  return { database, gateway };
 }
 
 export function temporaryFolder(): string {
