@@ -62,6 +62,9 @@ const textColumns = ['id', 'tenant_id', 'name', 'provider', 'encrypted_value', '
 const keyIdHint = '(CASE WHEN key_id_tag = auth_tag THEN key_id END)';
 const times = ['created_at', 'updated_at', 'last_used_at'];
 const columns = `${encodeTexts([...textColumns, keyIdHint], times)} AS cells`;
+const bytesOfRow = ['id', 'name', 'provider', 'encrypted_value'].map((name) => `coalesce(octet_length(${name}), 0)`).join(' + ');
+/** A page ends with the row that fills it: to open many large ones at once would keep every other call waiting. */
+const pageBytes = 2_000_000;
 
 /** Of several rows of one tenant and name, the one that counts. */
 const newestFirst = 'updated_at DESC, created_at DESC, rowid DESC';
@@ -118,38 +121,33 @@ export class ApiKeyStore {
 
   /** All rows of a tenant in the order of their ids, several of one name included. */
   async list(tenantId: string | null, provider: string | null, page: PageRequest): Promise<RowPage> {
-    const sql = `SELECT ${columns}, ${position} AS position FROM api_keys
-      WHERE tenant_id IS ?1 AND ${isAfter} AND (?4 IS NULL OR provider = ?4) ORDER BY id LIMIT ?3`;
-    return this.#page(sql, tenantId, page, [provider]);
+    return this.#page('(?5 IS NULL OR provider = ?5)', tenantId, page, [provider]);
   }
 
   /** As {@link list}, but of several rows of one name only the newest. */
   async listNewest(tenantId: string | null, page: PageRequest): Promise<RowPage> {
-    const sql = `SELECT ${columns}, ${position} AS position FROM api_keys AS outer_row
-      WHERE tenant_id IS ?1 AND ${isAfter} AND rowid = (
-        SELECT rowid FROM api_keys WHERE tenant_id IS outer_row.tenant_id AND name = outer_row.name
-        ORDER BY ${newestFirst} LIMIT 1)
-      ORDER BY id LIMIT ?3`;
-    return this.#page(sql, tenantId, page);
+    const isNewest = `rowid = (
+      SELECT rowid FROM api_keys WHERE tenant_id IS outer_row.tenant_id AND name = outer_row.name ORDER BY ${newestFirst} LIMIT 1)`;
+    return this.#page(isNewest, tenantId, page);
   }
 
-  /** A page is cut shorter than was asked for where the server does not send so much at once. */
+  /** Of large rows a page holds fewer than were asked for, and at least one. */
   async #page(
-    sql: string,
+    condition: string,
     tenantId: string | null,
     { after, limit }: PageRequest,
-    others: (string | null)[] = [],
+    args: (string | null)[] = [],
   ): Promise<RowPage> {
-    for (let size = limit; ; size = Math.ceil(size / 2)) {
-      try {
-        const found = await this.#read(sql, [tenantId, after, size + 1, ...others]);
-        const shown = found.slice(0, size);
-        const last = found.length > size ? shown.at(-1) : undefined;
-        return { rows: shown.map(toApiKeyRow), next: last === undefined ? null : text(last, 'position') };
-      } catch (error) {
-        if (!(error instanceof AnswerTooLargeError) || size === 1) throw error;
-      }
-    }
+    const sql = `WITH asked AS MATERIALIZED (
+        SELECT rowid AS row_id, id, ${bytesOfRow} AS bytes FROM api_keys AS outer_row
+        WHERE tenant_id IS ?1 AND ${isAfter} AND ${condition} ORDER BY id LIMIT ?3 + 1)
+      SELECT ${columns}, ${position} AS position, (SELECT count(*) FROM asked) AS asked
+      FROM (SELECT row_id, sum(bytes) OVER (ORDER BY id) - bytes AS bytes_before FROM asked) CROSS JOIN api_keys ON api_keys.rowid = row_id
+      WHERE bytes_before < ?4 ORDER BY id LIMIT ?3`;
+    const rows = await this.#read(sql, [tenantId, after, limit, pageBytes, ...args]);
+    const last = rows.at(-1);
+    const next = last === undefined || integer(last, 'asked') === rows.length ? null : text(last, 'position');
+    return { rows: rows.map(toApiKeyRow), next };
   }
 
   /** Tenants with how many rows each has, the null tenant first. `after`: the last one of the page before. */
