@@ -93,6 +93,22 @@ describe('a body that does not arrive', () => {
   });
 });
 
+describe('a body that has arrived whole', () => {
+  it.each([
+    ['answered', gatewayToken, 200],
+    ['refused before it was read', 'no-token-of-the-vault', 401],
+  ])('leaves its connection as it is, long after it was %s', async (_how, token, status) => {
+    const { origin } = await start();
+    const { socket, answer } = dial(origin);
+    const body = '{"plaintext":"sample"}';
+    const request = `${headOf('/v1/encrypt', token, 'application/json', body.length)}\r\n${body}`;
+    socket.write(request);
+    await sleep(2 * receiveLimits.bodyMs);
+    socket.write(request.replace('\r\n\r\n', '\r\nConnection: close\r\n\r\n'));
+    expect(await answer).toMatch(new RegExp(`^HTTP/1\\.1 ${status} .*\\}HTTP/1\\.1 ${status} `, 's'));
+  });
+});
+
 describe('a restore that is refused before its body has come', () => {
   it('ends the connection rather than read on', async () => {
     const { origin } = await start();

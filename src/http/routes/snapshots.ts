@@ -7,7 +7,6 @@ import * as schemas from '../../contract/schemas.ts';
 import { PayloadTooLargeError, StorageUnavailableError, UnsupportedMediaTypeError } from '../../errors.ts';
 import type { Snapshots } from '../../snapshot/snapshots.ts';
 import { actorOf } from '../auth.ts';
-import { allowLargeBody } from '../receiving.ts';
 
 const tags = ['Snapshots'];
 const maxSnapshotBytes = 1024 ** 3;
@@ -42,7 +41,7 @@ function restoreRoute(snapshots: Snapshots): FastifyPluginAsyncTypebox {
     app.addContentTypeParser(ndjson, (_request, payload, done) => done(null, payload));
     app.addHook('onRequest', async (request) => {
       assertTakeable(request);
-      allowLargeBody(request);
+      request.arrival?.allowLarge();
     });
     app.post('/restore', {
       // Counted as it is spooled.
