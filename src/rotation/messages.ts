@@ -1,7 +1,8 @@
 /** The sentences about a rotation that operators and their scripts read, the same over HTTP and on the command line. */
 
 import { leaseSeconds, type RotationRecord } from '../store/rotations.ts';
-import type { Verification } from './verify.ts';
+import type { Inspection } from './inspection.ts';
+import { rowsLateOf } from './verify.ts';
 
 export function dryRunMessage(rowsScanned: number, oldKeyName = 'old'): string {
   return `DRY RUN — scanned ${rowsScanned} row(s). Every row decrypts cleanly with the ${oldKeyName} key.`;
@@ -49,11 +50,13 @@ export function rotationWarnings({ toKeyId, rowsSkipped, rowsOther = 0, rowsFoun
 }
 
 /** Why a rotation ended as `verify_failed`, with the rows. */
-export function verificationFailure({ failures, rowsFailed, rowsLeft, namesLeft }: Verification): string {
+export function verificationFailure(found: Inspection): string {
+  const { failures, rowsFailed, namesLeft } = found;
+  const rowsLate = rowsLateOf(found);
   const failed = failures.map(({ table, id, reason }) => `${table}.id=${id} (${reason})`);
   const sentences = [
     ...(rowsFailed > 0 ? [`${rowsFailed} row(s) open with neither key: ${failed.join(', ')}`] : []),
-    ...(rowsLeft > 0 ? [`${rowsLeft} row(s) are under the old key again: ${listed(namesLeft, rowsLeft)}`] : []),
+    ...(rowsLate > 0 ? [`${rowsLate} row(s) are under the old key again: ${listed(namesLeft, rowsLate)}`] : []),
   ];
   return `${sentences.join('; ')}.`;
 }

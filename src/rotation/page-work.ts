@@ -47,7 +47,8 @@ export const noRows = {
 export interface PageReport extends RowCounts {
   readonly table: string;
   readonly rows: number;
-  readonly lastRowId: bigint;
+  /** That they were read from. */
+  readonly range: RowIdRange;
   /** Of rows that are to be rotated, the first {@link maxListedLeft}. */
   readonly rowsLeft: readonly Pick<EncryptedRow, 'rowId' | 'id'>[];
   /** Null where that was not asked for. */
@@ -94,7 +95,7 @@ export class PageWork {
       throttle();
     }
     const sealed = sealing?.finish(counts.rowsFailed) ?? null;
-    return { table, rows, lastRowId: range.to, ...counts, failures, rowsLeft, sealed };
+    return { table, rows, range, ...counts, failures, rowsLeft, sealed };
   }
 }
 

@@ -8,6 +8,7 @@ import type { Keyring } from '../crypto/keyring.ts';
 import { RotationInProgressError, StorageUnavailableError, VaultError } from '../errors.ts';
 import { nameOf } from '../keys/adoption.ts';
 import { assertNothingUncovered, type CoverageSettings, inspectCoverage, rowsOf } from '../keys/coverage.ts';
+import type { CoveredPart } from '../keys/covered-rows.ts';
 import { auditStatement } from '../store/audit.ts';
 import type { Database } from '../store/database.ts';
 import { type EncryptedTables, tableStateGuard } from '../store/encrypted-tables.ts';
@@ -18,23 +19,21 @@ import { type ReplicaStore, replicaKeysGuard } from '../store/replicas.ts';
 import type { RotationRecord, RotationSnapshot, RotationStore, RotationUpdate } from '../store/rotations.ts';
 import { findRotation } from './control.ts';
 import { assertPassed, sealsFirstPages } from './gate.ts';
-import { everything, type Inspection, inspectAll, type TableWork } from './inspection.ts';
+import { type Inspection, inspectAll, type TableWork } from './inspection.ts';
 import type { LeaseHolder } from './lease-holder.ts';
 import { underAnotherKey, verificationFailure } from './messages.ts';
-import type { SealedPage } from './page-work.ts';
+import type { PageReport, SealedPage } from './page-work.ts';
 import type { StartPageWorkers } from './page-workers.ts';
 import type { RotationPlan } from './plan.ts';
-import type { Progress } from './progress.ts';
+import { Progress } from './progress.ts';
 import { assertReplicasHoldKeys, replicasHoldKeysStatements } from './replica-check.ts';
-import { type Verification, verify } from './verify.ts';
+import { rowsLateOf, verify } from './verify.ts';
 import { prepareOneCommit, sealedPages, sealNow, writeChunks } from './write-back.ts';
 
 /** How often a commit that somebody else's write made fail is prepared anew before the rotation goes on in chunks. */
 const maxCommitAttempts = 5;
-/** How often everything is read back while that finds rows which another program has written under the old key; then those alone are. */
-const maxFullPasses = 3;
-/** How often rows that it goes on writing are rotated before that is an error. */
-const maxVerifyPasses = 8;
+/** How often everything is read back, where the time before has found rows that another program had written under the old key. */
+const maxVerifyPasses = 3;
 /** One commit takes at most 16 MiB of ciphertext, twice as many hex characters. */
 const maxCommitCharacters = 2 * 16 * 1024 * 1024;
 const logIntervalMs = 10_000;
@@ -151,7 +150,8 @@ export class RotationRun {
       // The sooner the next comes after its gate, the less comes between.
       this.#work.workers.hurry();
     }
-    await this.#writeInChunks(sealedPages(this.#work, sealed));
+    await this.#switch({ state: 'writing', isSwitched: true }, []);
+    await this.#writeInChunks('writing', this.#work, sealedPages(this.#work, sealed));
   }
 
   async #gate(): Promise<Inspection> {
@@ -205,19 +205,18 @@ export class RotationRun {
     }
   }
 
-  async #writeInChunks(pages: AsyncIterable<SealedPage>, rowsFoundLate = 0): Promise<void> {
+  async #writeInChunks(state: 'writing' | 'verifying', work: TableWork, pages: AsyncIterable<SealedPage>): Promise<void> {
     const { database, rotations, replicas } = this.#context;
     const { lease } = this.#holder;
-    await this.#switch({ state: 'writing', isSwitched: true, rowsFoundLate }, []);
     const hasNeighbours = (await replicas.live()).length > 0;
     let rowsRotated = (await rotations.find(lease.rotationId))?.rowsRotated ?? 0;
-    await writeChunks(this.#work, this.#plan.to.id, pages, async (chunk) => {
-      const [changed = 0] = await rotations.advance(lease, { state: 'writing', rowsRotated }, [chunk]);
+    await writeChunks(work, this.#plan.to.id, pages, async (chunk) => {
+      const [changed = 0] = await rotations.advance(lease, { state, rowsRotated }, [chunk]);
       rowsRotated += changed;
       if (hasNeighbours) await database.giveWay();
       return changed;
     });
-    await rotations.advance(lease, { state: 'writing', rowsRotated });
+    await rotations.advance(lease, { state, rowsRotated });
   }
 
   /** Makes the new key the active one, in one transaction with these statements. */
@@ -258,21 +257,22 @@ export class RotationRun {
   async #verifyAll(): Promise<RotationUpdate> {
     const { rotations } = this.#context;
     const { lease } = this.#holder;
-    let verification: Verification | undefined;
     for (let pass = 1; ; pass += 1) {
       this.#holder.assertHeld();
       await rotations.advance(lease, { state: 'verifying' });
-      const earlier = pass > maxFullPasses ? verification : undefined;
-      this.#progress.begin(earlier?.partsLeft?.length ?? (await rotations.find(lease.rotationId))?.rowsScanned ?? 0);
-      verification = await verify(this.#work, earlier);
-      const { rowsScanned, rowsVerified, rowsSkipped, rowsLeft, rowsFailed } = verification;
-      const counts = { rowsScanned, rowsVerified, rowsSkipped };
-      if (rowsLeft === 0 && rowsFailed === 0)
-        return { state: 'completed', ...counts, ...(await this.#rowsRotated(rowsVerified)) };
-      if (rowsFailed > 0 || pass === maxVerifyPasses) {
-        return { state: 'verify_failed', ...counts, error: verificationFailure(verification) };
+      this.#progress.begin((await rotations.find(lease.rotationId))?.rowsScanned ?? 0);
+      let isAnyLate = false;
+      const found = await verify(this.#work, async (late, page) => {
+        isAnyLate = true;
+        await this.#rotateLate(late, page);
+      });
+      const { rowsScanned, rowsNew, rowsToUpgrade, rowsSkipped, rowsFailed } = found;
+      const counts = { rowsScanned, rowsVerified: rowsNew - rowsToUpgrade, rowsSkipped };
+      if (rowsFailed > 0 || rowsLateOf(found) > 0) {
+        return { state: 'verify_failed', ...counts, error: verificationFailure(found) };
       }
-      await this.#rotateLate(verification);
+      if (isAnyLate && pass < maxVerifyPasses) continue;
+      return { state: 'completed', ...counts, ...(await this.#rowsRotated(counts.rowsVerified)) };
     }
   }
 
@@ -282,15 +282,17 @@ export class RotationRun {
     return { rowsRotated: Math.min(rowsRotated, rowsVerified) };
   }
 
-  /** What a verification has found under the old key. */
-  async #rotateLate({ rowsLeft, rowsOld, rowsScanned, partsLeft }: Verification): Promise<void> {
+  async #rotateLate(late: readonly CoveredPart[], page: PageReport): Promise<void> {
+    const { rotations, logger } = this.#context;
     const message =
-      rowsOld > 0
+      page.rowsOld > 0
         ? 'rows were edited meanwhile, and are rotated now: a program that writes under the old key needs the new one'
         : 'rows were written in the old format meanwhile, and are upgraded now';
-    this.#context.logger.warn({ rotation_id: this.#rotationId, rows_left: rowsLeft }, message);
-    this.#progress.begin(partsLeft?.length ?? rowsScanned);
-    await this.#writeInChunks(sealNow(this.#work, partsLeft ?? everything(this.#work)), rowsOld);
+    logger.warn({ rotation_id: this.#rotationId, rows_left: rowsLateOf(page) }, message);
+    await rotations.advance(this.#holder.lease, { state: 'verifying', rowsFoundLate: page.rowsOld });
+    // They are counted once they have been read again.
+    const work = { ...this.#work, progress: new Progress() };
+    await this.#writeInChunks('verifying', work, sealNow(work, late));
   }
 
   /** Best effort: where the database cannot be reached, the lease runs out and the record stays as it was. */

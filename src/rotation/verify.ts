@@ -1,70 +1,51 @@
 /** Reads every row back and opens it with the new key: only what has been read again counts as rotated. */
 
-import type { CoveredPart, RowFailure } from '../keys/covered-rows.ts';
-import { firstRowId, lastRowId } from '../store/encrypted-tables.ts';
-import { everything, inspect, type TableWork } from './inspection.ts';
+import { type CoveredPart, coveredPages } from '../keys/covered-rows.ts';
+import { everything, type Inspection, inspect, type TableWork } from './inspection.ts';
+import type { PageReport, RowCounts } from './page-work.ts';
 
-export interface Verification {
-  readonly rowsScanned: number;
-  readonly rowsVerified: number;
-  readonly rowsSkipped: number;
-  /** Rows that a program which does not know of the vault has written under the old key meanwhile. */
-  readonly rowsOld: number;
-  /** These, and those that it has written in the format which is being left. */
-  readonly rowsLeft: number;
-  /** The first of them, as `table.id=id`. */
-  readonly namesLeft: readonly string[];
-  /** Where they are: a part for each, or null where they are so many that all is sooner read again. */
-  readonly partsLeft: readonly CoveredPart[] | null;
-  /**
-   * What has been seen of each table ends with this row id. What is inserted comes behind it, unless it takes the place of a last row
-   * that was deleted: SQLite gives that id again. Such a row counts as written after the rotation.
-   */
-  readonly lastRowIds: ReadonlyMap<string, bigint>;
-  /** Row ids that were read in another epoch are no longer those of the same rows. */
-  readonly epoch: number;
-  readonly rowsFailed: number;
-  readonly failures: readonly RowFailure[];
+/** How often rows are rotated that a program writes under the old key again each time, before that is an error. */
+const maxTimesLate = 5;
+
+/** Rotates the rows of these parts, which are late: see {@link rowsLateOf}. `page` is what they were found on. */
+export type RotateLate = (late: readonly CoveredPart[], page: PageReport) => Promise<void>;
+
+/** Rows that a program which does not know of the vault has written meanwhile under the old key, or in the format that is being left. */
+export function rowsLateOf({ rowsOld, rowsToUpgrade }: RowCounts): number {
+  return rowsOld + rowsToUpgrade;
 }
 
 /**
- * Of everything; or, after an earlier one that has left a few rows, of those and of what has come behind all that it saw: every
- * other was under the new key when it was read, and no verification says more of a row. So it ends beside a program that goes on
- * writing a few rows, however long reading everything takes. Throws StorageUnavailableError.
+ * Late rows are rotated and read again before the next page is. So each row was under the new key when it was last read, and no
+ * verification says more of a row; and it ends beside a program that goes on writing, however long reading everything takes. Late rows
+ * that it still finds are those that are late each time. Throws StorageUnavailableError, and what `rotateLate` throws.
  */
-export function verify(work: TableWork, earlier?: Verification): Promise<Verification> {
-  return work.tables.pass((epoch) => verifyOnce(work, epoch, earlier?.epoch === epoch ? earlier : undefined));
+export function verify(work: TableWork, rotateLate: RotateLate): Promise<Inspection> {
+  return work.tables.pass(() => inspect(work, settledPages(work, everything(work), rotateLate, maxTimesLate)));
 }
 
-async function verifyOnce(work: TableWork, epoch: number, earlier?: Verification): Promise<Verification> {
-  const settled = earlier?.partsLeft ? earlier : nothing;
-  const parts = earlier?.partsLeft ? [...earlier.partsLeft, ...behind(earlier, work.tableNames)] : everything(work);
-  const inspection = await inspect(work, undefined, parts);
-  const { rowsScanned, rowsOld, rowsNew, rowsToUpgrade, rowsSkipped, rowsFailed, failures, namesLeft, partsLeft } = inspection;
-  const rowsLeft = rowsOld + rowsToUpgrade;
-  return {
-    rowsScanned: settled.rowsScanned - settled.rowsLeft + rowsScanned,
-    rowsVerified: settled.rowsVerified + rowsNew - rowsToUpgrade,
-    rowsSkipped: settled.rowsSkipped + rowsSkipped,
-    rowsOld,
-    rowsLeft,
-    namesLeft,
-    partsLeft: partsLeft.length === rowsLeft ? partsLeft : null,
-    epoch,
-    lastRowIds: highest(settled.lastRowIds, inspection.lastRowIds),
-    rowsFailed,
-    failures,
-  };
+async function* settledPages(
+  work: TableWork,
+  parts: readonly CoveredPart[],
+  rotateLate: RotateLate,
+  times: number,
+): AsyncGenerator<PageReport> {
+  for await (const page of work.workers.work(coveredPages(work.tables, parts), () => false)) {
+    if (rowsLateOf(page) === 0 || page.rowsFailed > 0 || times === 0) yield page;
+    else {
+      const { settled, late } = split(page);
+      await rotateLate(late, page);
+      if (settled !== null) yield settled;
+      yield* settledPages(work, late, rotateLate, times - 1);
+    }
+  }
 }
 
-const nothing = { rowsScanned: 0, rowsVerified: 0, rowsSkipped: 0, rowsLeft: 0, lastRowIds: new Map<string, bigint>() };
-
-function highest(one: ReadonlyMap<string, bigint>, other: ReadonlyMap<string, bigint>): Map<string, bigint> {
-  const rowIds = new Map(one);
-  for (const [table, rowId] of other) if (rowId > (rowIds.get(table) ?? firstRowId)) rowIds.set(table, rowId);
-  return rowIds;
-}
-
-function behind({ lastRowIds }: Verification, tableNames: readonly string[]): CoveredPart[] {
-  return tableNames.map((table) => ({ table, range: { from: (lastRowIds.get(table) ?? firstRowId - 1n) + 1n, to: lastRowId } }));
+/** What is to be read again of a page, and what need not be: nothing, where the late rows are too many to be listed. */
+function split(page: PageReport): { settled: PageReport | null; late: CoveredPart[] } {
+  const { table, range, rows, rowsLeft, rowsNew, rowsToUpgrade } = page;
+  if (rowsLeft.length < rowsLateOf(page)) return { settled: null, late: [{ table, range }] };
+  const noneLate = { rowsOld: 0, rowsOther: 0, rowsToUpgrade: 0, rowsNew: rowsNew - rowsToUpgrade, rowsLeft: [] };
+  const late = rowsLeft.map(({ rowId }) => ({ table, range: { from: BigInt(rowId), to: BigInt(rowId) } }));
+  return { settled: { ...page, ...noneLate, rows: rows - late.length }, late };
 }

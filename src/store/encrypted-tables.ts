@@ -55,7 +55,7 @@ export class EncryptedTables {
   }
 
   /** As {@link withLastingRowIds}: what reads all {@link pages} is to be such a pass. */
-  pass<Result>(pass: (epoch: number) => Promise<Result>): Promise<Result> {
+  pass<Result>(pass: () => Promise<Result>): Promise<Result> {
     return withLastingRowIds(this.#database, pass);
   }
 

@@ -10,14 +10,11 @@ import type { Database } from './database.ts';
 
 const maxPasses = 5;
 
-/**
- * Answers what a pass answers during which no row ids were given anew; `epoch` tells those before from those after. Throws
- * StorageUnavailableError after five attempts.
- */
-export async function withLastingRowIds<Result>(database: Database, pass: (epoch: number) => Promise<Result>): Promise<Result> {
+/** Answers what a pass answers during which no row ids were given anew. Throws StorageUnavailableError after five attempts. */
+export async function withLastingRowIds<Result>(database: Database, pass: () => Promise<Result>): Promise<Result> {
   for (let attempt = 1; attempt <= maxPasses; attempt += 1) {
     const epoch = await readEpoch(database);
-    const result = await pass(epoch);
+    const result = await pass();
     if ((await readEpoch(database)) === epoch) return result;
   }
   throw new StorageUnavailableError(

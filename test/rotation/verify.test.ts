@@ -1,4 +1,4 @@
-/** A verification has read every row under the new key, and reads again only what it found under the old one. */
+/** A verification has read every row under the new key, and has rotated what it finds under the old one. */
 
 import { expect, it, onTestFinished } from 'vitest';
 import { Keyring } from '../../src/crypto/keyring.ts';
@@ -6,10 +6,10 @@ import { type MasterKey, parseMasterKey } from '../../src/crypto/master-key.ts';
 import { maxListedLeft } from '../../src/rotation/page-work.ts';
 import { workHere } from '../../src/rotation/page-workers.ts';
 import { Progress } from '../../src/rotation/progress.ts';
-import { verify } from '../../src/rotation/verify.ts';
+import { type RotateLate, verify } from '../../src/rotation/verify.ts';
 import { Database } from '../../src/store/database.ts';
 import { pageRows } from '../../src/store/encrypted-rows.ts';
-import { EncryptedTables } from '../../src/store/encrypted-tables.ts';
+import { EncryptedTables, firstRowId, lastRowId } from '../../src/store/encrypted-tables.ts';
 import { keyA, keyB, keyC, temporaryDatabase } from '../support/vault.ts';
 
 const [from, to] = [keyA, keyB].map(parseMasterKey) as [MasterKey, MasterKey];
@@ -31,56 +31,76 @@ async function start() {
     progress: new Progress(),
     assertGoesOn: () => undefined,
   };
-  return { gateway, work };
+  const under = async (key: string, ...ids: readonly string[]): Promise<void> => {
+    for (const id of ids) await gateway.update(key, id, 'sample-again');
+  };
+  return { gateway, under, work };
 }
 
-const all = { rowsScanned: rows, rowsVerified: rows - 1, rowsSkipped: 1, rowsLeft: 0, rowsFailed: 0 };
+const all = { rowsScanned: rows, rowsNew: rows - 1, rowsSkipped: 1, rowsOld: 0, rowsFailed: 0 };
 
-it('finds rows that were written under the old key, and then looks at them alone', async () => {
-  const { gateway, work } = await start();
-  const written = ['row-3', `row-${pageRows + 5}`];
-  for (const id of written) await gateway.update(keyA, id, 'sample-again');
-  const first = await verify(work);
-  expect(first).toMatchObject({ ...all, rowsVerified: rows - 3, rowsLeft: 2 });
-  expect(first.partsLeft?.map(({ range }) => range?.from)).toEqual([4n, BigInt(pageRows + 6)]);
-  // Whoever reads everything again finds this one.
-  await gateway.update(keyC, 'row-9', 'sample-of-nobody');
-  const second = await verify(work, first);
-  expect(second).toMatchObject({ ...all, rowsVerified: rows - 3, rowsLeft: 2 });
-  for (const id of written) await gateway.update(keyB, id, 'sample-again');
-  expect(await verify(work, second)).toMatchObject({ ...all, partsLeft: [] });
+/** What a verification asks to be rotated: the row ids of each part. `rotate` does it as somebody else would. */
+function rotating(rotate: (time: number) => Promise<unknown>) {
+  const asked: (readonly [bigint, bigint])[][] = [];
+  const rotateLate: RotateLate = async (late) => {
+    asked.push(late.map(({ range = { from: firstRowId, to: lastRowId } }) => [range.from, range.to]));
+    await rotate(asked.length);
+  };
+  return { asked, rotateLate };
+}
+
+it('has late rows rotated page by page, and then reads them alone', async () => {
+  const { under, work } = await start();
+  const [first, second] = [['row-3', 'row-7'], [`row-${pageRows + 5}`]] as const;
+  await under(keyA, ...first, ...second);
+  const { asked, rotateLate } = rotating(async (time) => {
+    await under(keyB, ...(time === 1 ? first : second));
+    // Whoever reads the first page again finds this one.
+    await under(keyC, 'row-9');
+  });
+  expect(await verify(work, rotateLate)).toMatchObject(all);
+  const of = (rowId: number): readonly [bigint, bigint] => [BigInt(rowId), BigInt(rowId)];
+  expect(asked).toEqual([[of(4), of(8)], [of(pageRows + 6)]]);
 });
 
-it('finds rows that have come since, or were moved', async () => {
-  const { gateway, work } = await start();
-  await gateway.update(keyA, 'row-3', 'sample-again');
-  const first = await verify(work);
-  await gateway.insert(keyA, { id: 'new' });
-  const second = await verify(work, first);
-  expect(second).toMatchObject({ ...all, rowsScanned: rows + 1, rowsVerified: rows - 2, rowsLeft: 2 });
-  await gateway.update(keyB, 'new', 'sample-again');
-  // As `INSERT OR REPLACE` does.
-  await gateway.run("UPDATE api_keys SET rowid = (SELECT max(rowid) + 1 FROM api_keys) WHERE id = 'row-3'");
-  const third = await verify(work, second);
-  expect(third).toMatchObject({ ...all, rowsScanned: rows + 1, rowsVerified: rows - 1, rowsLeft: 1 });
-  await gateway.update(keyB, 'row-3', 'sample-again');
-  expect(await verify(work, third)).toMatchObject({ ...all, rowsScanned: rows + 1, rowsVerified: rows, partsLeft: [] });
+it('counts a late row as it is once it has been rotated, moved or deleted', async () => {
+  const { gateway, under, work } = await start();
+  await under(keyA, 'row-3', 'row-7', 'row-8');
+  const { rotateLate } = rotating(async () => {
+    await under(keyB, 'row-3', 'row-8');
+    // As `INSERT OR REPLACE` does.
+    await gateway.run("UPDATE api_keys SET rowid = (SELECT max(rowid) + 1 FROM api_keys) WHERE id = 'row-3'");
+    await gateway.run("DELETE FROM api_keys WHERE id = 'row-7'");
+  });
+  expect(await verify(work, rotateLate)).toMatchObject({ ...all, rowsScanned: rows - 1, rowsNew: rows - 2 });
 });
 
-it('does not count what is deleted meanwhile', async () => {
-  const { gateway, work } = await start();
-  await gateway.update(keyA, 'row-3', 'sample-again');
-  const first = await verify(work);
-  await gateway.run("DELETE FROM api_keys WHERE id = 'row-3'");
-  expect(await verify(work, first)).toMatchObject({ ...all, rowsScanned: rows - 1, rowsVerified: rows - 2 });
+it('reads a page again where its late rows are many', async () => {
+  const { under, work } = await start();
+  const ids = Array.from({ length: maxListedLeft + 1 }, (_, index) => `row-${index}`);
+  await under(keyA, ...ids);
+  const { asked, rotateLate } = rotating(async () => {
+    await under(keyB, ...ids);
+    await under(keyC, 'row-500');
+  });
+  expect(await verify(work, rotateLate)).toMatchObject({ ...all, rowsNew: rows - 2, rowsFailed: 1 });
+  expect(asked).toEqual([[[firstRowId, BigInt(pageRows)]]]);
 });
 
-it('reads everything again where they are many', async () => {
-  const { gateway, work } = await start();
-  for (let index = 0; index <= maxListedLeft; index += 1) await gateway.update(keyA, `row-${index}`, 'sample-again');
-  const first = await verify(work);
-  expect(first).toMatchObject({ rowsLeft: maxListedLeft + 1, partsLeft: null });
-  for (let index = 0; index <= maxListedLeft; index += 1) await gateway.update(keyB, `row-${index}`, 'sample-again');
-  await gateway.update(keyC, 'row-500', 'sample-of-nobody');
-  expect(await verify(work, first)).toMatchObject({ ...all, rowsVerified: rows - 2, rowsFailed: 1 });
+it('asks five times for a row that is late each time, and then names it', async () => {
+  const { under, work } = await start();
+  await under(keyA, 'row-3');
+  const { asked, rotateLate } = rotating(async () => undefined);
+  const named = { rowsNew: rows - 2, rowsOld: 1, namesLeft: ['api_keys.id=row-3'] };
+  expect(await verify(work, rotateLate)).toMatchObject({ ...all, ...named });
+  expect(asked).toHaveLength(5);
+});
+
+it('asks for nothing of a page with a row that nobody opens', async () => {
+  const { under, work } = await start();
+  await under(keyA, 'row-3');
+  await under(keyC, 'row-9');
+  const { asked, rotateLate } = rotating(async () => undefined);
+  expect(await verify(work, rotateLate)).toMatchObject({ ...all, rowsNew: rows - 3, rowsOld: 1, rowsFailed: 1 });
+  expect(asked).toEqual([]);
 });

@@ -4,7 +4,7 @@ import { describe, expect, it } from 'vitest';
 import { Keyring } from '../../src/crypto/keyring.ts';
 import { type MasterKey, parseMasterKey } from '../../src/crypto/master-key.ts';
 import { sealsFirstPages } from '../../src/rotation/gate.ts';
-import { inspect, type TableWork } from '../../src/rotation/inspection.ts';
+import { inspectAll, type TableWork } from '../../src/rotation/inspection.ts';
 import { workHere } from '../../src/rotation/page-workers.ts';
 import { Progress } from '../../src/rotation/progress.ts';
 import { prepareOneCommit, sealedPages, writeChunks } from '../../src/rotation/write-back.ts';
@@ -32,7 +32,7 @@ async function afterGate(isToSeal: (page: EncryptedPage) => boolean) {
     progress: new Progress(),
     assertGoesOn: () => undefined,
   };
-  const { sealed } = await inspect(work, isToSeal);
+  const { sealed } = await inspectAll(work, () => isToSeal);
   const write = async () => {
     const changes: number[] = [];
     await writeChunks(work, to.id, sealedPages(work, sealed), async (chunk) => {
@@ -42,7 +42,7 @@ async function afterGate(isToSeal: (page: EncryptedPage) => boolean) {
     });
     return changes;
   };
-  const rowsNew = async () => (await inspect(work)).rowsNew;
+  const rowsNew = async () => (await inspectAll(work)).rowsNew;
   return { gateway, database, work, sealed, write, rowsNew };
 }
 
