@@ -68,17 +68,21 @@ export async function restore(file: string, { mode, json }: RestoreFlags, enviro
     // On tables that the vault has never served, a file that is refused for itself leaves no trace.
     const source = (await isMigrated()) ? sourceOf(file) : await checkedSource(file, config);
     await migrate();
-    const { restored, kept, before } = await snapshots.restore(cliActor(), source, mode, Number.POSITIVE_INFINITY);
+    const { restored, kept, left, before } = await snapshots.restore(cliActor(), source, mode, Number.POSITIVE_INFINITY);
     await checkpoint();
     if (json) {
-      printJson({ restored, kept, before: before && { path: before.path, sha256: before.sha256 } });
+      printJson({ restored, kept, left, before: before && { path: before.path, sha256: before.sha256 } });
       return exitCodes.done;
     }
     if (before !== null) print(`[restore] the state before is in ${before.path} (sha256 ${before.sha256})`);
     print(`[restore] restored ${restored} row(s), kept ${kept}.`);
+    if (left > 0) printError(`${left} row(s) of the tables do not open and were left: ${leftAdvice}`);
     return exitCodes.done;
   });
 }
+
+const leftAdvice =
+  'a master key that is not in the environment may open them. Give it as PROVARA_MASTER_KEY_OLD, or delete them first if it is lost.';
 
 /** Throws ValidationError. */
 export function parseMode(value: string): RestoreMode {

@@ -15,7 +15,7 @@ import type { Database } from '../store/database.ts';
 import { ciphertextColumns } from '../store/encrypted-rows.ts';
 import { isConstraint } from '../store/failures.ts';
 import { GuardFailedError, type Statement } from '../store/guards.ts';
-import { activeKeyStatements } from '../store/master-keys.ts';
+import { activeKeyStatements, registerStatement } from '../store/master-keys.ts';
 import { restoreColumns } from '../store/migrations.ts';
 import { replicaKeysGuard, replicaKeysStatement } from '../store/replicas.ts';
 import { type MovedTable, presentGuard, type RestoreStore } from '../store/restores.ts';
@@ -50,6 +50,8 @@ export interface RestoreResult {
   readonly restored: number;
   /** Rows of the snapshot that were not written: after a merge they are in the table, otherwise another of the same primary key is. */
   readonly kept: number;
+  /** Of these, after a merge, rows whose like in the table does not open, and is left since a key that the keyring lacks may open it. */
+  readonly left: number;
   /** The state before a replacement; null after a merge. */
   readonly before: SnapshotFile | null;
 }
@@ -99,27 +101,41 @@ interface Restoring extends RestoreContext {
 
 async function merge(restoring: Restoring, spool: Spool, { header, rows }: CheckedSnapshot): Promise<RestoreResult> {
   const { restores, keyring, journal, actor, id, tables, throttle } = restoring;
-  const missingKeyIds = await missingKeys(restoring);
-  const staging = { restores, keyring, missingKeyIds, id, shapes: shapesByName(tables), throttle };
-  await stageMissing(staging, readSnapshotRows(spool));
+  const mayLackKey = await mayLackKeyOf(restoring);
+  const staging = { restores, keyring, mayLackKey, id, shapes: shapesByName(tables), throttle };
+  const { keyIds, rowsLeft } = await stageMissing(staging, readSnapshotRows(spool));
   const activeKey = keyring.get(header.active_key_id);
-  const first = activeKey === undefined ? [] : activeKeyStatements(nameOf(activeKey), true);
-  const restored = await journal.recorded(actor, restoreEvent({ mode: 'merge', rows }), (record) =>
-    restores.merge(id, tables, [noRotationStatement(), ...first, auditStatement(record)]),
+  const conditions = [
+    noRotationStatement(),
+    ...(keyIds.size === 0 ? [] : [replicaKeysStatement([...keyIds])]),
+    ...registerStatements(keyring, keyIds),
+    ...(activeKey === undefined ? [] : activeKeyStatements(nameOf(activeKey), true)),
+  ];
+  // Where nobody waits any more, it ends here.
+  throttle();
+  const restored = await journal.recorded(actor, restoreEvent({ mode: 'merge', rows, left: rowsLeft }), (record) =>
+    restores.merge(id, tables, [...conditions, auditStatement(record)]),
   );
-  return { restored, kept: rows - restored, before: null };
+  return { restored, kept: rows - restored, left: rowsLeft, before: null };
 }
 
 /**
- * The keys of this database that the keyring lacks. Throws ConfigurationError where the active one is among them: all rows would
- * look as if they were damaged, and older ones would take their places.
+ * Whether rows may be under a key that the keyring lacks: of a database that knows such a key, or that the vault has never served.
+ * Throws ConfigurationError where the active one is among them.
  */
-async function missingKeys({ masterKeys, keyring }: RestoreContext): Promise<ReadonlySet<string>> {
+async function mayLackKeyOf({ masterKeys, keyring }: RestoreContext): Promise<boolean> {
   const known = await masterKeys.all();
-  const missing = new Set(known.map(({ keyId }) => keyId).filter((keyId) => keyring.get(keyId) === undefined));
   const activeKeyId = await masterKeys.activeKeyId();
-  if (activeKeyId !== null && missing.has(activeKeyId)) throw missingKeyError(known, activeKeyId);
-  return missing;
+  if (activeKeyId !== null && keyring.get(activeKeyId) === undefined) throw missingKeyError(known, activeKeyId);
+  return activeKeyId === null || known.some(({ keyId }) => keyring.get(keyId) === undefined);
+}
+
+/** Puts the keys that the rows are under on record: a row that names one which is not, is taken for damaged where it is missing. */
+function registerStatements(keyring: Keyring, keyIds: Iterable<string>): Statement[] {
+  return [...keyIds].flatMap((keyId) => {
+    const key = keyring.get(keyId);
+    return key === undefined ? [] : [registerStatement(nameOf(key))];
+  });
 }
 
 async function replace(restoring: Restoring, spool: Spool, checked: CheckedSnapshot): Promise<RestoreResult> {
@@ -129,12 +145,14 @@ async function replace(restoring: Restoring, spool: Spool, checked: CheckedSnaps
   const conditions = [
     noRotationStatement(),
     replicaKeysStatement([...new Set([activeKey.id, ...checked.rowsByKeyId.keys()])]),
+    ...registerStatements(restoring.keyring, checked.rowsByKeyId.keys()),
     ...activeKeyStatements(nameOf(activeKey), false),
   ];
   for (let attempt = 1; attempt <= maxReplaceAttempts; attempt += 1) {
     const before = await keepPresent(restoring, id, activeKey.id, tables);
+    throttle();
     const restored = await tryReplace(restoring, conditions, before, checked.rows);
-    if (restored !== null) return { restored, kept: checked.rows - restored, before };
+    if (restored !== null) return { restored, kept: checked.rows - restored, left: 0, before };
   }
   throw new StorageUnavailableError('Others keep writing to the tables: stop them, or try again. Nothing was written.');
 }

@@ -1,7 +1,7 @@
 /** Opens the rows of a snapshot, as the rows of the tables are opened. */
 
 import type { Keyring } from '../crypto/keyring.ts';
-import { openCoveredRow } from '../keys/covered-rows.ts';
+import { openCoveredRow, reasonOf } from '../keys/covered-rows.ts';
 import { type Cell, nameOfCell, textOfCell } from '../store/cells.ts';
 import { apiKeysTable, bindingColumns, ciphertextColumns, type EncryptedRow } from '../store/encrypted-rows.ts';
 
@@ -15,6 +15,11 @@ export function keyIdOf(keyring: Keyring, table: string, columns: readonly strin
   const opened = openCoveredRow(keyring, table, toEncryptedRow(columns, cells));
   opened?.plaintext.fill(0);
   return opened?.key.id ?? null;
+}
+
+/** Whether its columns can be no ciphertext, under whichever key. */
+export function isMalformed(columns: readonly string[], cells: readonly Cell[]): boolean {
+  return reasonOf(toEncryptedRow(columns, cells)) === 'malformed';
 }
 
 /** The columns that tell under which key a row is, where they are {@link keyIdHintOf}'s to read. */

@@ -61,13 +61,22 @@ export class Snapshots {
     assertMode(this.#context, mode);
   }
 
-  /** On record, also where it is refused. Throws PayloadTooLargeError, or what {@link restoreSnapshot} throws. */
-  async restore(actor: Actor, source: AsyncIterable<Uint8Array>, mode: RestoreMode, maxBytes: number): Promise<RestoreResult> {
+  /**
+   * On record, also where it is refused. `signal` says that nobody waits for it any more: what has not come to its last transaction by
+   * then writes nothing. Throws PayloadTooLargeError, or what {@link restoreSnapshot} throws.
+   */
+  async restore(
+    actor: Actor,
+    source: AsyncIterable<Uint8Array>,
+    mode: RestoreMode,
+    maxBytes: number,
+    signal?: AbortSignal,
+  ): Promise<RestoreResult> {
     const { work, journal, logger } = this.#context;
     try {
-      const result = await work.restore(actor, await Spool.from(source, maxBytes), mode);
-      const { restored, kept, before } = result;
-      logger.info({ mode, restored, kept, path: before?.path, sha256: before?.sha256 }, 'snapshot restored');
+      const result = await work.restore(actor, await Spool.from(source, maxBytes), mode, signal);
+      const { restored, kept, left, before } = result;
+      logger.info({ mode, restored, kept, left, path: before?.path, sha256: before?.sha256 }, 'snapshot restored');
       return result;
     } catch (error) {
       await journal.refused(actor, 'snapshot.restore', error, { mode });

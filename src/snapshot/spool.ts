@@ -4,7 +4,7 @@ import { randomUUID } from 'node:crypto';
 import { type FileHandle, open, unlink } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { PayloadTooLargeError, StorageUnavailableError } from '../errors.ts';
+import { PayloadTooLargeError, StorageUnavailableError, ValidationError } from '../errors.ts';
 
 const chunkBytes = 64 * 1024;
 const unwritable = 'The folder for temporary files is full or cannot be written.';
@@ -31,12 +31,12 @@ export class Spool {
     }
   }
 
-  /** Takes in a stream. Throws PayloadTooLargeError where it is longer than `maxBytes`. */
+  /** Takes in a stream. Throws PayloadTooLargeError where it is longer than `maxBytes`, ValidationError where it ends before its end. */
   static async from(source: AsyncIterable<Uint8Array>, maxBytes: number): Promise<Spool> {
     const spool = await Spool.create();
     let bytes = 0;
     try {
-      for await (const chunk of source) {
+      for await (const chunk of whole(source)) {
         bytes += chunk.length;
         if (bytes > maxBytes) throw new PayloadTooLargeError(`The snapshot is larger than the ${maxBytes} bytes that are taken.`);
         await spool.write(chunk);
@@ -71,5 +71,14 @@ export class Spool {
     if (this.#isClosed) return;
     this.#isClosed = true;
     await this.file.close();
+  }
+}
+
+async function* whole(source: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+  try {
+    yield* source;
+  } catch (error) {
+    const code = error instanceof Error && 'code' in error ? String(error.code) : 'it ended early';
+    throw new ValidationError(`The snapshot could not be read to its end (${code}).`);
   }
 }

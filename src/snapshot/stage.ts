@@ -4,10 +4,10 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Keyring } from '../crypto/keyring.ts';
 import type { Cell } from '../store/cells.ts';
 import { ciphertextColumns } from '../store/encrypted-rows.ts';
-import type { MovedTable, RestoreStore, StagedRow } from '../store/restores.ts';
+import type { MovedTable, PresentRow, RestoreStore, StagedRow } from '../store/restores.ts';
 import type { Throttle } from '../throttle.ts';
 import type { TableRow } from './check.ts';
-import { hintColumns, keyIdHintOf, keyIdOf, openingColumns, positionOf } from './rows.ts';
+import { hintColumns, isMalformed, keyIdHintOf, keyIdOf, openingColumns, positionOf } from './rows.ts';
 
 const chunkRows = 200;
 const chunkCharacters = 1_000_000;
@@ -34,42 +34,71 @@ export async function stageWhole({ restores, id, shapes, throttle }: StageContex
 
 export interface StageMissingContext extends StageContext {
   readonly keyring: Keyring;
-  /** Keys of this database that the keyring lacks: a row that names one of them may be fine. */
-  readonly missingKeyIds: ReadonlySet<string>;
+  /** Whether a key may be missing from the keyring that rows which stand there are under. */
+  readonly mayLackKey: boolean;
 }
 
-/** Stages the rows that are missing now, or that stand there and do not open. */
-export async function stageMissing(context: StageMissingContext, rows: AsyncIterable<TableRow>): Promise<void> {
+/** Stages the rows that are missing now, or that stand there and open with no key that anybody may have. */
+export async function stageMissing(context: StageMissingContext, rows: AsyncIterable<TableRow>): Promise<MissingRows> {
   const { restores, id, shapes, throttle } = context;
+  const missing = new MissingRows(context);
   for await (const { shape, rows: chunk } of chunksOf(rows, shapes, throttle)) {
     const columns = [...openingColumns(shape.table), ...hintColumns(shape.table)];
     const staged = chunk.map((row) => toStaged(shape, row));
     const keys = staged.map(({ matchCell, rowId }) => `[${matchCell},"${rowId}"]`);
     const present = await restores.present(shape, keys, columns);
-    const due = staged.flatMap((row, index) => {
-      const found = present.get(index);
-      if (found === undefined) return [row];
-      const cells = JSON.parse(found.cells) as Cell[];
-      const taken = chunk[index];
-      if (taken === undefined || !isBetter(context, taken, columns, cells)) return [];
-      const read = JSON.stringify(cells.slice(0, ciphertextColumns.length));
-      return [{ ...row, present: { rowId: found.rowId, cells: read } }];
-    });
-    if (due.length > 0) await restores.stage(id, shape.table, due);
+    const due = staged.map((row, index) => missing.choose(shape, columns, row, present.get(index)));
+    if (due.some((row) => row !== null))
+      await restores.stage(
+        id,
+        shape.table,
+        due.filter((row) => row !== null),
+      );
     await nextTurn();
+  }
+  return missing;
+}
+
+class MissingRows {
+  readonly #context: StageMissingContext;
+  /** The keys of the rows that are to be put back. */
+  readonly keyIds = new Set<string>();
+  /** How many stand there and do not open, and are left since a key that the keyring lacks may open them. */
+  rowsLeft = 0;
+
+  constructor(context: StageMissingContext) {
+    this.#context = context;
+  }
+
+  /** The row, and the one that it replaces, with these columns; null where it is not to be put back. */
+  choose(shape: MovedTable, columns: readonly string[], row: StagedRow, present: PresentRow | undefined): StagedRow | null {
+    const cells = present === undefined ? null : (JSON.parse(present.cells) as Cell[]);
+    const state = cells === null ? 'missing' : stateOf(this.#context, shape.table, columns, cells);
+    if (state === 'opens') return null;
+    const keyId = keyIdOf(this.#context.keyring, shape.table, shape.columnsPutBack, JSON.parse(row.cells) as Cell[]);
+    if (state !== 'missing' && keyId === null) return null;
+    if (state === 'unclear') {
+      this.rowsLeft += 1;
+      return null;
+    }
+    if (keyId !== null) this.keyIds.add(keyId);
+    if (present === undefined || cells === null) return row;
+    return { ...row, present: { rowId: present.rowId, cells: JSON.stringify(cells.slice(0, ciphertextColumns.length)) } };
   }
 }
 
-/** Whether the row opens, and the one that stands there, with these cells, does not and would not with a key that is missing. */
-function isBetter(
-  { keyring, missingKeyIds }: StageMissingContext,
-  { table, row }: TableRow,
+/** Of a row that stands there: only what no key can open is damaged, and what opens with none that is here may be newer than all else. */
+function stateOf(
+  { keyring, mayLackKey }: StageMissingContext,
+  table: string,
   columns: readonly string[],
-  present: readonly Cell[],
-): boolean {
-  if (keyIdOf(keyring, table.table, columns, present) !== null) return false;
-  if (missingKeyIds.has(keyIdHintOf(columns, present) ?? '')) return false;
-  return keyIdOf(keyring, table.table, table.columns, row.cells) !== null;
+  cells: readonly Cell[],
+): 'opens' | 'damaged' | 'unclear' {
+  if (keyIdOf(keyring, table, columns, cells) !== null) return 'opens';
+  if (isMalformed(columns, cells)) return 'damaged';
+  const keyIdHint = keyIdHintOf(columns, cells);
+  const isUnderMissingKey = keyIdHint === null ? mayLackKey : keyring.get(keyIdHint) === undefined;
+  return isUnderMissingKey ? 'unclear' : 'damaged';
 }
 
 function toStaged({ primaryKey, columnsPutBack }: MovedTable, { row }: TableRow): StagedRow {

@@ -5,6 +5,7 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Keyring } from '../crypto/keyring.ts';
 import { type MasterKey, snapshotKeyOf } from '../crypto/master-key.ts';
 import { ConfigurationError } from '../errors.ts';
+import { missingKeyError } from '../keys/active-key.ts';
 import type { CoverageSettings } from '../keys/coverage.ts';
 import type { Cell } from '../store/cells.ts';
 import type { MasterKeyStore } from '../store/master-keys.ts';
@@ -70,7 +71,10 @@ async function closeAll(spools: Spool[]): Promise<void> {
 
 async function takeOnce(context: TakeContext, { firstKeyId, onPage }: TakeOptions): Promise<TakenRows> {
   const { masterKeys, keyring } = context;
-  const key = authenticatingKey(keyring, (await masterKeys.activeKeyId()) ?? firstKeyId ?? null);
+  const keyId = (await masterKeys.activeKeyId()) ?? firstKeyId;
+  if (keyId === undefined) throw new ConfigurationError('The database names no active key: start the vault on it once.');
+  const key = keyring.get(keyId);
+  if (key === undefined) throw missingKeyError(await masterKeys.all(), keyId);
   const spool = await Spool.create();
   try {
     return { header: await spoolRows(context, spool, key, onPage), spool };
@@ -111,21 +115,11 @@ async function spoolRows(
   return { created_at: createdAt, active_key_id: key.id, ...counts };
 }
 
-/** Throws ConfigurationError where the keyring lacks the key that authenticates it. */
+/** Of a keyring that {@link takeSnapshot} was given. */
 export function assemble({ header, spool }: TakenRows, keyring: Keyring): Snapshot {
-  const key = authenticatingKey(keyring, header.active_key_id);
+  const key = keyring.get(header.active_key_id);
+  if (key === undefined) throw new Error('The key that authenticates a snapshot has left the keyring.');
   return { header, chunks: () => chunksOf(header, spool, key), close: () => spool.close() };
-}
-
-function authenticatingKey(keyring: Keyring, keyId: string | null): MasterKey {
-  if (keyId === null) throw new ConfigurationError('The database names no active key: start the vault on it once.');
-  const key = keyring.get(keyId);
-  if (key === undefined) {
-    throw new ConfigurationError(
-      `The active master key ${keyId} is not in the keyring, and no other may authenticate a snapshot.`,
-    );
-  }
-  return key;
 }
 
 /** Throws ConfigurationError for a row that could not be put back. */
@@ -133,7 +127,9 @@ function toLine({ table, columns }: TableShape, { rowId, cells }: CodedRow): str
   const line = writeRow(table, rowId, cells);
   if (Buffer.byteLength(line) <= maxLineBytes) return line;
   const id = nameOfRow(columns, rowId, JSON.parse(cells) as Cell[]);
-  throw new ConfigurationError(`${table}.id=${id} is larger than the ${maxLineBytes} bytes that a row of a snapshot may have.`);
+  throw new ConfigurationError(
+    `${table}.id=${id} is larger than the ${maxLineBytes} bytes that a row of a snapshot may have. Without VAULT_SNAPSHOT_DIR a rotation takes none.`,
+  );
 }
 
 async function* chunksOf(header: SnapshotHeader, spool: Spool, key: MasterKey): AsyncGenerator<Buffer> {

@@ -58,8 +58,8 @@ export class SnapshotThreads implements SnapshotWork {
     return { header, spool: new Spool(file) };
   }
 
-  async restore(actor: Actor, { file }: Spool, mode: RestoreMode): Promise<RestoreResult> {
-    return this.#inTurn.restore(() => this.#run<RestoreResult>({ kind: 'restore', actor, file, mode }, [file]));
+  async restore(actor: Actor, { file }: Spool, mode: RestoreMode, signal?: AbortSignal): Promise<RestoreResult> {
+    return this.#inTurn.restore(() => this.#run<RestoreResult>({ kind: 'restore', actor, file, mode }, [file], signal));
   }
 
   async close(): Promise<void> {

@@ -8,8 +8,8 @@ import { type TakenRows, takeSnapshot } from './take.ts';
 export interface SnapshotWork {
   /** As {@link takeSnapshot}. `signal` says that nobody waits. */
   take(signal?: AbortSignal): Promise<TakenRows>;
-  /** As {@link restoreSnapshot}. The spool is gone afterwards. */
-  restore(actor: Actor, spool: Spool, mode: RestoreMode): Promise<RestoreResult>;
+  /** As {@link restoreSnapshot}. The spool is gone afterwards. `signal` says that nobody waits: then nothing more is written. */
+  restore(actor: Actor, spool: Spool, mode: RestoreMode, signal?: AbortSignal): Promise<RestoreResult>;
   /** Ends what is under way at its next row, with nothing written; what has come to its last transaction still commits. */
   close(): Promise<void>;
 }

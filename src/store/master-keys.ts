@@ -110,7 +110,8 @@ export function activeKeyStatements(key: MasterKeyName, isKept: boolean): Statem
   ];
 }
 
-function registerStatement({ keyId, isPassphrase }: MasterKeyName): Statement {
+/** For a batch: those known already stay as they are. */
+export function registerStatement({ keyId, isPassphrase }: MasterKeyName): Statement {
   return {
     sql: 'INSERT OR IGNORE INTO vault_master_keys (key_id, is_passphrase, first_seen_at) VALUES (?, ?, unixepoch())',
     args: [keyId, isPassphrase ? 1 : 0],

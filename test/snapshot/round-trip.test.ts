@@ -4,13 +4,18 @@ import { createHash } from 'node:crypto';
 import { readdirSync, readFileSync, statSync } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
 import { basename, join } from 'node:path';
+import { Readable } from 'node:stream';
 import { describe, expect, it, onTestFinished, vi } from 'vitest';
+import { readCliConfig } from '../../src/config.ts';
+import { createSilentLogger } from '../../src/logging.ts';
+import { buildServices } from '../../src/services.ts';
 import { writeSnapshotTo } from '../../src/snapshot/file.ts';
 import { connectorTableSql, gatewaySeal } from '../support/gateway.ts';
 import { bytesOf, linesOf, sendSnapshot, signed, takeSnapshot } from '../support/snapshot.ts';
 import {
   keyA,
   keyB,
+  keyC,
   keyIdA,
   keyIdB,
   startVault,
@@ -263,6 +268,72 @@ describe('a restore', () => {
     expect((await vault.admin('POST', '/admin/rotate/execute', back)).status).toBe(200);
     expect((await sendSnapshot(await alone(), snapshot)).body).toEqual({ restored: 0, kept: 1 });
     expect(await newer(vault)).toBe('sample-newer');
+  });
+
+  it('by merge takes the place of no row that a key which is not in the keyring may open', async () => {
+    const { url, vault, database } = await start();
+    for (const id of ['edited', 'damaged', 'spoilt']) await database.insert(keyA, { id });
+    for (const id of ['edited', 'spoilt']) await database.insert(keyA, { id, provider: 'sample' }, connectors);
+    await vault.admin('POST', '/admin/rotate/execute');
+    const snapshot = await takeSnapshot(vault);
+    await vault.close();
+    // A program that has not been given the next key.
+    await database.update(keyA, 'edited', 'sample-newer');
+    await database.update(keyA, 'edited', 'sample-newer', connectors);
+    await database.run("UPDATE api_keys SET auth_tag = 'no hex' WHERE id = 'damaged'");
+    for (const table of tables) await database.run(`UPDATE ${table} SET encrypted_value = 'c0ffee' WHERE id = 'spoilt'`);
+    const settings = { PROVARA_MASTER_KEY: keyB, VAULT_ENCRYPTED_TABLES: tables.join(',') };
+    // What can be no ciphertext, and what names a key that is here, is damaged. Of the connector's nobody can tell.
+    expect((await sendSnapshot(await startVault(url, settings), snapshot)).body).toEqual({ restored: 2, kept: 3 });
+    for (const id of ['damaged', 'spoilt']) expect(await database.open(keyB, id)).toBe(`sample-value-of-${id}`);
+    const whole = await startVault(url, { ...settings, PROVARA_MASTER_KEY_OLD: keyA });
+    expect((await sendSnapshot(whole, snapshot)).body).toEqual({ restored: 1, kept: 4 });
+    expect(await database.open(keyB, 'spoilt', connectors)).toBe('sample-value-of-spoilt');
+    for (const table of tables) expect(await database.open(keyA, 'edited', table)).toBe('sample-newer');
+  });
+
+  it('by merge takes the place of no row that could be under another key, of a table that the vault has never served', async () => {
+    const { url, gateway: database } = await temporaryDatabase();
+    for (const id of ['a', 'damaged']) await database.insert(keyA, { id });
+    const snapshot = await takeSnapshot(await startVault(url));
+    const { url: unservedUrl, gateway: unserved } = await temporaryDatabase();
+    for (const id of ['a', 'damaged']) await unserved.insert(keyB, { id, value: 'sample-newer' });
+    await unserved.run("UPDATE api_keys SET iv = '' WHERE id = 'damaged'");
+    const services = buildServices(readCliConfig({ DATABASE_URL: unservedUrl, PROVARA_MASTER_KEY: keyA }), createSilentLogger());
+    await services.migrate();
+    const source = Readable.from([Buffer.from(snapshot)]);
+    const result = await services.snapshots.restore(tester, source, 'merge', Number.POSITIVE_INFINITY);
+    await services.close();
+    expect(result).toEqual({ restored: 1, kept: 1, left: 1, before: null });
+    expect(await unserved.open(keyB, 'a')).toBe('sample-newer');
+  });
+
+  it('by merge is refused beside a live replica that lacks a key of the rows which it would put back', async () => {
+    const { url, vault, database } = await start();
+    await database.insert(keyA, { id: 'a' });
+    const snapshot = await takeSnapshot(vault);
+    await vault.admin('POST', '/admin/rotate/execute');
+    const replica = await startVault(url, { PROVARA_MASTER_KEY: keyB, VAULT_ENCRYPTED_TABLES: tables.join(',') });
+    // Nothing is put back, so that nobody needs the first key.
+    expect((await sendSnapshot(vault, snapshot)).body).toEqual({ restored: 0, kept: 1 });
+    await database.run('DELETE FROM api_keys');
+    const { status, body } = await sendSnapshot(vault, snapshot);
+    expect([status, body.error?.type]).toEqual([409, 'replica_missing_key']);
+    expect(await database.rows()).toEqual([]);
+    await replica.close();
+    expect((await sendSnapshot(vault, snapshot)).body).toEqual({ restored: 1, kept: 0 });
+  });
+
+  it.each(['merge', 'replace'])('by %s into a new database puts the keys of its rows on record', async (mode) => {
+    const { vault, database } = await start();
+    await database.insert(keyA, { id: 'a' });
+    await database.insert(keyB, { id: 'b' });
+    const snapshot = await takeSnapshot(vault);
+    const target = await start({ PROVARA_MASTER_KEY_OLD: keyC });
+    await target.database.run('DELETE FROM vault_master_keys WHERE key_id = ?', [keyIdB]);
+    expect((await sendSnapshot(target.vault, snapshot, mode)).body).toEqual({ restored: 2, kept: 0 });
+    const known = await target.database.rows('vault_master_keys');
+    expect(known.map(({ key_id }) => key_id)).toEqual(expect.arrayContaining([keyIdA, keyIdB]));
   });
 
   it('by replacement takes away what the snapshot has not, and keeps the state before in a file of its owner', async () => {

@@ -106,6 +106,21 @@ it('takes none that nobody waits for', async () => {
   if (third?.status === 'fulfilled') await third.value.spool.close();
 });
 
+it('puts nothing back for a caller who has gone, whether it waits for its turn or is at work', async () => {
+  const { vault, gateway, threads } = await start(20_000);
+  const snapshot = await takeSnapshot(vault);
+  await gateway.run('DELETE FROM api_keys');
+  const gone = new AbortController();
+  const [atWork, waiting] = [await spoolOf(snapshot), await spoolOf(snapshot)];
+  const ends = Promise.allSettled([atWork, waiting].map((spool) => threads.restore(actor, spool, 'replace', gone.signal)));
+  await sleep(100);
+  const reason = new StorageUnavailableError('Nobody waits for the answer.');
+  gone.abort(reason);
+  expect(await ends).toMatchObject([{ reason: { code: 'storage_unavailable' } }, { reason }]);
+  expect([atWork.file.fd, waiting.file.fd]).toEqual([-1, -1]);
+  expect(await bytesOf(gateway, 'api_keys')).toEqual([]);
+});
+
 it('begins nothing once it is closed', async () => {
   const { vault, threads } = await start(20);
   const spool = await spoolOf(await takeSnapshot(vault));

@@ -114,12 +114,12 @@ export class GatewayDatabase {
   }
 
   /** As the gateway replaces a value: it knows nothing of the vault's columns. */
-  async update(masterKey: string, id: string, value: string): Promise<void> {
+  async update(masterKey: string, id: string, value: string, table = 'api_keys'): Promise<void> {
     const { encrypted_value, iv, auth_tag } = gatewaySeal(masterKey, value);
     await this.client.batch(
       [
         {
-          sql: 'UPDATE api_keys SET encrypted_value = ?, iv = ?, auth_tag = ?, updated_at = unixepoch() WHERE id = ?',
+          sql: `UPDATE ${table} SET encrypted_value = ?, iv = ?, auth_tag = ?, updated_at = unixepoch() WHERE id = ?`,
           args: [encrypted_value, iv, auth_tag, id],
         },
       ],

@@ -4,9 +4,10 @@ import { Readable } from 'node:stream';
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import type { FastifyRequest } from 'fastify';
 import * as schemas from '../../contract/schemas.ts';
-import { PayloadTooLargeError, StorageUnavailableError, UnsupportedMediaTypeError } from '../../errors.ts';
+import { PayloadTooLargeError, UnsupportedMediaTypeError } from '../../errors.ts';
 import type { Snapshots } from '../../snapshot/snapshots.ts';
 import { actorOf } from '../auth.ts';
+import { goneSignal } from '../gone.ts';
 
 const tags = ['Snapshots'];
 const maxSnapshotBytes = 1024 ** 3;
@@ -22,9 +23,7 @@ export function snapshotRoutes({ snapshots }: { readonly snapshots: Snapshots })
         response: { 200: schemas.SnapshotAnswer, ...schemas.errorAnswers },
       },
       handler: async (request, reply) => {
-        const gone = new AbortController();
-        reply.raw.once('close', () => gone.abort(new StorageUnavailableError('Nobody waits for the snapshot.')));
-        const snapshot = await snapshots.take(actorOf(request), gone.signal);
+        const snapshot = await snapshots.take(actorOf(request), goneSignal(reply));
         const stream = Readable.from(snapshot.chunks());
         stream.once('close', () => void snapshot.close());
         return reply.type(ndjson).send(stream);
@@ -61,7 +60,8 @@ function restoreRoute(snapshots: Snapshots): FastifyPluginAsyncTypebox {
         reply.header('Connection', 'close');
         snapshots.assertMode(mode);
         const source = body as AsyncIterable<Uint8Array>;
-        const { restored, kept } = await snapshots.restore(actorOf(request), source, mode, maxSnapshotBytes);
+        const gone = goneSignal(reply);
+        const { restored, kept } = await snapshots.restore(actorOf(request), source, mode, maxSnapshotBytes, gone);
         reply.removeHeader('Connection');
         return { restored, kept };
       },

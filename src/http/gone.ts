@@ -1,0 +1,11 @@
+/** Says when nobody waits for an answer any more, so that long work for it can end. */
+
+import type { FastifyReply } from 'fastify';
+import { StorageUnavailableError } from '../errors.ts';
+
+/** Aborted once the answer is there, or the caller has gone. */
+export function goneSignal(reply: FastifyReply): AbortSignal {
+  const gone = new AbortController();
+  reply.raw.once('close', () => gone.abort(new StorageUnavailableError('Nobody waits for the answer.')));
+  return gone.signal;
+}
