@@ -14,6 +14,7 @@ import { Database, isFileUrl } from './store/database.ts';
 import { EncryptedTables } from './store/encrypted-tables.ts';
 import { MasterKeyStore } from './store/master-keys.ts';
 import { isMigrated } from './store/migrations.ts';
+import { RotationStore } from './store/rotations.ts';
 
 const fileName = 'data/dev.env';
 const lockPollMs = 50;
@@ -39,6 +40,8 @@ interface DatabaseState {
   readonly activeKeyId: string | null;
   /** Of keys that are active or were. */
   readonly usedKeyIds: readonly string[];
+  /** Then its keys stay where they are: rows may need either. */
+  readonly hasUnfinishedRotation: boolean;
 }
 
 /** The environment with what `data/dev.env` holds, which is completed first. A variable that is set wins over the file. */
@@ -93,7 +96,8 @@ function changes(kept: Settings, isGiven: (name: string) => boolean, database: D
   if (isMissing('VAULT_ADMIN_TOKENS')) next.VAULT_ADMIN_TOKENS = `dev:${randomToken()}`;
 
   const primary = isGiven('PROVARA_MASTER_KEY') ? undefined : kept.PROVARA_MASTER_KEY;
-  if (!database.isLocal || (database.isInUse && primary === undefined)) return next;
+  const isUnderUnknownKeys = database.isInUse && primary === undefined;
+  if (!database.isLocal || isUnderUnknownKeys || database.hasUnfinishedRotation) return next;
   if (isMissing('PROVARA_MASTER_KEY')) next.PROVARA_MASTER_KEY = generateMasterKeyText();
   const staged = isGiven('PROVARA_MASTER_KEY_NEW') || isGiven('PROVARA_MASTER_KEY_OLD') ? undefined : kept.PROVARA_MASTER_KEY_NEW;
   const isRotated = staged !== undefined && parseMasterKey(staged).id === database.activeKeyId;
@@ -111,15 +115,21 @@ function changes(kept: Settings, isGiven: (name: string) => boolean, database: D
 }
 
 async function inspectDatabase(url: string, authToken: string | undefined): Promise<DatabaseState> {
-  if (!isFileUrl(url)) return { isLocal: false, isInUse: true, activeKeyId: null, usedKeyIds: [] };
+  if (!isFileUrl(url)) return { isLocal: false, isInUse: true, activeKeyId: null, usedKeyIds: [], hasUnfinishedRotation: false };
   const database = new Database({ url, authToken });
   try {
     const found = await new EncryptedTables(database).discover(1);
-    const masterKeys = (await isMigrated(database)) ? new MasterKeyStore(database) : null;
+    const isServed = await isMigrated(database);
+    const masterKeys = isServed ? new MasterKeyStore(database) : null;
     const activeKeyId = (await masterKeys?.activeKeyId()) ?? null;
     const known = (await masterKeys?.all()) ?? [];
-    const usedKeyIds = known.filter(({ activatedAt }) => activatedAt !== null).map(({ keyId }) => keyId);
-    return { isLocal: true, isInUse: activeKeyId !== null || found.some(({ rows }) => rows > 0), activeKeyId, usedKeyIds };
+    return {
+      isLocal: true,
+      isInUse: activeKeyId !== null || found.some(({ rows }) => rows > 0),
+      activeKeyId,
+      usedKeyIds: known.filter(({ activatedAt }) => activatedAt !== null).map(({ keyId }) => keyId),
+      hasUnfinishedRotation: isServed && (await new RotationStore(database).hasUnfinished()),
+    };
   } finally {
     await database.close();
   }

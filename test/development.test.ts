@@ -18,6 +18,7 @@ import { defaultDatabaseUrl, readServerConfig } from '../src/config.ts';
 import { parseMasterKey } from '../src/crypto/master-key.ts';
 import { completeEnvironment, keptEnvironment } from '../src/development.ts';
 import type { Environment } from '../src/settings.ts';
+import { Database } from '../src/store/database.ts';
 import { keyA, keyB, keyC, startVault, temporaryDatabase, temporaryFolder } from './support/vault.ts';
 
 const file = 'data/dev.env';
@@ -183,6 +184,26 @@ describe('the start after a rotation', () => {
     expect([...made].sort()).toEqual([...masterKeys, 'PROVARA_MASTER_KEY_OLD'].sort());
     expect((await completeEnvironment({})).made).toEqual([]);
     await expectSampleOpens();
+  });
+
+  it('leaves the keys where they are while a rotation is unfinished, which needs them', async () => {
+    await storeSample();
+    await rotate();
+    const before = await start(async ({ admin }) => {
+      const { keys } = (await admin('GET', '/admin/master-keys')).body;
+      const byState = (state: string) => keys.find((key: { state: string }) => key.state === state).key_id;
+      const back = { old_key_id: byState('active'), new_key_id: byState('retired') };
+      expect((await admin('POST', '/admin/rotate/execute', back)).body.rotation.state).toBe('completed');
+    });
+    const database = new Database({ url: defaultDatabaseUrl });
+    const forward = "UPDATE vault_rotations SET state = 'interrupted', switched = 1 WHERE rowid = 1";
+    await database.write([
+      { sql: forward },
+      { sql: 'UPDATE vault_active_key SET key_id = (SELECT to_key_id FROM vault_rotations WHERE rowid = 1)' },
+    ]);
+    await database.close();
+    const { environment, made } = await completeEnvironment({});
+    expect([environment, made]).toEqual([before, []]);
   });
 
   it('and one back stages another key, so that a rotation can be tried again', async () => {

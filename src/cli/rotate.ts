@@ -97,7 +97,7 @@ function readKeys(flags: RotateFlags, environment: Environment): [MasterKey, Mas
 
 async function dryRun({ rotator }: Services, request: RotationRequest, { json }: RotateFlags): Promise<number> {
   const progress = new Progress();
-  const report = await withBar(() => progress.report(), rotator.dryRun(request, progress));
+  const report = await withBar(() => progress.report(), rotator.dryRun(request, { progress }));
   if (json) printJson(presentDryRun(report));
   else {
     print(`[rotate] ${dryRunMessage(report.rowsScanned, oldKeyName)}`);

@@ -56,33 +56,25 @@ export class ReadinessCheck {
   async #check(): Promise<string[]> {
     const { rotations, masterKeys } = this.#context;
     // At once: a server may be far away.
-    const [unfinished, last, activeKeyId, others] = await Promise.all([
+    const [unfinished, activeKeyId, others] = await Promise.all([
       rotations.findUnfinished(),
-      rotations.findLastCompleted(),
       masterKeys.activeKeyId(),
       this.#warnings(),
     ]);
-    const reasons = await this.#missingKeys(activeKeyId, unfinished, last);
+    const reasons = await this.#missingKeys(activeKeyId, unfinished);
     const warnings = [...leftRotationWarnings(unfinished), ...others];
     if (reasons.length > 0) throw new ConfigurationError(reasons.join(' '), { reasons, warnings });
     return warnings;
   }
 
-  async #missingKeys(
-    activeKeyId: string | null,
-    unfinished: RotationRecord | null,
-    last: RotationRecord | null,
-  ): Promise<string[]> {
+  async #missingKeys(activeKeyId: string | null, unfinished: RotationRecord | null): Promise<string[]> {
     const { masterKeys, keyring } = this.#context;
     if (activeKeyId === null) {
       return [`No key of the keyring opens a row of the database. It has ${this.#keyringNames()}: check PROVARA_MASTER_KEY.`];
     }
     const needed = new Map([[activeKeyId, 'active']]);
-    if (unfinished !== null) {
-      const { fromKeyId, toKeyId } = unfinished;
-      // Of one that is run again after it was finished, the old key may have been retired.
-      const isRerun = last?.fromKeyId === fromKeyId && last.toKeyId === toKeyId;
-      for (const keyId of isRerun ? [toKeyId] : [fromKeyId, toKeyId]) if (!needed.has(keyId)) needed.set(keyId, 'being rotated');
+    for (const keyId of unfinished === null ? [] : keyIdsNeededBy(unfinished)) {
+      if (!needed.has(keyId)) needed.set(keyId, 'being rotated');
     }
     const missing = [...needed].filter(([keyId]) => keyring.get(keyId) === undefined);
     if (missing.length === 0) return [];
@@ -176,8 +168,16 @@ function adviceFor(role: string): string {
     : 'the rotation needs it as PROVARA_MASTER_KEY_OLD or PROVARA_MASTER_KEY_NEW';
 }
 
+/** One that was left before its switch has written no row under the new key, and may be cancelled: it must not keep the vault from its work. */
+function keyIdsNeededBy(rotation: RotationRecord): string[] {
+  const { fromKeyId, toKeyId, isRerun, isSwitched } = rotation;
+  const isNewKeyNeeded = isSwitched || isRunning(rotation);
+  return [...(isRerun ? [] : [fromKeyId]), ...(isNewKeyNeeded ? [toKeyId] : [])];
+}
+
 function leftRotationWarnings(unfinished: RotationRecord | null): string[] {
   if (unfinished === null || isRunning(unfinished)) return [];
-  const { id, state } = unfinished;
-  return [`The rotation ${id} is unfinished (${state}): see GET /admin/rotate/${id}, and run it again to finish it.`];
+  const { id, state, isSwitched } = unfinished;
+  const orCancel = isSwitched ? '' : ', or cancel it';
+  return [`The rotation ${id} is unfinished (${state}): see GET /admin/rotate/${id}, and run it again to finish it${orCancel}.`];
 }

@@ -29,12 +29,19 @@ export interface RunningRotation {
   readonly done: Promise<RotationRecord>;
 }
 
+export interface DryRunWatch {
+  /** Is told how far it is, where it runs on the thread that asks. */
+  readonly progress?: Progress;
+  /** Says that nobody waits for it: on another thread it then ends. */
+  readonly signal?: AbortSignal;
+}
+
 /** Runs rotations, on this thread or on another. */
 export interface Rotator {
   /** The one that this process runs, or null. */
   readonly running: RunningRotation | null;
   /** The gate alone: takes no lease and changes nothing. Throws what {@link start} would. */
-  dryRun(request: RotationRequest, progress?: Progress): Promise<DryRun>;
+  dryRun(request: RotationRequest, watch?: DryRunWatch): Promise<DryRun>;
   /**
    * Begins a rotation, or takes up the unfinished one. Throws ValidationError, ConfigurationError, or
    * RotationInProgressError where another one runs. What goes wrong later rejects `done`.
@@ -57,7 +64,7 @@ export class RotationEngine implements Rotator {
     return this.#running;
   }
 
-  async dryRun(request: RotationRequest, progress = new Progress()): Promise<DryRun> {
+  async dryRun(request: RotationRequest, { progress = new Progress() }: DryRunWatch = {}): Promise<DryRun> {
     const { database, tables, keyring, coverage } = this.#context;
     const plan = await this.#plan(request, await isMigrated(database));
     const found = await inspectCoverage(tables, coverage);

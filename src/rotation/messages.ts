@@ -51,12 +51,14 @@ export function rotationWarnings({ toKeyId, rowsSkipped, rowsOther = 0, rowsFoun
 
 /** Why a rotation ended as `verify_failed`, with the rows. */
 export function verificationFailure(found: Inspection): string {
-  const { failures, rowsFailed, namesLeft } = found;
+  const { failures, rowsFailed, rowsOld, namesLeft } = found;
   const rowsLate = rowsLateOf(found);
   const failed = failures.map(({ table, id, reason }) => `${table}.id=${id} (${reason})`);
   const sentences = [
     ...(rowsFailed > 0 ? [`${rowsFailed} row(s) open with neither key: ${failed.join(', ')}`] : []),
-    ...(rowsLate > 0 ? [`${rowsLate} row(s) are under the old key again: ${listed(namesLeft, rowsLate)}`] : []),
+    ...(rowsLate > 0
+      ? [`${rowsLate} row(s) are ${rowsOld > 0 ? 'under the old key' : 'in format 1'} again: ${listed(namesLeft, rowsLate)}`]
+      : []),
   ];
   return `${sentences.join('; ')}.`;
 }

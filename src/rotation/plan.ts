@@ -3,7 +3,7 @@
 import { type Actor, vaultActor } from '../audit/event.ts';
 import type { Keyring, KeyringEntry } from '../crypto/keyring.ts';
 import type { MasterKey } from '../crypto/master-key.ts';
-import { ConfigurationError, RotationInProgressError, ValidationError } from '../errors.ts';
+import { ConfigurationError, RotationInProgressError, UncoveredTableError, ValidationError } from '../errors.ts';
 import { nameOfKey } from '../keys/active-key.ts';
 import { tableAmong } from '../keys/coverage.ts';
 import type { EncryptedTables } from '../store/encrypted-tables.ts';
@@ -26,7 +26,7 @@ export interface RotationRequest {
 
 export interface RotationPlan {
   readonly fromKeyId: string;
-  /** Null on the rerun of a finished rotation whose old key has left the keyring. */
+  /** Null on a rerun where the old key has left the keyring. */
   readonly from: MasterKey | null;
   readonly to: MasterKey;
   readonly skippedRows: readonly SkippedRow[];
@@ -34,7 +34,10 @@ export interface RotationPlan {
   readonly isForced: boolean;
   /** The rotation that this takes up again, or null. */
   readonly unfinished: RotationRecord | null;
-  /** Whether that has come to the switch of the active key: rows may have been written since, under any key that a program still has. */
+  /** Whether it goes to what was the active key already when it was begun, as after a finished rotation: then no row needs the old one. */
+  readonly isRerun: boolean;
+  readonly coveredTables: readonly string[];
+  /** Whether the one that is taken up has come to the switch of the active key: rows may have been written since, under any key that a program still has. */
   readonly isSwitched: boolean;
   /** The key that is active while planning; null on a table that the vault has never served. */
   readonly activeKeyId: string | null;
@@ -59,7 +62,9 @@ export async function planRotation(context: PlanContext, request: RotationReques
     unfinished === null ? await chooseKeys(context, request, known, activeKeyId) : keysOfUnfinished(unfinished, request);
   if (fromKeyId === toKeyId) throw new ValidationError('The old and new keys are identical: nothing to rotate.');
   const from = keyring.get(fromKeyId) ?? null;
-  if (from === null && toKeyId !== activeKeyId) throw missingOldKeyError(known, fromKeyId);
+  const isRerun = unfinished?.isRerun ?? toKeyId === activeKeyId;
+  if (from === null && !isRerun) throw missingOldKeyError(known, fromKeyId);
+  if (unfinished !== null) await assertStillCovered(context, unfinished);
   return {
     fromKeyId,
     from,
@@ -67,6 +72,8 @@ export async function planRotation(context: PlanContext, request: RotationReques
     skippedRows: await chooseSkips(context, request, unfinished, { fromKeyId, toKeyId }),
     upgradeFormat: request.upgradeFormat ?? unfinished?.upgradeFormat ?? false,
     isForced: request.isForced ?? false,
+    isRerun,
+    coveredTables: context.tableNames,
     unfinished,
     isSwitched: unfinished?.isSwitched ?? false,
     activeKeyId,
@@ -96,6 +103,20 @@ function keysOfUnfinished(unfinished: RotationRecord, { oldKeyId, newKeyId }: Ro
     );
   }
   return { fromKeyId, toKeyId };
+}
+
+/** Throws UncoveredTableError: what an unfinished rotation has begun in a table, it finishes there. */
+async function assertStillCovered({ tables, tableNames }: PlanContext, { id, coveredTables }: RotationRecord): Promise<void> {
+  const left = coveredTables.filter((table) => tableAmong(tableNames, table) === undefined);
+  if (left.length === 0) return;
+  const holding = (await tables.discover(1)).filter(({ table, rows }) => rows > 0 && tableAmong(left, table) !== undefined);
+  if (holding.length === 0) return;
+  const names = holding.map(({ table }) => table).join(', ');
+  throw new UncoveredTableError(
+    `Rotation ${id} is unfinished, and was begun with these tables, which are not covered any more: ${names}. Name each in ` +
+      'VAULT_ENCRYPTED_TABLES until it is finished.',
+    { tables: holding.map(({ table }) => ({ table })) },
+  );
 }
 
 async function chooseKeys(

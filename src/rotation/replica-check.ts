@@ -17,10 +17,9 @@ export function replicasHoldKeysStatements(plan: RotationPlan): Statement[] {
   return plan.isForced ? [] : [replicaKeysStatement(neededKeyIds(plan))];
 }
 
-/** The keys that open every row at any moment: the new one alone where it is active already. */
-function neededKeyIds({ from, to, activeKeyId, unfinished }: RotationPlan): string[] {
-  const isFinished = activeKeyId === to.id && unfinished === null;
-  return [to.id, ...(from === null || isFinished ? [] : [from.id])];
+/** The keys that open every row at any moment. */
+function neededKeyIds({ from, to, isRerun }: RotationPlan): string[] {
+  return [to.id, ...(from === null || isRerun ? [] : [from.id])];
 }
 
 function missingKeyError(replicas: readonly Replica[], plan: RotationPlan): ReplicaMissingKeyError | null {

@@ -6,6 +6,7 @@ import type { AuditJournal } from '../audit/journal.ts';
 import type { AuditKeys } from '../audit/keys.ts';
 import type { Keyring } from '../crypto/keyring.ts';
 import { RotationInProgressError, StorageUnavailableError, VaultError } from '../errors.ts';
+import { nameOfKey } from '../keys/active-key.ts';
 import { nameOf } from '../keys/adoption.ts';
 import { assertNothingUncovered, type CoverageSettings, inspectCoverage, rowsOf } from '../keys/coverage.ts';
 import type { CoveredPart } from '../keys/covered-rows.ts';
@@ -85,12 +86,13 @@ export class RotationRun {
 
   /** Runs to the end and records how it ended, whatever that is. Rejects with why it did not complete. */
   async finish(): Promise<RotationRecord> {
-    const { rotations, keyring, logger } = this.#context;
+    const { rotations, masterKeys, logger } = this.#context;
     const { fromKeyId, to } = this.#plan;
     const rotationId = this.#rotationId;
     const timer = setInterval(() => this.#logProgress(), logIntervalMs).unref();
     try {
-      const keys = { from_key_id: keyring.labelOf(fromKeyId), to_key_id: keyring.labelOf(to.id) };
+      const known = await masterKeys.all();
+      const keys = { from_key_id: nameOfKey(known, fromKeyId), to_key_id: nameOfKey(known, to.id) };
       logger.info({ rotation_id: rotationId, ...keys }, 'rotation started');
       await this.#writeAll();
       this.#context.onSwitched();

@@ -1,10 +1,11 @@
 /** Runs each rotation on a thread of its own, so that no step of it, however long, keeps a request waiting. */
 
+import pLimit from 'p-limit';
 import type { Level, Logger } from 'pino';
 import type { ThreadSettings } from '../config.ts';
 import type { RotationProgress, RotationRecord } from '../store/rotations.ts';
 import { TaskThreads } from '../task-thread.ts';
-import type { DryRun, Rotator, RunningRotation } from './engine.ts';
+import type { DryRun, DryRunWatch, Rotator, RunningRotation } from './engine.ts';
 import type { RotationRequest } from './plan.ts';
 import { Progress } from './progress.ts';
 
@@ -33,6 +34,8 @@ export interface RotationThreadsContext {
 export class RotationThreads implements Rotator {
   readonly #context: RotationThreadsContext;
   readonly #threads = new TaskThreads<RotationNote>();
+  /** One after the other, so that callers who ask again and again do not fill the memory with threads; a start, until it has begun. */
+  readonly #inTurn = { dryRun: pLimit(1), start: pLimit(1) };
   #running: RunningRotation | null = null;
 
   constructor(context: RotationThreadsContext) {
@@ -43,17 +46,26 @@ export class RotationThreads implements Rotator {
     return this.#running;
   }
 
-  async dryRun(request: RotationRequest): Promise<DryRun> {
-    return this.#run<DryRun>(request, true);
+  async dryRun(request: RotationRequest, { signal }: DryRunWatch = {}): Promise<DryRun> {
+    return this.#inTurn.dryRun(async () => {
+      signal?.throwIfAborted();
+      const thread = this.#begin<DryRun>(request, true);
+      signal?.addEventListener('abort', () => void thread.stop());
+      return thread.result;
+    });
   }
 
   async start(request: RotationRequest): Promise<RunningRotation> {
+    return this.#inTurn.start(() => this.#start(request));
+  }
+
+  async #start(request: RotationRequest): Promise<RunningRotation> {
     let progress = new Progress().report();
     let noteId: (id: string) => void = () => undefined;
     const started = new Promise<string>((resolve) => {
       noteId = resolve;
     });
-    const done = this.#run<RotationRecord>(request, false, (note) => {
+    const { result: done } = this.#begin<RotationRecord>(request, false, (note) => {
       if (note.kind === 'started') noteId(note.id);
       else if (note.kind === 'progress') progress = note.progress;
     });
@@ -72,14 +84,13 @@ export class RotationThreads implements Rotator {
     await this.#threads.stop();
   }
 
-  async #run<Result>(request: RotationRequest, isDryRun: boolean, onNote?: (note: RotationNote) => void): Promise<Result> {
+  #begin<Result>(request: RotationRequest, isDryRun: boolean, onNote?: (note: RotationNote) => void) {
     const { entry, settings, logger, onSwitched } = this.#context;
     const task: RotationTask = { settings, request, isDryRun };
-    const { result } = this.#threads.start<Result>(entry, task, (note) => {
+    return this.#threads.start<Result>(entry, task, (note) => {
       if (note.kind === 'log') logger[note.level](note.fields, note.message);
       else if (note.kind === 'switched') onSwitched();
       else onNote?.(note);
     });
-    return result;
   }
 }

@@ -7,9 +7,9 @@ import { type DecodedText, decodeTexts, encodeTexts } from './cells.ts';
 import { integer, text, textOrNull } from './columns.ts';
 import type { Row } from './connection.ts';
 import type { Database } from './database.ts';
-import { isConstraint, MissingSchemaError } from './failures.ts';
+import { isConstraint } from './failures.ts';
 import { GuardFailedError, guard, type Statement } from './guards.ts';
-import { restoreColumns } from './migrations.ts';
+import { withColumns } from './migrations.ts';
 
 export interface ApiKeyRow {
   readonly id: string;
@@ -210,7 +210,7 @@ export class ApiKeyStore {
     const sql = `UPDATE api_keys SET last_used_at = max(coalesce(last_used_at, 0), used.value->>1)
       FROM json_each(?) AS used WHERE api_keys.id = used.value->>0`;
     const args = [JSON.stringify([...usedAt])];
-    await this.#mended(() => this.#database.writeUnsynced([{ sql, args }]));
+    await withColumns(this.#database, () => this.#database.writeUnsynced([{ sql, args }]));
   }
 
   async #findByNames(lookups: readonly NameLookup[]): Promise<(ApiKeyRow | null)[]> {
@@ -218,13 +218,13 @@ export class ApiKeyStore {
       ON api_keys.rowid = (
         SELECT rowid FROM api_keys WHERE tenant_id IS lookup->>0 AND name = lookup->>1 ORDER BY ${newestFirst} LIMIT 1)`;
     const found: (ApiKeyRow | null)[] = lookups.map(() => null);
-    const rows = await this.#mended(() => this.#database.lookUp(sql, [JSON.stringify(lookups)]));
+    const rows = await withColumns(this.#database, () => this.#database.lookUp(sql, [JSON.stringify(lookups)]));
     for (const row of rows) found[integer(row, 'place')] = toApiKeyRow(row);
     return found;
   }
 
   async #read(sql: string, args: (string | number | null)[]): Promise<readonly Row[]> {
-    return this.#mended(() => this.#database.read(sql, args));
+    return withColumns(this.#database, () => this.#database.read(sql, args));
   }
 
   /** Commits all statements or none, maybe together with those of other callers. */
@@ -233,19 +233,8 @@ export class ApiKeyStore {
   }
 
   async #writeAll(writes: readonly (readonly Statement[])[]): Promise<(readonly number[])[]> {
-    const changed = [...(await this.#mended(() => this.#database.write(writes.flat())))];
+    const changed = [...(await withColumns(this.#database, () => this.#database.write(writes.flat())))];
     return writes.map(({ length }) => changed.splice(0, length));
-  }
-
-  /** The gateway's own migrations may recreate the table while the vault serves: its columns are put back, unseen by the caller. */
-  async #mended<T>(operation: () => Promise<T>): Promise<T> {
-    try {
-      return await operation();
-    } catch (error) {
-      if (!(error instanceof MissingSchemaError)) throw error;
-      await restoreColumns(this.#database);
-      return operation();
-    }
   }
 }
 

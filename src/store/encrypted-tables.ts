@@ -102,8 +102,11 @@ export class EncryptedTables {
     const hasIdColumn = (await this.#columns(table)).has('id');
     const [, rowId] = /^rowid:(-?\d+)$/.exec(id) ?? [];
     if (rowId === undefined && !hasIdColumn) return false;
-    const condition = rowId === undefined ? 'id = ?' : `rowid = ?${hasIdColumn ? " AND typeof(id) IN ('null', 'blob')" : ''}`;
-    const rows = await this.#database.read(`SELECT 1 FROM ${quote(table)} WHERE ${condition} LIMIT 1`, [rowId ?? id]);
+    // A column without a type may hold a number, which is named by its digits.
+    const byId = "(id = ?1 OR (id = CAST(?1 AS numeric) AND typeof(id) <> 'blob' AND CAST(id AS text) = ?1))";
+    const byRowId = `(rowid = ?2${hasIdColumn ? " AND typeof(id) IN ('null', 'blob')" : ''})`;
+    const condition = hasIdColumn ? `${byId} OR ${byRowId}` : byRowId;
+    const rows = await this.#database.read(`SELECT 1 FROM ${quote(table)} WHERE ${condition} LIMIT 1`, [id, rowId ?? null]);
     return rows.length > 0;
   }
 

@@ -3,7 +3,7 @@
 import { ConfigurationError } from '../errors.ts';
 import { text } from './columns.ts';
 import type { Database } from './database.ts';
-import { isConstraint, isSchemaRace } from './failures.ts';
+import { isConstraint, isSchemaRace, MissingSchemaError } from './failures.ts';
 import type { Statement } from './guards.ts';
 import { assertHasRowIds } from './row-ids.ts';
 
@@ -72,6 +72,10 @@ const migrations: readonly (readonly string[])[] = [
       UNIQUE (chain, sequence))`,
   ],
   ['ALTER TABLE vault_rotations ADD COLUMN rows_found_late integer NOT NULL DEFAULT 0'],
+  [
+    "ALTER TABLE vault_rotations ADD COLUMN covered_tables text NOT NULL DEFAULT '[]'",
+    'ALTER TABLE vault_rotations ADD COLUMN rerun integer NOT NULL DEFAULT 0',
+  ],
 ];
 
 const maxAttempts = 5;
@@ -131,6 +135,17 @@ async function migrateOnce(database: Database): Promise<void> {
  */
 export function restoreColumns(database: Database): Promise<void> {
   return againAfterRace(() => restoreColumnsOnce(database));
+}
+
+/** What `operation` does, and once more where another program's migration has taken the vault's columns away meanwhile. */
+export async function withColumns<Result>(database: Database, operation: () => Promise<Result>): Promise<Result> {
+  try {
+    return await operation();
+  } catch (error) {
+    if (!(error instanceof MissingSchemaError)) throw error;
+    await restoreColumns(database);
+    return operation();
+  }
 }
 
 async function restoreColumnsOnce(database: Database): Promise<void> {

@@ -5,6 +5,7 @@ import { integer, integerOrNull, text, textOrNull } from './columns.ts';
 import type { Row } from './connection.ts';
 import type { Database } from './database.ts';
 import { guard, type Statement } from './guards.ts';
+import { withColumns } from './migrations.ts';
 
 export const rotationStates = [
   'gating',
@@ -57,6 +58,10 @@ export interface RotationRecord extends RotationCounts {
   readonly toKeyId: string;
   readonly upgradeFormat: boolean;
   readonly skippedRows: readonly SkippedRow[];
+  /** The tables that it covers, as their names were spelt when it was begun or last taken up. */
+  readonly coveredTables: readonly string[];
+  /** Whether the new key was the active one already when it was begun: then nothing needs the old key. */
+  readonly isRerun: boolean;
   /** Why it did not complete, or null. */
   readonly error: string | null;
   /** Unix seconds. */
@@ -77,7 +82,9 @@ export function isRunning({ state }: Pick<RotationRecord, 'state'>): boolean {
   return runningStates.includes(state);
 }
 
-export interface NewRotation extends Pick<RotationRecord, 'id' | 'fromKeyId' | 'toKeyId' | 'upgradeFormat' | 'skippedRows'> {
+type Choices = 'id' | 'fromKeyId' | 'toKeyId' | 'upgradeFormat' | 'skippedRows' | 'coveredTables' | 'isRerun';
+
+export interface NewRotation extends Pick<RotationRecord, Choices> {
   /** Begun although a live replica lacked a key. */
   readonly isForced: boolean;
 }
@@ -113,7 +120,7 @@ export const noRotationGuard = 'no_rotation';
 /** Whatever its owner wrote down last: one that has not renewed its lease has left the rotation. */
 const presentState = `iif(state IN (${runningStates.map((state) => `'${state}'`).join(', ')}) AND NOT EXISTS (
     SELECT 1 FROM vault_rotation_lease WHERE rotation_id = vault_rotations.id AND NOT ${isExpired}), 'interrupted', state) AS state`;
-const columns = `id, ${presentState}, from_key_id, to_key_id, upgrade_format, skipped_rows, rows_scanned, rows_rotated,
+const columns = `id, ${presentState}, from_key_id, to_key_id, upgrade_format, skipped_rows, covered_tables, rerun, rows_scanned, rows_rotated,
   rows_already_rotated, rows_skipped, rows_verified, rows_found_late, error, started_at, finished_at, progress, snapshot, switched`;
 const finalStates = "'completed', 'cancelled', 'failed'";
 
@@ -133,12 +140,14 @@ export class RotationStore {
     return this.#one(`WHERE state NOT IN (${finalStates}) ORDER BY started_at DESC, rowid DESC`);
   }
 
-  async findLastFinished(): Promise<RotationRecord | null> {
-    return this.#one(`WHERE state IN (${finalStates}) ORDER BY finished_at DESC, rowid DESC`);
+  /** Whether one was begun and has not ended, by the columns that every version has. */
+  async hasUnfinished(): Promise<boolean> {
+    const rows = await this.#database.read(`SELECT 1 FROM vault_rotations WHERE state NOT IN (${finalStates}) LIMIT 1`);
+    return rows.length > 0;
   }
 
-  async findLastCompleted(): Promise<RotationRecord | null> {
-    return this.#one("WHERE state = 'completed' ORDER BY finished_at DESC, rowid DESC");
+  async findLastFinished(): Promise<RotationRecord | null> {
+    return this.#one(`WHERE state IN (${finalStates}) ORDER BY finished_at DESC, rowid DESC`);
   }
 
   /** The last one that made this key the active one, or null. */
@@ -167,7 +176,13 @@ export class RotationStore {
    * another owner holds the lease or another rotation is unfinished.
    */
   async begin(rotation: NewRotation, owner: string, record: AuditLine): Promise<Lease | null> {
-    const { id, fromKeyId, toKeyId, upgradeFormat, isForced, skippedRows } = rotation;
+    const { id, fromKeyId, toKeyId } = rotation;
+    const [upgradeFormat, isForced, isRerun] = [
+      rotation.upgradeFormat ? 1 : 0,
+      rotation.isForced ? 1 : 0,
+      rotation.isRerun ? 1 : 0,
+    ];
+    const lists = [JSON.stringify(rotation.skippedRows), JSON.stringify(rotation.coveredTables)];
     const itselfFinished = `SELECT 1 FROM vault_rotations WHERE id = ? AND state IN (${finalStates})`;
     const otherUnfinished = `SELECT 1 FROM vault_rotations WHERE state NOT IN (${finalStates}) AND id <> ?`;
     const [lease] = await this.#database.write([
@@ -177,12 +192,13 @@ export class RotationStore {
         args: [id, owner, id, id],
       },
       {
-        sql: `INSERT INTO vault_rotations (id, state, from_key_id, to_key_id, upgrade_format, forced, skipped_rows, started_at)
-              SELECT ?, 'gating', ?, ?, ?, ?, ?, unixepoch() FROM vault_rotation_lease WHERE owner = ?
+        sql: `INSERT INTO vault_rotations
+                (id, state, from_key_id, to_key_id, upgrade_format, forced, skipped_rows, covered_tables, rerun, started_at)
+              SELECT ?, 'gating', ?, ?, ?, ?, ?, ?, ?, unixepoch() FROM vault_rotation_lease WHERE owner = ?
               ON CONFLICT (id) DO UPDATE SET state = 'gating', error = NULL, finished_at = NULL, progress = NULL, forced = excluded.forced,
-                upgrade_format = excluded.upgrade_format, skipped_rows = excluded.skipped_rows,
+                upgrade_format = excluded.upgrade_format, skipped_rows = excluded.skipped_rows, covered_tables = excluded.covered_tables,
                 rows_found_late = iif(state = 'verify_failed', 0, rows_found_late)`,
-        args: [id, fromKeyId, toKeyId, upgradeFormat ? 1 : 0, isForced ? 1 : 0, JSON.stringify(skippedRows), owner],
+        args: [id, fromKeyId, toKeyId, upgradeFormat, isForced, ...lists, isRerun, owner],
       },
       auditStatement(record, 'EXISTS (SELECT 1 FROM vault_rotation_lease WHERE owner = ?)', [owner]),
     ]);
@@ -208,7 +224,8 @@ export class RotationStore {
 
   /** Writes the rotation's statements together with its new state, and answers how many rows each changed. All of it fails where the lease has been lost. */
   async advance(lease: Lease, update: RotationUpdate, statements: readonly Statement[] = []): Promise<number[]> {
-    const written = await this.#database.write([fenceStatement(lease), ...statements, updateStatement(lease.rotationId, update)]);
+    const batch = [fenceStatement(lease), ...statements, updateStatement(lease.rotationId, update)];
+    const written = await withColumns(this.#database, () => this.#database.write(batch));
     return written.slice(1, -1);
   }
 
@@ -296,6 +313,8 @@ function toRotationRecord(row: Row): RotationRecord {
     toKeyId: text(row, 'to_key_id'),
     upgradeFormat: integer(row, 'upgrade_format') === 1,
     skippedRows: JSON.parse(text(row, 'skipped_rows')) as SkippedRow[],
+    coveredTables: JSON.parse(text(row, 'covered_tables')) as string[],
+    isRerun: integer(row, 'rerun') === 1,
     rowsScanned: integer(row, 'rows_scanned'),
     rowsRotated: integer(row, 'rows_rotated'),
     rowsAlreadyRotated: integer(row, 'rows_already_rotated'),

@@ -378,10 +378,14 @@ describe('a flag that is not known', () => {
     expect([code, JSON.parse(stdout).error.message]).toEqual([2, "error: unknown option '--old-key'"]);
     expect(stderr).toContain("unknown option '--old-key'");
     expect(stdout + stderr).not.toContain(keyA);
-    for (const given of ["--old-key=it's a sample", '--old.key=sample', '--öld=sample', 'old=sample']) {
+    for (const given of ["--old-key=it's a sample", '--old.key=sample', '--öld=sample', 'old=sample', `--old${keyA}`]) {
       const refused = await runCli(['rotate', given, '--json'], {});
       expect([refused.code, refused.stdout + refused.stderr], given).toEqual([2, expect.not.stringContaining('sample')]);
+      expect(refused.stdout + refused.stderr, given).not.toContain(keyA);
     }
+    const command = await runCli([keyA, '--json'], {});
+    expect([command.code, command.stdout + command.stderr]).toEqual([2, expect.not.stringContaining(keyA)]);
+    expect(command.stderr).toContain('unknown command, which is not shown: it may be a key');
   });
 });
 

@@ -11,7 +11,16 @@ it('a rotation that another process runs is shown with the progress that it last
   const { url, gateway: database } = await temporaryDatabase();
   const { admin } = await startVault(url, { PROVARA_MASTER_KEY_NEW: keyB });
   const connection = new Database({ url });
-  const plan = { id: 'sample', fromKeyId: keyIdA, toKeyId: keyIdB, upgradeFormat: false, isForced: false, skippedRows: [] };
+  const plan = {
+    id: 'sample',
+    fromKeyId: keyIdA,
+    toKeyId: keyIdB,
+    upgradeFormat: false,
+    isForced: false,
+    skippedRows: [],
+    coveredTables: [],
+    isRerun: false,
+  };
   await new RotationStore(connection).begin(plan, 'another', new AuditChain().append(parseMasterKey(keyA), {}));
   await connection.close();
   await database.run(`UPDATE vault_rotations SET progress = '{"rowsDone":3,"rowsTotal":9,"rowsPerSecond":1.5,"secondsLeft":4}'`);

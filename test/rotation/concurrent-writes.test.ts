@@ -15,8 +15,10 @@ import { decodePage, type Replacement, ReplacementWriter } from '../../src/store
 import { EncryptedTables, replaceStatement, tableStateStatements } from '../../src/store/encrypted-tables.ts';
 import { GuardFailedError, type Statement } from '../../src/store/guards.ts';
 import { migrate } from '../../src/store/migrations.ts';
-import { type GatewayDatabase, gatewaySeal } from '../support/gateway.ts';
+import { type GatewayDatabase, gatewaySeal, gatewayTableSql } from '../support/gateway.ts';
 import { keyA, keyB, keyC, keyIdA, keyIdB, keyIdC, startVault, temporaryDatabase, tester } from '../support/vault.ts';
+
+const gatewayColumns = 'id, name, provider, encrypted_value, iv, auth_tag, tenant_id, created_at, updated_at';
 
 /** The real database, with something that happens right before a batch which replaces ciphertexts. */
 class InterruptedDatabase extends Database {
@@ -125,6 +127,26 @@ describe.each([
     expect(rows.map(({ id }) => id)).toEqual(['a', 'c']);
   });
 
+  it('goes on where another program makes the table anew meanwhile, without the columns of the vault', async () => {
+    const { url, gateway } = await table();
+    const makeAnew = () =>
+      gateway.client
+        .batch(
+          [
+            gatewayTableSql.replace('api_keys', 'remade'),
+            `INSERT INTO remade SELECT ${gatewayColumns} FROM api_keys ORDER BY id DESC`,
+            'DROP TABLE api_keys',
+            'ALTER TABLE remade RENAME TO api_keys',
+          ],
+          'write',
+        )
+        .then(() => undefined);
+    const { record, survey, rows } = await interruptedRotation(url, gateway, atomicRows, [makeAnew]);
+    expect(record).toMatchObject({ state: 'completed', rowsVerified: 3 });
+    expect(survey.rowsByKeyId).toEqual(new Map([[keyIdB, 3]]));
+    expect(rows.map(({ key_id }) => key_id)).toEqual([keyIdB, keyIdB, keyIdB]);
+  });
+
   it('completes though somebody writes before every one of its commits', async () => {
     const { url, gateway } = await table();
     const last = atomicRows === '0' ? 1 : 5;
@@ -192,6 +214,18 @@ describe('a verification', () => {
     expect(again.warnings).toContainEqual(expect.objectContaining({ rows_other: 1 }));
     expect(again.survey.rowsByKeyId).toEqual(new Map([[keyIdB, 3]]));
     expect(await gateway.open(keyB, 'late')).toBe('sample-late');
+  });
+
+  it('names the rows that stay in the old format whatever it does', async () => {
+    const { url, gateway } = await temporaryDatabase();
+    for (const id of ['a', 'b']) await gateway.insert(keyB, { id });
+    await gateway.run("CREATE TRIGGER kept BEFORE UPDATE ON api_keys WHEN old.id = 'b' BEGIN SELECT RAISE(IGNORE); END");
+    const { record } = await interruptedRotation(url, gateway, '0', [async () => undefined], {
+      oldKeyId: keyIdA,
+      newKeyId: keyIdB,
+      upgradeFormat: true,
+    });
+    expect(record).toMatchObject({ state: 'verify_failed', error: '1 row(s) are in format 1 again: api_keys.id=b.' });
   });
 
   it('names the rows that stay under the old key whatever it does', async () => {

@@ -11,7 +11,16 @@ import { keyA, keyIdA, keyIdB, migratedDatabase } from '../support/vault.ts';
 async function begun() {
   const { database, gateway } = await migratedDatabase();
   const rotations = new RotationStore(database);
-  const rotation = { id: 'sample', fromKeyId: keyIdA, toKeyId: keyIdB, upgradeFormat: false, isForced: false, skippedRows: [] };
+  const rotation = {
+    id: 'sample',
+    fromKeyId: keyIdA,
+    toKeyId: keyIdB,
+    upgradeFormat: false,
+    isForced: false,
+    skippedRows: [],
+    coveredTables: [],
+    isRerun: false,
+  };
   const lease = await rotations.begin(rotation, 'owner', new AuditChain().append(parseMasterKey(keyA), {}));
   if (lease === null) throw new Error('Nobody else holds it.');
   const expire = () => gateway.run('UPDATE vault_rotation_lease SET expires_at = unixepoch() - 1');

@@ -33,6 +33,39 @@ describe('a rotation that is taken up again', () => {
     expect(await database.open(keyA, 'a')).toBe('sample-value-of-a');
   });
 
+  it('is refused where a table with rows that it was begun with is not covered any more', async () => {
+    const { url, database, vault } = await start({ VAULT_ENCRYPTED_TABLES: 'api_keys,Others' });
+    await database.run('CREATE TABLE others (id text, encrypted_value text, iv text, auth_tag text)');
+    await database.run('INSERT INTO others SELECT id, encrypted_value, iv, auth_tag FROM api_keys');
+    await database.run("CREATE TRIGGER kept BEFORE UPDATE ON others BEGIN SELECT RAISE(ABORT, 'kept on purpose'); END");
+    expect((await vault.admin('POST', '/admin/rotate/execute')).status).toBe(500);
+    await vault.close();
+    await database.run('DROP TRIGGER kept');
+    const lacking = await startVault(url, { ...staged, VAULT_EXEMPT_TABLES: 'others' });
+    for (const path of ['/admin/rotate/dry-run', '/admin/rotate/execute']) {
+      const { status, body } = await lacking.admin('POST', path);
+      expect([status, body.error?.type, body.error?.details]).toEqual([
+        422,
+        'uncovered_table',
+        { tables: [{ table: 'others' }] },
+      ]);
+    }
+    await lacking.close();
+    const whole = await startVault(url, { ...staged, VAULT_ENCRYPTED_TABLES: 'API_KEYS,others' });
+    const { body } = await whole.admin('POST', '/admin/rotate/execute');
+    expect(body.rotation).toMatchObject({ state: 'completed', rows_scanned: 2 });
+    expect(await database.open(keyB, 'a', 'others')).toBe('sample-value-of-a');
+  });
+
+  it('is finished without a table that it was begun with and that is empty or gone', async () => {
+    const { url, database, vault } = await start();
+    await database.run('CREATE TABLE others (id text, encrypted_value text, iv text, auth_tag text)');
+    await interrupted(database);
+    await database.run(`UPDATE vault_rotations SET covered_tables = '["api_keys","others","gone"]'`);
+    expect((await vault.admin('POST', '/admin/rotate/execute')).body.rotation).toMatchObject({ state: 'completed' });
+    await startVault(url, staged);
+  });
+
   it('leaves out what it left out before', async () => {
     const { database, vault } = await start();
     await database.insert('f'.repeat(64), { id: 'bad' });

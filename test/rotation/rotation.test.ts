@@ -1,6 +1,10 @@
 /** What an operator may rely on when rotating over HTTP: the gate, one commit, reruns, skips, coverage, half-done tables. */
 
+import { pino } from 'pino';
 import { describe, expect, it } from 'vitest';
+import { readCliConfig } from '../../src/config.ts';
+import { parseMasterKey } from '../../src/crypto/master-key.ts';
+import { buildServices } from '../../src/services.ts';
 import { connectorTableSql, type GatewayDatabase } from '../support/gateway.ts';
 import { keyA, keyB, keyC, keyIdA, keyIdB, keyIdC, startVault, temporaryDatabase } from '../support/vault.ts';
 
@@ -220,6 +224,22 @@ describe('a rotation', () => {
     const back = await admin('POST', '/admin/rotate/execute', { old_key_id: to_key_id, new_key_id: from_key_id });
     expect(back.body.rotation.state).toBe('completed');
     expect(await database.open(passphrase, 'row-0')).toBe('sample-value-of-row-0');
+  });
+
+  it('calls a passphrase a passphrase in its log, also once that is retired', async () => {
+    const passphrase = 'correct horse battery staple sample';
+    const { url } = await tableOf(1, passphrase);
+    const vault = await startVault(url, { PROVARA_MASTER_KEY: passphrase, ...staged });
+    expect((await vault.admin('POST', '/admin/rotate/execute')).status).toBe(200);
+    await vault.close();
+    const lines: string[] = [];
+    const logger = pino({ level: 'trace' }, { write: (line) => lines.push(line) });
+    const services = buildServices(readCliConfig({ DATABASE_URL: url, PROVARA_MASTER_KEY_NEW: keyB }), logger);
+    await services.prepare();
+    expect(await (await services.rotator.start({})).done).toMatchObject({ state: 'completed' });
+    await services.close();
+    expect(lines.join('')).toContain('"from_key_id":"passphrase"');
+    expect(lines.join('')).not.toContain(parseMasterKey(passphrase).id);
   });
 
   it('finishes a table that an older tool left half-done', async () => {
@@ -522,6 +542,23 @@ describe('odd rows', () => {
     expect(both.body.rotation).toMatchObject({ state: 'completed', rows_scanned: 4, rows_skipped: 3 });
     const { keys } = (await admin('GET', '/admin/master-keys')).body;
     expect(keys.find(({ key_id }: { key_id: string }) => key_id === keyIdA)).toMatchObject({ rows: 0, safe_to_retire: false });
+  });
+
+  it('are skipped by what they are called, also where that looks like a row id, or is a number', async () => {
+    const { url, gateway: database } = await tableOf(1);
+    await database.run('CREATE TABLE other_keys (id, encrypted_value text, iv text, auth_tag text)');
+    const ids = ['rowid:99', 'rowid:-7', 5, 2.5, '007'];
+    for (const id of ids) await database.run("INSERT INTO other_keys VALUES (?, 'zz', 'zz', 'zz')", [id]);
+    await database.run('UPDATE other_keys SET id = 5 WHERE id = 5.0');
+    const { admin } = await startVault(url, { ...staged, VAULT_ENCRYPTED_TABLES: 'api_keys,other_keys' });
+    const failed = await admin('POST', '/admin/rotate/dry-run');
+    const named = failed.body.error.details.failures.map(({ id }: { id: string }) => id);
+    expect(named).toEqual(['rowid:99', 'rowid:-7', '5', '2.5', '007']);
+    const { body } = await admin('POST', '/admin/rotate/execute', { skip_ids: named });
+    expect(body.rotation).toMatchObject({ state: 'completed', rows_scanned: 6, rows_skipped: 5 });
+    for (const id of ['7', 'rowid:1', '5.0', 'x']) {
+      expect((await admin('POST', '/admin/rotate/dry-run', { skip_ids: [id] })).status, id).toBe(400);
+    }
   });
 
   it('with a time that no calendar has are listed and decrypted like any other', async () => {

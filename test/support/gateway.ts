@@ -15,7 +15,7 @@ export interface GatewayRow {
   readonly updated_at: number;
 }
 
-const gatewayTableSql = `CREATE TABLE api_keys (
+export const gatewayTableSql = `CREATE TABLE api_keys (
   id text PRIMARY KEY NOT NULL, name text NOT NULL, provider text NOT NULL, encrypted_value text NOT NULL,
   iv text NOT NULL, auth_tag text NOT NULL, tenant_id text, created_at integer NOT NULL, updated_at integer NOT NULL)`;
 

@@ -10,6 +10,7 @@ import type { RotationRequest } from '../../rotation/plan.ts';
 import type { RotationRecord, RotationStore } from '../../store/rotations.ts';
 import { within } from '../../within.ts';
 import { actorOf } from '../auth.ts';
+import { goneSignal } from '../gone.ts';
 
 const tags = ['Rotation'];
 
@@ -36,8 +37,9 @@ export function rotateRoutes({ rotator, rotations, journal, encryptedTables }: R
         body: schemas.DryRunBody,
         response: { 200: schemas.DryRunAnswer, ...schemas.errorAnswers },
       },
-      handler: async (request) => {
-        const run = (): Promise<DryRun> => rotator.dryRun(toRequest(request.body));
+      handler: async (request, reply) => {
+        const signal = goneSignal(reply);
+        const run = (): Promise<DryRun> => rotator.dryRun(toRequest(request.body), { signal });
         const toDetails = ({ fromKeyId, toKeyId, rowsScanned }: DryRun) => ({
           from_key_id: fromKeyId,
           to_key_id: toKeyId,
