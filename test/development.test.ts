@@ -195,11 +195,12 @@ describe('the start after a rotation', () => {
       const back = { old_key_id: byState('active'), new_key_id: byState('retired') };
       expect((await admin('POST', '/admin/rotate/execute', back)).body.rotation.state).toBe('completed');
     });
+    // One from the first key to the staged one, which has switched: to move that up would drop the first.
+    const staged = parseMasterKey(before.PROVARA_MASTER_KEY_NEW ?? '').id;
     const database = new Database({ url: defaultDatabaseUrl });
-    const forward = "UPDATE vault_rotations SET state = 'interrupted', switched = 1 WHERE rowid = 1";
     await database.write([
-      { sql: forward },
-      { sql: 'UPDATE vault_active_key SET key_id = (SELECT to_key_id FROM vault_rotations WHERE rowid = 1)' },
+      { sql: "UPDATE vault_rotations SET state = 'interrupted', switched = 1, to_key_id = ? WHERE rowid = 1", args: [staged] },
+      { sql: 'UPDATE vault_active_key SET key_id = ?', args: [staged] },
     ]);
     await database.close();
     const { environment, made } = await completeEnvironment({});

@@ -233,6 +233,10 @@ describe('a replica without the old key, where a rotation to its key is unfinish
     await database.run(`INSERT INTO vault_rotations (id, state, from_key_id, to_key_id, upgrade_format, forced, skipped_rows, started_at, switched, rerun)
       VALUES ('cut-off', 'writing', '${keyIdA}', '${keyIdB}', 0, 0, '[]', unixepoch(), 1, ${completed % 2})`);
     await database.run(`UPDATE vault_active_key SET key_id = '${keyIdB}'`);
+    // Whoever runs it has not been heard of to end, so that nobody takes it up.
+    await database.run(
+      "UPDATE vault_rotation_lease SET rotation_id = 'cut-off', owner = 'another', expires_at = unixepoch() + 15",
+    );
     return startVault(url, { PROVARA_MASTER_KEY: keyB });
   }
 

@@ -208,10 +208,12 @@ describe('a rotation whose process has gone', () => {
     expect(await untilCompleted(await startVault(url, staged), id)).toMatchObject({ rows_rotated: 2 });
   });
 
-  it('is left alone by a replica that lacks its new key, which serves all the same, and shows as interrupted', async () => {
+  it('is left alone by a replica that lacks its new key, which serves once it is left, and shows as interrupted', async () => {
     const { url, database, id } = await abandonedRotation();
-    await database.run('UPDATE vault_rotation_lease SET expires_at = 0');
     const vault = await startVault(url);
+    const during = await vault.gateway('GET', '/ready');
+    expect([during.status, during.body.error?.message]).toEqual([503, expect.stringContaining(`${keyIdB} (being rotated)`)]);
+    await database.run('UPDATE vault_rotation_lease SET expires_at = 0');
     const ready = await vault.gateway('GET', '/ready');
     expect([ready.status, ready.body.warnings]).toEqual([
       200,

@@ -17,7 +17,7 @@ const keyring = new Keyring([from, to].map((key, index) => ({ source: `KEY_${ind
 const rows = 2 * pageRows + 17;
 
 /** A table whose rows are under the new key, but for one that nobody opens and that is to be skipped. */
-async function start() {
+async function start(upgradeFormat = false) {
   const { url, gateway } = await temporaryDatabase();
   await gateway.fill(keyB, rows - 1);
   await gateway.insert(keyC, { id: 'skipped' });
@@ -27,7 +27,7 @@ async function start() {
   const work = {
     tables: new EncryptedTables(database),
     tableNames: ['api_keys'],
-    workers: workHere({ from, to, upgradeFormat: false, skippedRows, isSwitched: false }, keyring),
+    workers: workHere({ from, to, upgradeFormat, skippedRows, isSwitched: false }, keyring),
     progress: new Progress(),
     assertGoesOn: () => undefined,
   };
@@ -73,6 +73,14 @@ it('counts a late row as it is once it has been rotated, moved or deleted', asyn
     await gateway.run("DELETE FROM api_keys WHERE id = 'row-7'");
   });
   expect(await verify(work, rotateLate)).toMatchObject({ ...all, rowsScanned: rows - 1, rowsNew: rows - 2 });
+});
+
+it('does not count as under the new key what is late in the old format', async () => {
+  const { gateway, work } = await start(true);
+  await gateway.run("DELETE FROM api_keys WHERE id NOT IN ('row-3', 'row-7')");
+  const { asked, rotateLate } = rotating(() => gateway.run('DELETE FROM api_keys'));
+  expect(await verify(work, rotateLate)).toMatchObject({ rowsScanned: 0, rowsNew: 0, rowsToUpgrade: 0, rowsSkipped: 0 });
+  expect(asked).toHaveLength(1);
 });
 
 it('reads a page again where its late rows are many', async () => {
