@@ -71,6 +71,19 @@ it('says how far it is, of how many rows, from the gate on, and nothing of it on
   expect(new Set(seen.map(({ rows_total }) => rows_total))).toEqual(new Set([rows]));
 });
 
+it('is not tried to its end once its caller has gone', async () => {
+  const { url, gateway: database } = await temporaryDatabase();
+  await database.fill(keyA, 20_000);
+  const { origin } = await startServer(environmentFor(url, { PROVARA_MASTER_KEY_NEW: keyB }));
+  const headers = { Authorization: `Bearer ${adminToken}` };
+  const given = { method: 'POST', headers, signal: AbortSignal.timeout(150) };
+  await expect(fetch(`${origin}/admin/rotate/dry-run`, given)).rejects.toThrow('aborted due to timeout');
+  // Waits for its turn.
+  expect((await caller(origin, adminToken)('POST', '/admin/rotate/dry-run')).body.rows_scanned).toBe(20_000);
+  const acts = (await database.rows('vault_audit')).filter(({ line }) => String(line).includes('"rotation.dry_run"'));
+  expect(acts).toHaveLength(1);
+});
+
 it('does not touch a file that has taken the place of the one that the service serves', async () => {
   const { url, gateway: database } = await temporaryDatabase();
   await database.insert(keyA, { id: 'a' });

@@ -55,6 +55,20 @@ it('is not taken to its end once its caller has gone', async () => {
   expect(acts).toHaveLength(1);
 });
 
+it('is not put back once its caller has gone', async () => {
+  const rows = 20_000;
+  const { url, gateway } = await temporaryDatabase();
+  await gateway.fill(keyA, rows);
+  const server = await startServer(environmentFor(url));
+  const snapshot = await takeSnapshot(server);
+  await gateway.run('DELETE FROM api_keys');
+  const headers = { Authorization: `Bearer ${adminToken}`, 'Content-Type': 'application/x-ndjson' };
+  const given = { method: 'POST', headers, body: snapshot, signal: AbortSignal.timeout(400) };
+  await expect(fetch(`${server.origin}/admin/restore`, given)).rejects.toThrow('aborted due to timeout');
+  // Waits for its turn, and finds what the first has left.
+  expect(await sendSnapshot(server, snapshot)).toEqual({ status: 200, body: { restored: rows, kept: 0 } });
+});
+
 it.runIf(process.platform === 'linux')('keeps no temporary file of a caller who has gone while it was sent', async () => {
   const { url, gateway } = await temporaryDatabase();
   // More than a connection's buffers hold, so that the service is still sending.
