@@ -16,8 +16,8 @@ import { DecryptGateFailedError, VaultError } from './errors.ts';
 import { SettingsError } from './settings.ts';
 
 let exitCode: number = exitCodes.done;
-/** No command or option has a longer one. */
-const maxNameLength = 20;
+/** Of a command or an option: none is longer. */
+const isName = /^-{0,2}[a-z][a-z-]{0,17}$/;
 /** Also for what is wrong with the command line itself. */
 const isJson = process.argv.includes('--json');
 
@@ -163,11 +163,12 @@ function explain(error: unknown): void {
   else printError(error instanceof Error ? `unexpected: ${error.stack ?? error.message}` : 'unexpected');
 }
 
-/** What is not known is named without what was given with it, which may be a key; and so may what is too long for a name. */
+/** What is not known is named without what was given with it, which may be a key; and so may what looks like no name. */
 function withoutValues(text: string): string {
-  return text.replace(/(unknown (?:option|command)) '([^'=]*)(?:=[\s\S]*)?'/, (_text, what: string, name: string) =>
-    name.length > maxNameLength ? `${what}, which is not shown: it may be a key` : `${what} '${name}'`,
-  );
+  return text.replace(/(unknown (?:option|command)) '([\s\S]*)'/, (_text, what: string, given: string) => {
+    const [name = ''] = given.split('=', 1);
+    return isName.test(name) ? `${what} '${name}'` : `${what}, which is not shown: it may be a key`;
+  });
 }
 
 /** As the HTTP API has it; what is unexpected is told on standard error alone. */

@@ -126,24 +126,9 @@ export class StorageUnavailableError extends VaultError {
 /** The answer would hold more than the database sends at once: what asks for less of it may succeed. */
 export class AnswerTooLargeError extends StorageUnavailableError {}
 
-/** The process has more to do than it can: the request was refused before anything of it was done. Safe to try again. */
-export class OverloadedError extends VaultError {
-  readonly code = 'storage_unavailable';
-  override readonly retryAfterSeconds = 1;
-
-  constructor() {
-    super('The vault has more to do than it can: nothing was done, try again.');
-  }
-}
-
-/** A use of a key could not be put on record, so nothing of it is answered. Safe to try again after `retryAfterSeconds`. */
-export class AuditUnavailableError extends VaultError {
-  readonly code = 'storage_unavailable';
-  override readonly retryAfterSeconds = 1;
-
-  constructor() {
-    super('The audit log takes no record, and without one no key is used: see VAULT_AUDIT_LOG.');
-  }
+/** The process has more to do than it can: the request was refused before anything of it was done. */
+export function overloaded(): StorageUnavailableError {
+  return new StorageUnavailableError('The vault has more to do than it can: nothing was done, try again.');
 }
 
 type SimpleError = new (message: string, details?: ErrorDetails) => VaultError;

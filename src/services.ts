@@ -105,7 +105,7 @@ export function buildServices(
   const restores = new RestoreStore(database);
   const snapshots = new Snapshots({ work: snapshotWork, journal, keyring, snapshotDir: config.snapshotDir, logger });
   const ageWatch = new AgeWatch({ masterKeys, rotationDueDays, logger });
-  const resumption = new Resumption(rotator, rotations, logger);
+  const resumption = new Resumption(rotator, rotations, keyring, logger);
   const interrupt = async (): Promise<void> => {
     await Promise.all([rotator.close(), surveyor.close(), snapshots.close()]);
   };
@@ -146,7 +146,7 @@ export function buildServices(
       return actor === undefined ? surveyor.survey() : journal.acted(actor, 'rows.verify', () => surveyor.survey(), toDetails);
     },
     /** Begins the file of the audit log anew, where it has been moved away. Throws ConfigurationError. */
-    reopenAuditLog: async () => sink?.reopen(),
+    reopenAuditLog: async () => sink?.open(),
     reportMasterKeys: () => reportMasterKeys({ tables, coverage, masterKeys, rotations, keyring, surveyor, rotationDueDays }),
     /**
      * Brings the schema up to date, finds the active key, joins the live replicas, and takes up an unfinished rotation. Throws

@@ -1,7 +1,7 @@
 /** Puts every use of a key on record in the log sink: what was opened leaves only after its record is accepted. */
 
 import { AuditChain, type ChainedRecord } from '../crypto/audit-chain.ts';
-import { AuditUnavailableError } from '../errors.ts';
+import { StorageUnavailableError } from '../errors.ts';
 import { type Actor, type AuditEvent, type ChainHead, toFields, vaultActor } from './event.ts';
 import type { AuditKeys } from './keys.ts';
 import type { AuditSink } from './sink.ts';
@@ -36,10 +36,10 @@ export class AuditLog {
     return this.#uses;
   }
 
-  /** Resolves once all records are accepted, in this order. Throws AuditUnavailableError. */
+  /** Resolves once all records are accepted, in this order. Throws StorageUnavailableError. */
   async record(actor: Actor, events: readonly AuditEvent[]): Promise<void> {
     const sink = this.#sink;
-    if (sink === null) throw new AuditUnavailableError();
+    if (sink === null) throw notRecorded();
     try {
       // While it fails nothing is added to the chain: what the sink keeps would grow without end.
       if (sink.isFailing) await sink.recover();
@@ -47,7 +47,7 @@ export class AuditLog {
       if (actor !== vaultActor) this.#uses += events.length;
     } catch {
       if (actor !== vaultActor) this.#onRefused();
-      throw new AuditUnavailableError();
+      throw notRecorded();
     }
   }
 
@@ -56,4 +56,8 @@ export class AuditLog {
     await sink.write(record.line);
     if (this.#last === null || record.sequence > this.#last.sequence) this.#last = record;
   }
+}
+
+function notRecorded(): StorageUnavailableError {
+  return new StorageUnavailableError('The audit log takes no record, and without one no key is used: see VAULT_AUDIT_LOG.');
 }

@@ -52,14 +52,9 @@ export class AuditSink {
     return this.#isFailing;
   }
 
-  /** Throws ConfigurationError where the file cannot be opened. */
+  /** Opens the file, or lets go of one that has been moved away and begins it anew. Throws ConfigurationError; then all stays as it is. */
   async open(): Promise<void> {
     await this.#inTurn(() => this.#openFile());
-  }
-
-  /** Lets go of a file that has been moved away, and begins it anew under its name. Throws ConfigurationError; then all stays as it is. */
-  async reopen(): Promise<void> {
-    if (this.#target !== standardOutput) await this.#inTurn(() => this.#openFile());
   }
 
   /** Resolves once the line is out. Rejects where it is not; it is kept then, for {@link recover}. */

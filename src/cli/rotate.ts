@@ -6,7 +6,7 @@ import { cliActor } from '../audit/event.ts';
 import { presentDryRun, presentRotation } from '../contract/presenters.ts';
 import { Keyring } from '../crypto/keyring.ts';
 import { type MasterKey, parseMasterKey } from '../crypto/master-key.ts';
-import { type DecryptGateFailedError, ValidationError } from '../errors.ts';
+import { type DecryptGateFailedError, ReplicaMissingKeyError, ValidationError } from '../errors.ts';
 import { dryRunMessage, rotationMessage, rotationWarnings, type WarningContext } from '../rotation/messages.ts';
 import type { RotationRequest } from '../rotation/plan.ts';
 import { Progress } from '../rotation/progress.ts';
@@ -43,7 +43,6 @@ export async function rotate(flags: RotateFlags, environment: Environment): Prom
     skipIds: flags.skip,
     upgradeFormat: flags.upgradeFormat,
     isForced: flags.force,
-    isOldKeyTyped: true,
     actor: cliActor(),
   };
   const run = flags.dryRun === true ? dryRun : execute;
@@ -109,7 +108,7 @@ async function dryRun({ rotator }: Services, request: RotationRequest, { json }:
 }
 
 async function execute(
-  { rotator, migrate, isMigrated, checkpoint }: Services,
+  { rotator, masterKeys, migrate, isMigrated, checkpoint }: Services,
   request: RotationRequest,
   { json }: RotateFlags,
   tables: readonly string[],
@@ -117,7 +116,12 @@ async function execute(
   // On a table that the vault has never served, what is refused leaves no trace: not even the vault's own tables.
   if (!(await isMigrated())) await rotator.dryRun(request);
   await migrate();
-  const running = await rotator.start(request);
+  const running = await rotator.start(request).catch(async (error: unknown) => {
+    // An old key that was mistyped is what no replica holds: the gate says that it opens no row.
+    const mayBeMistyped = request.oldKeyId !== (await masterKeys.activeKeyId());
+    if (error instanceof ReplicaMissingKeyError && mayBeMistyped) await rotator.dryRun(request);
+    throw error;
+  });
   const rotation = await withBar(running.progress, running.done);
   await checkpoint();
   if (json) printJson({ rotation: presentRotation(rotation, tables, null) });

@@ -59,7 +59,9 @@ class Arrival {
 
   #giveUp(): void {
     const { id, raw } = this.#request;
-    answerUnparsable(new Error('The request did not arrive in time.'), raw.socket, id);
+    // A route that reads no body leaves it lying, though it has come.
+    if (raw.complete) return;
+    answerUnparsable(Object.assign(new Error('late'), { code: 'ERR_HTTP_REQUEST_TIMEOUT' }), raw.socket, id);
     raw.socket.destroySoon();
   }
 }

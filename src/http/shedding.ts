@@ -2,13 +2,13 @@
 
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import type { FastifyInstance, onRequestHookHandler } from 'fastify';
-import { OverloadedError } from '../errors.ts';
+import { overloaded } from '../errors.ts';
 
 const sampleIntervalMs = 2_000;
 const resolutionMs = 20;
 
 /**
- * A hook that throws OverloadedError while the event loop is later than `maxDelayMs`; 0 is never. What counts is the median of a
+ * A hook that throws StorageUnavailableError while the event loop is later than `maxDelayMs`; 0 is never. What counts is the median of a
  * sample: one long step, or a machine that stood still for a moment, is not yet a process that cannot keep up.
  */
 export function createShedding(app: FastifyInstance, maxDelayMs: number): onRequestHookHandler {
@@ -24,5 +24,5 @@ export function createShedding(app: FastifyInstance, maxDelayMs: number): onRequ
     clearInterval(timer);
     delays.disable();
   });
-  return (_request, _reply, done) => done(isLate ? new OverloadedError() : undefined);
+  return (_request, _reply, done) => done(isLate ? overloaded() : undefined);
 }

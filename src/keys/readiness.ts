@@ -168,11 +168,11 @@ function adviceFor(role: string): string {
     : 'the rotation needs it as PROVARA_MASTER_KEY_OLD or PROVARA_MASTER_KEY_NEW';
 }
 
-/** One that was left before its switch has written no row under the new key, and may be cancelled: it must not keep the vault from its work. */
+/** None by one that was left before its switch: it has written nothing, may have been begun with a mistyped key, and may be cancelled. */
 function keyIdsNeededBy(rotation: RotationRecord): string[] {
   const { fromKeyId, toKeyId, isRerun, isSwitched } = rotation;
-  const isNewKeyNeeded = isSwitched || isRunning(rotation);
-  return [...(isRerun ? [] : [fromKeyId]), ...(isNewKeyNeeded ? [toKeyId] : [])];
+  if (!isSwitched && !isRunning(rotation)) return [];
+  return isRerun ? [toKeyId] : [fromKeyId, toKeyId];
 }
 
 function leftRotationWarnings(unfinished: RotationRecord | null): string[] {

@@ -10,8 +10,6 @@ const outcomes: readonly DecryptOutcome[] = ['opened', 'failed', 'key_missing'];
 /** In place of a key id that is not of this process's keyring, or of none. */
 const otherKeyLabel = 'other';
 
-type Observe = (value: number) => void;
-
 export interface FinishedRequest {
   readonly method: string;
   /** The route's pattern, undefined where none matched. */
@@ -23,9 +21,8 @@ export interface FinishedRequest {
 export class VaultMetrics implements VaultObserver {
   readonly registry = new Registry();
   readonly #labelByKeyId: ReadonlyMap<string, string>;
-  readonly #decrypts = new Map<string, Observe>();
+  readonly #decrypts: Counter<'key_id' | 'outcome'>;
   readonly #requests: Histogram<'method' | 'route' | 'status'>;
-  readonly #observeRequest = new Map<string, Observe>();
   readonly #auditFailures: Counter;
   readonly #logLinesDropped: Counter;
 
@@ -48,7 +45,7 @@ export class VaultMetrics implements VaultObserver {
       help: 'Lines of the log that were dropped, since standard output took nothing.',
       registers: [this.registry],
     });
-    this.#addDecrypts();
+    this.#decrypts = this.#createDecrypts();
   }
 
   /** Adds those of Node and of the process, which are sampled from now on. */
@@ -57,19 +54,12 @@ export class VaultMetrics implements VaultObserver {
   }
 
   decrypted(keyId: string | null, outcome: DecryptOutcome, plaintexts = 1): void {
-    this.#decrypts.get(`${this.#label(keyId)} ${outcome}`)?.(plaintexts);
+    this.#decrypts.inc({ key_id: this.#label(keyId), outcome }, plaintexts);
   }
 
   requestFinished({ method, route, status, seconds }: FinishedRequest): void {
-    const key = route === undefined ? `${status}` : `${status} ${method} ${route}`;
-    let observe = this.#observeRequest.get(key);
-    if (observe === undefined) {
-      const labels = route === undefined ? ['other', 'none'] : [method, route];
-      const child = this.#requests.labels(labels[0] ?? '', labels[1] ?? '', String(status));
-      observe = (value) => child.observe(value);
-      this.#observeRequest.set(key, observe);
-    }
-    observe(seconds);
+    const labels = route === undefined ? { method: 'other', route: 'none' } : { method, route };
+    this.#requests.observe({ ...labels, status: String(status) }, seconds);
   }
 
   /** For whoever writes the audit: a record was not accepted. */
@@ -104,8 +94,8 @@ export class VaultMetrics implements VaultObserver {
   }
 
   /** Every series is there from the start, so that its first increase shows. */
-  #addDecrypts(): void {
-    const decrypts = new Counter({
+  #createDecrypts(): Counter<'key_id' | 'outcome'> {
+    const decrypts = new Counter<'key_id' | 'outcome'>({
       name: `${prefix}decrypts_total`,
       help: 'Plaintexts asked for, by the key that opened them or that they name, and outcome.',
       labelNames: ['key_id', 'outcome'],
@@ -113,10 +103,9 @@ export class VaultMetrics implements VaultObserver {
     });
     for (const label of new Set([...this.#labelByKeyId.values(), otherKeyLabel])) {
       for (const outcome of outcomes) {
-        const child = decrypts.labels(label, outcome);
-        child.inc(0);
-        this.#decrypts.set(`${label} ${outcome}`, (plaintexts) => child.inc(plaintexts));
+        decrypts.inc({ key_id: label, outcome }, 0);
       }
     }
+    return decrypts;
   }
 }

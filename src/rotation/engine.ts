@@ -5,7 +5,6 @@
 
 import { randomUUID } from 'node:crypto';
 import { type AuditEvent, vaultActor } from '../audit/event.ts';
-import { ReplicaMissingKeyError } from '../errors.ts';
 import { assertNothingUncovered, inspectCoverage, rowsOf } from '../keys/coverage.ts';
 import { isMigrated } from '../store/migrations.ts';
 import type { RotationProgress, RotationRecord } from '../store/rotations.ts';
@@ -92,7 +91,7 @@ export class RotationEngine implements Rotator {
   async #start(request: RotationRequest): Promise<RunningRotation> {
     const { rotations, audit } = this.#context;
     const plan = await this.#plan(request, true);
-    await this.#assertReplicasHoldKeys(request, plan);
+    await assertReplicasHoldKeys(this.#context.replicas, plan);
     const id = plan.unfinished?.id ?? randomUUID();
     const lease = await audit.recorded(
       plan.actor,
@@ -111,19 +110,6 @@ export class RotationEngine implements Rotator {
     done.catch(() => undefined);
     this.#running = running;
     return running;
-  }
-
-  /** A typed old key that is not the active one may be mistyped: then it opens no row, and that is what the gate says. */
-  async #assertReplicasHoldKeys(request: RotationRequest, plan: RotationPlan): Promise<void> {
-    const { activeKeyId, fromKeyId, to, unfinished } = plan;
-    const isNeitherActive = ![fromKeyId, to.id].includes(activeKeyId ?? '');
-    const mayBeMistyped = request.isOldKeyTyped === true && unfinished === null && isNeitherActive;
-    try {
-      await assertReplicasHoldKeys(this.#context.replicas, plan);
-    } catch (error) {
-      if (error instanceof ReplicaMissingKeyError && mayBeMistyped) await this.dryRun(request);
-      throw error;
-    }
   }
 
   async close(): Promise<void> {

@@ -14,8 +14,8 @@ import { TextBytes } from '../store/text-bytes.ts';
 import { type Throttle, unthrottled } from '../throttle.ts';
 import { type RowClass, RowClassifier, type RowsPlan } from './classify.ts';
 
-/** How many rows a page's report lists. The list serves the verification, which expects few; the gate does not look at it. */
-export const maxListedLeft = 100;
+/** How many rows a page's report lists: of more, it takes less to read the whole page again than each of them. */
+export const maxListedLeft = 20;
 
 /** What opening rows has shown. */
 export interface RowCounts {

@@ -18,15 +18,13 @@ export interface RotationRequest {
   readonly upgradeFormat?: boolean | undefined;
   /** Go on although a live replica lacks a key: it will fail to read what the rotation writes. */
   readonly isForced?: boolean | undefined;
-  /** Whether the old key itself was given, and not the id of one that the keyring holds: then it may be mistyped. */
-  readonly isOldKeyTyped?: boolean | undefined;
   /** Who asks; the vault itself where nobody did. */
   readonly actor?: Actor | undefined;
 }
 
 export interface RotationPlan {
   readonly fromKeyId: string;
-  /** Null on a rerun where the old key has left the keyring. */
+  /** Null where the old key has left the keyring and the new one is active already: it may be that no row needs the old one. */
   readonly from: MasterKey | null;
   readonly to: MasterKey;
   readonly skippedRows: readonly SkippedRow[];
@@ -63,7 +61,7 @@ export async function planRotation(context: PlanContext, request: RotationReques
   if (fromKeyId === toKeyId) throw new ValidationError('The old and new keys are identical: nothing to rotate.');
   const from = keyring.get(fromKeyId) ?? null;
   const isRerun = unfinished?.isRerun ?? toKeyId === activeKeyId;
-  if (from === null && !isRerun) throw missingOldKeyError(known, fromKeyId);
+  if (from === null && toKeyId !== activeKeyId) throw missingOldKeyError(known, fromKeyId);
   if (unfinished !== null) await assertStillCovered(context, unfinished);
   return {
     fromKeyId,
@@ -114,7 +112,7 @@ async function assertStillCovered({ tables, tableNames }: PlanContext, { id, cov
   const names = holding.map(({ table }) => table).join(', ');
   throw new UncoveredTableError(
     `Rotation ${id} is unfinished, and was begun with these tables, which are not covered any more: ${names}. Name each in ` +
-      'VAULT_ENCRYPTED_TABLES until it is finished.',
+      'VAULT_ENCRYPTED_TABLES until it is finished, or, before it switches, cancelled.',
     { tables: holding.map(({ table }) => ({ table })) },
   );
 }

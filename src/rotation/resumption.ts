@@ -2,6 +2,7 @@
 
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
+import type { Keyring } from '../crypto/keyring.ts';
 import { VaultError } from '../errors.ts';
 import type { RotationStore } from '../store/rotations.ts';
 import type { Rotator } from './engine.ts';
@@ -12,12 +13,14 @@ const pollMs = 1_000;
 export class Resumption {
   readonly #rotator: Rotator;
   readonly #rotations: RotationStore;
+  readonly #keyring: Keyring;
   readonly #logger: Logger;
   readonly #stop = new AbortController();
 
-  constructor(rotator: Rotator, rotations: RotationStore, logger: Logger) {
+  constructor(rotator: Rotator, rotations: RotationStore, keyring: Keyring, logger: Logger) {
     this.#rotator = rotator;
     this.#rotations = rotations;
+    this.#keyring = keyring;
     this.#logger = logger;
   }
 
@@ -35,12 +38,15 @@ export class Resumption {
 
   /** A lease that is held is waited for: its owner either ends the rotation or loses it. */
   async #resume(): Promise<void> {
-    for (;;) {
-      if ((await this.#rotations.findUnfinished()) === null) return;
-      if ((await this.#rotations.findRunningId()) === null) break;
+    let unfinished = await this.#rotations.findUnfinished();
+    while (unfinished !== null && (await this.#rotations.findRunningId()) !== null) {
       await sleep(pollMs, null, { signal: this.#stop.signal, ref: false });
+      unfinished = await this.#rotations.findUnfinished();
     }
+    if (unfinished === null) return;
     if (this.#stop.signal.aborted) return;
+    // Without the old key it can be finished where no row needs that; otherwise it is left to who has it.
+    if (this.#keyring.get(unfinished.fromKeyId) === undefined) await this.#rotator.dryRun({});
     const { id, done } = await this.#rotator.start({});
     this.#logger.info({ rotation_id: id }, 'taking up an unfinished rotation');
     await done;

@@ -109,7 +109,8 @@ async function merge(restoring: Restoring, spool: Spool, { header, rows }: Check
     noRotationStatement(),
     ...(keyIds.size === 0 ? [] : [replicaKeysStatement([...keyIds])]),
     ...registerStatements(keyring, keyIds),
-    ...(activeKey === undefined ? [] : activeKeyStatements(nameOf(activeKey), true)),
+    // Of a table of which some rows may be under another key, that key may be the active one.
+    ...(activeKey === undefined || rowsLeft > 0 ? [] : activeKeyStatements(nameOf(activeKey), true)),
   ];
   // Where nobody waits any more, it ends here.
   throttle();
@@ -130,7 +131,7 @@ async function mayLackKeyOf({ masterKeys, keyring }: RestoreContext): Promise<bo
   return activeKeyId === null || known.some(({ keyId }) => keyring.get(keyId) === undefined);
 }
 
-/** Puts the keys that the rows are under on record: a row that names one which is not, is taken for damaged where it is missing. */
+/** Puts the keys that the rows are under on record, so that it is known of each, where it is missing, that rows may need it. */
 function registerStatements(keyring: Keyring, keyIds: Iterable<string>): Statement[] {
   return [...keyIds].flatMap((keyId) => {
     const key = keyring.get(keyId);

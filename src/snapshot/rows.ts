@@ -17,6 +17,11 @@ export function keyIdOf(keyring: Keyring, table: string, columns: readonly strin
   return opened?.key.id ?? null;
 }
 
+/** Each null where it is no text. */
+export function ivAndTagOf(columns: readonly string[], cells: readonly Cell[]): (string | null)[] {
+  return ['iv', 'auth_tag'].map((column) => textOfCell(cells[positionOf(columns, column)]));
+}
+
 /** Whether its columns can be no ciphertext, under whichever key. */
 export function isMalformed(columns: readonly string[], cells: readonly Cell[]): boolean {
   return reasonOf(toEncryptedRow(columns, cells)) === 'malformed';

@@ -7,7 +7,7 @@ import { ciphertextColumns } from '../store/encrypted-rows.ts';
 import type { MovedTable, PresentRow, RestoreStore, StagedRow } from '../store/restores.ts';
 import type { Throttle } from '../throttle.ts';
 import type { TableRow } from './check.ts';
-import { hintColumns, isMalformed, keyIdHintOf, keyIdOf, openingColumns, positionOf } from './rows.ts';
+import { hintColumns, isMalformed, ivAndTagOf, keyIdHintOf, keyIdOf, openingColumns, positionOf } from './rows.ts';
 
 const chunkRows = 200;
 const chunkCharacters = 1_000_000;
@@ -72,33 +72,37 @@ class MissingRows {
 
   /** The row, and the one that it replaces, with these columns; null where it is not to be put back. */
   choose(shape: MovedTable, columns: readonly string[], row: StagedRow, present: PresentRow | undefined): StagedRow | null {
-    const cells = present === undefined ? null : (JSON.parse(present.cells) as Cell[]);
-    const state = cells === null ? 'missing' : stateOf(this.#context, shape.table, columns, cells);
-    if (state === 'opens') return null;
-    const keyId = keyIdOf(this.#context.keyring, shape.table, shape.columnsPutBack, JSON.parse(row.cells) as Cell[]);
-    if (state !== 'missing' && keyId === null) return null;
-    if (state === 'unclear') {
+    const { keyring } = this.#context;
+    const found = present === undefined ? null : (JSON.parse(present.cells) as Cell[]);
+    if (found !== null && keyIdOf(keyring, shape.table, columns, found) !== null) return null;
+    const taken = JSON.parse(row.cells) as Cell[];
+    const keyId = keyIdOf(keyring, shape.table, shape.columnsPutBack, taken);
+    if (found !== null && keyId === null) return null;
+    if (found !== null && !isDamaged(this.#context, columns, found, ivAndTagOf(shape.columnsPutBack, taken))) {
       this.rowsLeft += 1;
       return null;
     }
     if (keyId !== null) this.keyIds.add(keyId);
-    if (present === undefined || cells === null) return row;
-    return { ...row, present: { rowId: present.rowId, cells: JSON.stringify(cells.slice(0, ciphertextColumns.length)) } };
+    if (present === undefined || found === null) return row;
+    return { ...row, present: { rowId: present.rowId, cells: JSON.stringify(found.slice(0, ciphertextColumns.length)) } };
   }
 }
 
-/** Of a row that stands there: only what no key can open is damaged, and what opens with none that is here may be newer than all else. */
-function stateOf(
+/**
+ * Of a row that stands there and does not open: whether no key can open it. Otherwise it may be newer than all else. IV and tag are of one
+ * sealing alone: what has one of those that the snapshot's row has is that row, with a damaged column.
+ */
+function isDamaged(
   { keyring, mayLackKey }: StageMissingContext,
-  table: string,
   columns: readonly string[],
   cells: readonly Cell[],
-): 'opens' | 'damaged' | 'unclear' {
-  if (keyIdOf(keyring, table, columns, cells) !== null) return 'opens';
-  if (isMalformed(columns, cells)) return 'damaged';
+  [iv, tag]: readonly (string | null)[],
+): boolean {
+  if (isMalformed(columns, cells)) return true;
+  const [foundIv, foundTag] = ivAndTagOf(columns, cells);
+  if (foundIv === iv || foundTag === tag) return true;
   const keyIdHint = keyIdHintOf(columns, cells);
-  const isUnderMissingKey = keyIdHint === null ? mayLackKey : keyring.get(keyIdHint) === undefined;
-  return isUnderMissingKey ? 'unclear' : 'damaged';
+  return keyIdHint === null ? !mayLackKey : keyring.get(keyIdHint) !== undefined;
 }
 
 function toStaged({ primaryKey, columnsPutBack }: MovedTable, { row }: TableRow): StagedRow {

@@ -62,7 +62,7 @@ const textColumns = ['id', 'tenant_id', 'name', 'provider', 'encrypted_value', '
 const keyIdHint = '(CASE WHEN key_id_tag = auth_tag THEN key_id END)';
 const times = ['created_at', 'updated_at', 'last_used_at'];
 const columns = `${encodeTexts([...textColumns, keyIdHint], times)} AS cells`;
-const bytesOfRow = ['id', 'name', 'provider', 'encrypted_value'].map((name) => `coalesce(octet_length(${name}), 0)`).join(' + ');
+const bytesOfRow = textColumns.map((name) => `coalesce(octet_length(${name}), 0)`).join(' + ');
 /** A page ends with the row that fills it: to open many large ones at once would keep every other call waiting. */
 const pageBytes = 2_000_000;
 
@@ -84,6 +84,7 @@ const maxLookups = 32;
 /** So many of them are sent twice and come back once. */
 const maxWrites = 16;
 
+type PageArguments = readonly [condition: string, tenantId: string | null, page: PageRequest, args?: readonly (string | null)[]];
 type NameLookup = readonly [tenantId: string | null, name: string];
 
 export class ApiKeyStore {
@@ -131,20 +132,25 @@ export class ApiKeyStore {
     return this.#page(isNewest, tenantId, page);
   }
 
-  /** Of large rows a page holds fewer than were asked for, and at least one. */
-  async #page(
-    condition: string,
-    tenantId: string | null,
-    { after, limit }: PageRequest,
-    args: (string | null)[] = [],
-  ): Promise<RowPage> {
+  /** Of large rows a page holds fewer than were asked for, and at least one; fewer still where the server does not send so much at once. */
+  async #page(...given: PageArguments): Promise<RowPage> {
+    for (let bytes = pageBytes; ; bytes = Math.floor(bytes / 4)) {
+      try {
+        return await this.#pageOf(bytes, ...given);
+      } catch (error) {
+        if (!(error instanceof AnswerTooLargeError) || bytes === 0) throw error;
+      }
+    }
+  }
+
+  async #pageOf(bytes: number, ...[condition, tenantId, { after, limit }, args = []]: PageArguments): Promise<RowPage> {
     const sql = `WITH asked AS MATERIALIZED (
         SELECT rowid AS row_id, id, ${bytesOfRow} AS bytes FROM api_keys AS outer_row
         WHERE tenant_id IS ?1 AND ${isAfter} AND ${condition} ORDER BY id LIMIT ?3 + 1)
       SELECT ${columns}, ${position} AS position, (SELECT count(*) FROM asked) AS asked
       FROM (SELECT row_id, sum(bytes) OVER (ORDER BY id) - bytes AS bytes_before FROM asked) CROSS JOIN api_keys ON api_keys.rowid = row_id
-      WHERE bytes_before < ?4 ORDER BY id LIMIT ?3`;
-    const rows = await this.#read(sql, [tenantId, after, limit, pageBytes, ...args]);
+      WHERE bytes_before <= ?4 ORDER BY id LIMIT ?3`;
+    const rows = await this.#read(sql, [tenantId, after, limit, bytes, ...args]);
     const last = rows.at(-1);
     const next = last === undefined || integer(last, 'asked') === rows.length ? null : text(last, 'position');
     return { rows: rows.map(toApiKeyRow), next };

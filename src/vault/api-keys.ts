@@ -145,7 +145,7 @@ export class ApiKeys {
   }
 
   /**
-   * Throws NotFoundError, DecryptFailedError, or ConfigurationError where only the key is missing; and AuditUnavailableError
+   * Throws NotFoundError, DecryptFailedError, or ConfigurationError where only the key is missing; and StorageUnavailableError
    * where the use could not be put on record.
    */
   async decrypt(actor: Actor, tenantId: string | null, name: string): Promise<DecryptedApiKey> {
@@ -156,7 +156,7 @@ export class ApiKeys {
     return opened;
   }
 
-  /** Every name of a tenant, each with the newest row's value or with why it does not open. Throws AuditUnavailableError. */
+  /** Every name of a tenant, each with the newest row's value or with why it does not open. Throws StorageUnavailableError. */
   async decryptAll(actor: Actor, tenantId: string | null, page: OpeningRequest): Promise<Page<DecryptedEntry>> {
     const { rows, next } = await this.#store.listNewest(tenantId, page);
     await page.beforeOpening(rows.length);

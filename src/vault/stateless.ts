@@ -38,7 +38,7 @@ export class StatelessCipher {
 
   /**
    * Answers in the order of the items. Throws ConfigurationError where the active key is not in the keyring, ValidationError
-   * for over 64 KiB, AuditUnavailableError where the use could not be put on record.
+   * for over 64 KiB, StorageUnavailableError where the use could not be put on record.
    */
   async encrypt(actor: Actor, items: readonly PlaintextInput[]): Promise<(WorkedText | ItemError)[]> {
     const { id: keyId } = await this.#activeKey.sealingKey();
@@ -48,7 +48,7 @@ export class StatelessCipher {
     return this.#recorded(actor, 'text.encrypt', results.texts.map(assertSealed));
   }
 
-  /** Answers in the order of the items, one that does not open with why. Throws AuditUnavailableError. */
+  /** Answers in the order of the items, one that does not open with why. Throws StorageUnavailableError. */
   async decrypt(actor: Actor, items: readonly CiphertextInput[]): Promise<(WorkedText | ItemError)[]> {
     const results = await this.#context.workers.work({ act: 'decrypt', items });
     return this.#recorded(actor, 'text.decrypt', await this.#explained(items, results));

@@ -3,12 +3,12 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import pLimit from 'p-limit';
 import type { GivenKey, Keyring } from '../crypto/keyring.ts';
-import { OverloadedError } from '../errors.ts';
+import { overloaded } from '../errors.ts';
 import { RequestThread } from '../request-thread.ts';
 import { type CiphertextInput, type PlaintextInput, type TextResults, type TextTask, TextWork } from './text-work.ts';
 
 export interface TextWorkers {
-  /** Throws OverloadedError where so much waits already that more would only fill memory. */
+  /** Throws StorageUnavailableError where so much waits already that more would only fill memory. */
   work(task: TextTask): Promise<TextResults>;
   close(): Promise<void>;
 }
@@ -53,7 +53,7 @@ export class TextThread implements TextWorkers {
   async work(task: TextTask): Promise<TextResults> {
     if (task.items.length < minItems) return this.#here.work(task);
     const characters = charactersOf(task);
-    if (this.#waitingCharacters > 0 && this.#waitingCharacters + characters > maxWaitingCharacters) throw new OverloadedError();
+    if (this.#waitingCharacters > 0 && this.#waitingCharacters + characters > maxWaitingCharacters) throw overloaded();
     this.#waitingCharacters += characters;
     try {
       return await this.#ask(task);

@@ -220,7 +220,7 @@ describe('anchors', () => {
     await log.record(tester, [use]);
     renameSync(path, `${path}.1`);
     symlinkSync('/dev/full', path);
-    await sink.reopen();
+    await sink.open();
     await gateway.run('ALTER TABLE vault_audit RENAME TO vault_audit_away');
     await anchors.anchor();
     await gateway.run('ALTER TABLE vault_audit_away RENAME TO vault_audit');
@@ -228,7 +228,7 @@ describe('anchors', () => {
     // The third record and the fourth are anchors that could not be written.
     expect((await tabled()).at(-1)).toMatchObject({ act: 'audit.anchor', seq: 5, void: [3, 4] });
     unlinkSync(path);
-    await sink.reopen();
+    await sink.open();
     await anchors.anchor();
     expect(logged().at(-1)).toMatchObject({
       act: 'audit.anchor',

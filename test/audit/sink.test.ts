@@ -42,7 +42,7 @@ describe('a file', () => {
       written.push(sink.write(`line ${index}`));
       if (index % 250 === 100) {
         renameSync(path, `${path}.${index}`);
-        written.push(sink.reopen());
+        written.push(sink.open());
       }
       if (index % 10 === 0) await written.at(-1);
     }
@@ -56,7 +56,7 @@ describe('a file', () => {
     const { path, sink } = await openSink();
     renameSync(path, `${path}.1`);
     mkdirSync(path);
-    await expect(sink.reopen()).rejects.toMatchObject({ code: 'configuration_error' });
+    await expect(sink.open()).rejects.toMatchObject({ code: 'configuration_error' });
     await sink.write('line');
     expect(linesOf(`${path}.1`)).toEqual(['line']);
     await sink.close();
@@ -86,7 +86,7 @@ describe('a device that is full', () => {
     expect([sink.isFailing, failures.length]).toEqual([true, 1]);
     await expect(sink.recover()).rejects.toMatchObject({ code: 'ENOSPC' });
     unlinkSync(path);
-    await sink.reopen();
+    await sink.open();
     await sink.recover();
     await sink.write('d');
     expect(linesOf(path)).toEqual(['a', 'b', 'c', 'd']);
@@ -109,7 +109,7 @@ describe('a file that may not grow', () => {
       process.stdout.write(ending + ' ');
     }
     renameSync(path, path + '.1');
-    await sink.reopen();
+    await sink.open();
     await sink.recover();
     await sink.close();
     process.stdout.write('recovered');`;

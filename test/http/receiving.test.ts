@@ -51,7 +51,7 @@ describe('a body that does not arrive', () => {
     const { origin } = await start();
     const { socket, answer } = send(origin, '/v1/encrypt', gatewayToken, 'application/json', 1_000);
     const trickle = setInterval(() => socket.write(' '), 50);
-    expect(await answer).toMatch(/^HTTP\/1\.1 400 /);
+    expect(await answer).toMatch(/^HTTP\/1\.1 400 .*The request did not arrive in time\./s);
     clearInterval(trickle);
   });
 
@@ -106,6 +106,21 @@ describe('a body that has arrived whole', () => {
     await sleep(2 * receiveLimits.bodyMs);
     socket.write(request.replace('\r\n\r\n', '\r\nConnection: close\r\n\r\n'));
     expect(await answer).toMatch(new RegExp(`^HTTP/1\\.1 ${status} .*\\}HTTP/1\\.1 ${status} `, 's'));
+  });
+});
+
+describe('a body that has come to a route which reads none', () => {
+  it('does not end the connection while the answer is on its way', async () => {
+    const vault = await start();
+    const latestSurvey = vault.services.readiness.latestSurvey.bind(vault.services.readiness);
+    vault.services.readiness.latestSurvey = async () => {
+      await sleep(3 * receiveLimits.bodyMs);
+      return latestSurvey();
+    };
+    const { socket, answer } = dial(vault.origin);
+    const head = headOf('/ready', gatewayToken, 'application/json', 2).replace('POST', 'GET');
+    socket.write(`${head}Connection: close\r\n\r\n{}`);
+    expect(await answer).toMatch(/^HTTP\/1\.1 200 /);
   });
 });
 

@@ -19,14 +19,15 @@ const counting = new URL(
     parentPort.postMessage({ outcome });
     parentPort.close();
   };
+  if (workerData.settings.isTold) parentPort.postMessage({ note: { kind: 'started', id: 'sample' } });
   parentPort.on('message', () => end({ kind: 'refused', code: 'storage_unavailable', message: 'told to stop' }));
   if (!endless) setTimeout(() => end({ kind: 'done', result: { id: 'sample' } }), 50);
 `)}`,
 );
 
-function start(endless: boolean) {
+function start(endless: boolean, isTold = false) {
   const counts = new Int32Array(new SharedArrayBuffer(12));
-  const settings = { counts, endless } as unknown as ThreadSettings;
+  const settings = { counts, endless, isTold } as unknown as ThreadSettings;
   const threads = new RotationThreads({
     entry: counting,
     settings,
@@ -48,6 +49,13 @@ it('begins one after the other', async () => {
   const begun = await Promise.all([threads.start({}), threads.start({}), threads.start({})]);
   for (const { done } of begun) await done;
   expect([...counts]).toEqual([0, 0, 3]);
+});
+
+it('keeps nobody waiting once one has begun: who asks then is told of it', async () => {
+  const { threads, counts } = start(true, true);
+  const begun = [await threads.start({}), await threads.start({})];
+  expect([...counts]).toEqual([2, 1, 2]);
+  for (const { done } of begun) void done.catch(() => undefined);
 });
 
 it('tries none that nobody waits for, and ends one that nobody waits for any more', async () => {

@@ -273,7 +273,7 @@ describe('a restore', () => {
   it('by merge takes the place of no row that a key which is not in the keyring may open', async () => {
     const { url, vault, database } = await start();
     for (const id of ['edited', 'damaged', 'spoilt']) await database.insert(keyA, { id });
-    for (const id of ['edited', 'spoilt']) await database.insert(keyA, { id, provider: 'sample' }, connectors);
+    for (const id of ['edited', 'spoilt', 'foreign']) await database.insert(keyA, { id, provider: 'sample' }, connectors);
     await vault.admin('POST', '/admin/rotate/execute');
     const snapshot = await takeSnapshot(vault);
     await vault.close();
@@ -281,14 +281,23 @@ describe('a restore', () => {
     await database.update(keyA, 'edited', 'sample-newer');
     await database.update(keyA, 'edited', 'sample-newer', connectors);
     await database.run("UPDATE api_keys SET auth_tag = 'no hex' WHERE id = 'damaged'");
-    for (const table of tables) await database.run(`UPDATE ${table} SET encrypted_value = 'c0ffee' WHERE id = 'spoilt'`);
+    // Of one sealing still, by the IV or by the tag.
+    await database.run(
+      "UPDATE api_keys SET encrypted_value = 'c0ffee', auth_tag = lower(hex(randomblob(16))) WHERE id = 'spoilt'",
+    );
+    await database.run(
+      `UPDATE ${connectors} SET encrypted_value = 'c0ffee', iv = lower(hex(randomblob(16))) WHERE id = 'spoilt'`,
+    );
+    // Of none that anybody knows.
+    await database.update(keyC, 'foreign', 'sample-of-nobody', connectors);
     const settings = { PROVARA_MASTER_KEY: keyB, VAULT_ENCRYPTED_TABLES: tables.join(',') };
-    // What can be no ciphertext, and what names a key that is here, is damaged. Of the connector's nobody can tell.
-    expect((await sendSnapshot(await startVault(url, settings), snapshot)).body).toEqual({ restored: 2, kept: 3 });
+    expect((await sendSnapshot(await startVault(url, settings), snapshot)).body).toEqual({ restored: 3, kept: 3 });
     for (const id of ['damaged', 'spoilt']) expect(await database.open(keyB, id)).toBe(`sample-value-of-${id}`);
-    const whole = await startVault(url, { ...settings, PROVARA_MASTER_KEY_OLD: keyA });
-    expect((await sendSnapshot(whole, snapshot)).body).toEqual({ restored: 1, kept: 4 });
     expect(await database.open(keyB, 'spoilt', connectors)).toBe('sample-value-of-spoilt');
+    expect(await database.open(keyC, 'foreign', connectors)).toBe('sample-of-nobody');
+    const whole = await startVault(url, { ...settings, PROVARA_MASTER_KEY_OLD: keyA });
+    expect((await sendSnapshot(whole, snapshot)).body).toEqual({ restored: 1, kept: 5 });
+    expect(await database.open(keyB, 'foreign', connectors)).toBe('sample-value-of-foreign');
     for (const table of tables) expect(await database.open(keyA, 'edited', table)).toBe('sample-newer');
   });
 
@@ -301,10 +310,12 @@ describe('a restore', () => {
     await unserved.run("UPDATE api_keys SET iv = '' WHERE id = 'damaged'");
     const services = buildServices(readCliConfig({ DATABASE_URL: unservedUrl, PROVARA_MASTER_KEY: keyA }), createSilentLogger());
     await services.migrate();
-    const source = Readable.from([Buffer.from(snapshot)]);
-    const result = await services.snapshots.restore(tester, source, 'merge', Number.POSITIVE_INFINITY);
+    const merge = () =>
+      services.snapshots.restore(tester, Readable.from([Buffer.from(snapshot)]), 'merge', Number.POSITIVE_INFINITY);
+    expect(await merge()).toEqual({ restored: 1, kept: 1, left: 1, before: null });
+    expect(await merge()).toEqual({ restored: 0, kept: 2, left: 1, before: null });
+    expect(await unserved.rows('vault_active_key')).toEqual([]);
     await services.close();
-    expect(result).toEqual({ restored: 1, kept: 1, left: 1, before: null });
     expect(await unserved.open(keyB, 'a')).toBe('sample-newer');
   });
 

@@ -7,7 +7,7 @@ import { describe, expect, it } from 'vitest';
 import { Keyring } from '../../src/crypto/keyring.ts';
 import { parseMasterKey } from '../../src/crypto/master-key.ts';
 import { sealText } from '../../src/crypto/text-ciphertext.ts';
-import { OverloadedError } from '../../src/errors.ts';
+import { StorageUnavailableError } from '../../src/errors.ts';
 import { RequestThread } from '../../src/request-thread.ts';
 import type { CiphertextInput, TextResults } from '../../src/vault/text-work.ts';
 import { TextThread, type TextWorkers, workOnTextsHere } from '../../src/vault/text-workers.ts';
@@ -114,7 +114,9 @@ describe('a thread', () => {
     const workers = new TextThread(url, keyring, () => undefined);
     const items = Array.from({ length: 400 }, () => ({ plaintext: 'x'.repeat(50_000), context: null }));
     const waiting = workers.work({ act: 'encrypt', keyId: keyIdA, items });
-    await expect(workers.work({ act: 'encrypt', keyId: keyIdA, items })).rejects.toBeInstanceOf(OverloadedError);
+    await expect(workers.work({ act: 'encrypt', keyId: keyIdA, items })).rejects.toMatchObject(
+      new StorageUnavailableError('The vault has more to do than it can: nothing was done, try again.'),
+    );
     await workers.close();
     expect((await waiting).texts.length).toBe(items.length);
     const later = workers.work({ act: 'encrypt', keyId: keyIdA, items });

@@ -66,6 +66,27 @@ describe('keys that are more than the server sends at once', () => {
   });
 });
 
+describe('keys of which some are more than the server sends at once, by whatever of them', () => {
+  it.each([
+    ['an IV', "iv = hex(zeroblob(600000)), encrypted_value = '00'"],
+    ['control characters, which JSON writes in six', "encrypted_value = replace(hex(zeroblob(225000)), '0', char(1))"],
+  ])('do not hide the others: %s', async (_what, columns) => {
+    const { url, gateway: database } = await temporaryDatabase();
+    for (let index = 0; index < 12; index += 1) await database.insert(keyA, { id: `row-${index}`, tenantId: 'acme' });
+    await database.run(`UPDATE api_keys SET ${columns} WHERE id <> 'row-5'`);
+    const { gateway } = await startVault(url);
+    const opened: unknown[] = [];
+    for (let cursor: string | undefined, pages = 1; pages <= 12; pages += 1) {
+      const { status, body } = await gateway('POST', '/v1/api-keys/decrypt-all', { tenant_id: 'acme', cursor });
+      expect(status).toBe(200);
+      opened.push(...body.keys.map(({ value }: { value?: string }) => value));
+      if (body.next_cursor === null) break;
+      cursor = body.next_cursor;
+    }
+    expect([opened.length, opened.filter((value) => value !== undefined)]).toEqual([12, ['sample-value-of-row-5']]);
+  });
+});
+
 describe('a write that is on its way for as long as its size explains', () => {
   it.each([
     ['text', (text: string) => text],
