@@ -11,9 +11,9 @@ import { ConfigurationError, VaultError } from './errors.ts';
 import { addVault, createHttpServer } from './http/app.ts';
 import { createLogger } from './logging.ts';
 import { VaultMetrics } from './metrics/vault-metrics.ts';
+import { onStopSignal } from './runtime/signals.ts';
 import { buildServices, type Services } from './services.ts';
 import { SettingsError } from './settings.ts';
-import { onStopSignal } from './signals.ts';
 
 const stopTimeoutMs = 25_000;
 /** A rotation or a survey that has not ended by then is interrupted, so that its request is answered too. */

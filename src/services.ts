@@ -23,9 +23,9 @@ import { RotationEngine, type Rotator } from './rotation/engine.ts';
 import { type StartPageWorkers, workHere, workOnThreads } from './rotation/page-workers.ts';
 import { Resumption } from './rotation/resumption.ts';
 import { RotationThreads } from './rotation/thread.ts';
+import { type Throttle, unthrottled } from './runtime/throttle.ts';
 import { Snapshots } from './snapshot/snapshots.ts';
-import { SnapshotThreads } from './snapshot/threads.ts';
-import { type SnapshotWork, workOnSnapshotsHere } from './snapshot/work.ts';
+import { SnapshotThreads, type SnapshotWork, workOnSnapshotsHere } from './snapshot/threads.ts';
 import { ApiKeyStore } from './store/api-keys.ts';
 import { AuditStore } from './store/audit.ts';
 import { Database } from './store/database.ts';
@@ -36,7 +36,6 @@ import { ReplicaStore } from './store/replicas.ts';
 import { RestoreStore } from './store/restores.ts';
 import { RotationStore } from './store/rotations.ts';
 import { SnapshotRows } from './store/snapshot-rows.ts';
-import { type Throttle, unthrottled } from './throttle.ts';
 import { ApiKeys } from './vault/api-keys.ts';
 import { unobserved, type VaultObserver } from './vault/observer.ts';
 import { StatelessCipher } from './vault/stateless.ts';
@@ -223,7 +222,7 @@ export function buildEngine(
     coverage,
     atomicRows,
     logger,
-    audit: journal,
+    journal,
     auditKeys,
     startWorkers: pageWorkersAt(place),
     writeSnapshot: snapshotDir === null ? null : (actor) => snapshots.writeSnapshotFile(actor, snapshotDir),

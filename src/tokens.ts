@@ -2,7 +2,6 @@
 
 import { hash } from 'node:crypto';
 import type { SettingsReader } from './settings.ts';
-import { tokenWeakness } from './token-strength.ts';
 
 export type Role = 'gateway' | 'admin' | 'writer' | 'metrics';
 
@@ -37,6 +36,14 @@ interface ParsedEntry {
 
 const sha256Prefix = 'sha256:';
 const sha256Hex = /^[0-9a-f]{64}$/i;
+
+const minCharacters = 16;
+/** Sixteen random hex characters have fewer different ones than this about once in twenty thousand. */
+const minDifferentCharacters = 6;
+
+/** What tokens that nobody has changed yet are made of. Longer words stand before those that they begin with. */
+const defaultWords =
+  /changeme|change|replace|placeholder|password|passwd|passphrase|default|example|letmein|secret|gateway|metrics|provara|writer|bearer|tokens|token|admin|vault|todo|test|your|here|demo|key|api|this|dev|my|me|xxx/gi;
 
 export function digestOf(token: string): Buffer {
   return hash('sha256', token, 'buffer');
@@ -139,4 +146,12 @@ function decode(text: string): string | null {
   } catch {
     return null;
   }
+}
+
+/** What shows that a token was typed, and not drawn at random: the end of a sentence, which never holds the token, or null. */
+function tokenWeakness(token: string): string | null {
+  if (token.length < minCharacters) return `is shorter than ${minCharacters} characters`;
+  if (new Set(token).size < minDifferentCharacters) return `has fewer than ${minDifferentCharacters} different characters`;
+  const rest = token.replaceAll(defaultWords, '');
+  return rest !== token && !/[a-z]/i.test(rest) ? 'looks like a default: draw one at random' : null;
 }

@@ -1,8 +1,8 @@
 /** Writes from time to time, and at a clean end, into each sink how far the chains of the other have come. */
 
 import { type ReadRecord, readRecord } from '../crypto/audit-chain.ts';
+import { within } from '../runtime/within.ts';
 import type { AuditStore } from '../store/audit.ts';
-import { within } from '../within.ts';
 import { type AuditEvent, type ChainHead, vaultActor } from './event.ts';
 import type { AuditJournal } from './journal.ts';
 import type { AuditKeys } from './keys.ts';

@@ -8,7 +8,7 @@ import { type FileHandle, open } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { ConfigurationError } from '../errors.ts';
-import { within } from '../within.ts';
+import { within } from '../runtime/within.ts';
 
 const standardOutput = 'stdout';
 const newline = 0x0a;

@@ -2,7 +2,7 @@
 
 import { type ReadRecord, readRecord, recordStart } from '../crypto/audit-chain.ts';
 import type { Keyring } from '../crypto/keyring.ts';
-import { textOfLine } from '../lines.ts';
+import { textOfLine } from '../runtime/lines.ts';
 import { ChainReader, type FindingKind, type Place } from './chain-reader.ts';
 import type { ChainHead } from './event.ts';
 

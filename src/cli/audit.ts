@@ -5,7 +5,7 @@ import { type AuditReport, type AuditSource, recordIn, verifyAudit } from '../au
 import { readKeyringConfig } from '../config.ts';
 import { keptEnvironment } from '../development.ts';
 import { ConfigurationError, ValidationError } from '../errors.ts';
-import { readLines } from '../lines.ts';
+import { readLines } from '../runtime/lines.ts';
 import type { Environment } from '../settings.ts';
 import type { AuditStore } from '../store/audit.ts';
 import { exitCodes } from './exit-codes.ts';

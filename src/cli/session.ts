@@ -5,9 +5,9 @@ import { type CoreConfig, readCliConfig } from '../config.ts';
 import { keptEnvironment } from '../development.ts';
 import { ConfigurationError, StorageUnavailableError } from '../errors.ts';
 import { createSilentLogger } from '../logging.ts';
+import { onStopSignal } from '../runtime/signals.ts';
 import { buildServices, type Services } from '../services.ts';
 import type { Environment } from '../settings.ts';
-import { onStopSignal } from '../signals.ts';
 import { databaseFilePath, isFileUrl } from '../store/database.ts';
 import { StoppedError } from './exit-codes.ts';
 

@@ -1,6 +1,6 @@
 /** AES-256-GCM with a 16-byte tag and nothing else: a shorter tag, a changed bit or another key all look the same to the caller. */
 
-import { createCipheriv, createDecipheriv, type KeyObject } from 'node:crypto';
+import { createCipheriv, createDecipheriv, type KeyObject, randomBytes } from 'node:crypto';
 
 const algorithm = 'aes-256-gcm';
 /** NIST SP 800-38D allows shorter tags and Node accepts them unless this is passed. */
@@ -36,4 +36,34 @@ export function open(key: KeyObject, sealed: Sealed, associatedData: Buffer | nu
     plaintext.fill(0);
     return null;
   }
+}
+
+/** Drawn from the system's generator many at a time, because asking it costs more than the bytes. */
+const drawnBytes = 8_192;
+let drawn = Buffer.alloc(0);
+
+/** A random IV, handed out once. */
+export function freshIv(length: number): Buffer {
+  if (drawn.length < length) drawn = randomBytes(drawnBytes);
+  const iv = drawn.subarray(0, length);
+  drawn = drawn.subarray(length);
+  return iv;
+}
+
+/**
+ * Joins fields so that no two lists of them give the same bytes: the label, then per field: one byte 0 for null, or one byte 1, the length in bytes as 32-bit big-endian, and the UTF-8 bytes.
+ * No label of this project is a prefix of another.
+ */
+export function associatedData(label: string, fields: readonly (string | null)[]): Buffer {
+  return Buffer.concat([Buffer.from(label, 'utf8'), ...fields.map(encodeField)]);
+}
+
+function encodeField(field: string | null): Buffer {
+  if (field === null) return Buffer.of(0);
+  const length = Buffer.byteLength(field, 'utf8');
+  const encoded = Buffer.allocUnsafe(5 + length);
+  encoded.writeUInt8(1, 0);
+  encoded.writeUInt32BE(length, 1);
+  encoded.write(field, 5, 'utf8');
+  return encoded;
 }

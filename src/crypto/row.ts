@@ -1,8 +1,6 @@
 /** The two formats of an encrypted row. A format-2 ciphertext opens only in the table, tenant, name and provider that it was sealed for. */
 
-import { open, type Sealed, seal, tagLength } from './aead.ts';
-import { associatedData } from './associated-data.ts';
-import { freshIv } from './fresh-iv.ts';
+import { associatedData, freshIv, open, type Sealed, seal, tagLength } from './aead.ts';
 import type { MasterKey } from './master-key.ts';
 
 const label = 'provara-vault/row/2';

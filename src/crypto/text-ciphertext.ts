@@ -1,8 +1,6 @@
 /** The text form `pv1.<key id>.<base64url(iv‖ciphertext‖tag)>` of a ciphertext that the caller keeps: it can never pass for a row. */
 
-import { open, seal, tagLength } from './aead.ts';
-import { associatedData } from './associated-data.ts';
-import { freshIv } from './fresh-iv.ts';
+import { associatedData, freshIv, open, seal, tagLength } from './aead.ts';
 import type { MasterKey } from './master-key.ts';
 
 const label = 'provara-vault/pv1';

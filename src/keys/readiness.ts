@@ -2,10 +2,10 @@
 
 import type { Keyring } from '../crypto/keyring.ts';
 import { ConfigurationError, StorageUnavailableError } from '../errors.ts';
+import { within } from '../runtime/within.ts';
 import type { EncryptedTables } from '../store/encrypted-tables.ts';
 import type { MasterKeyStore } from '../store/master-keys.ts';
 import { isRunning, type RotationRecord, type RotationStore } from '../store/rotations.ts';
-import { within } from '../within.ts';
 import { nameOfKey } from './active-key.ts';
 import { type CoverageSettings, inspectCoverage, rowsOf } from './coverage.ts';
 import type { Survey } from './survey.ts';

@@ -2,9 +2,9 @@
 
 import type { Keyring } from '../crypto/keyring.ts';
 import { rowFormatOf } from '../crypto/row.ts';
+import { type Throttle, unthrottled } from '../runtime/throttle.ts';
 import { apiKeysTable, type EncryptedRow } from '../store/encrypted-rows.ts';
 import type { EncryptedTables } from '../store/encrypted-tables.ts';
-import { type Throttle, unthrottled } from '../throttle.ts';
 import { type CoverageSettings, inspectCoverage } from './coverage.ts';
 import { ciphertextOf, coveredRows, maxListedFailures, openCoveredRow, type RowFailure, reasonOf } from './covered-rows.ts';
 

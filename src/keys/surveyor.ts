@@ -2,9 +2,9 @@
 
 import type { GivenKey, Keyring } from '../crypto/keyring.ts';
 import { VaultError } from '../errors.ts';
+import { TaskThreads } from '../runtime/task-thread.ts';
 import type { DatabaseLocation } from '../store/database.ts';
 import type { EncryptedTables } from '../store/encrypted-tables.ts';
-import { TaskThreads } from '../task-thread.ts';
 import { type CoverageSettings, inspectCoverage, rowsOf } from './coverage.ts';
 import { type Survey, survey } from './survey.ts';
 

@@ -78,22 +78,22 @@ export class RotationEngine implements Rotator {
   }
 
   async start(request: RotationRequest): Promise<RunningRotation> {
-    const { audit, auditKeys } = this.#context;
+    const { journal, auditKeys } = this.#context;
     await auditKeys.refresh();
     try {
       return await this.#start(request);
     } catch (error) {
-      await audit.refused(request.actor ?? vaultActor, 'rotation.start', error);
+      await journal.refused(request.actor ?? vaultActor, 'rotation.start', error);
       throw error;
     }
   }
 
   async #start(request: RotationRequest): Promise<RunningRotation> {
-    const { rotations, audit } = this.#context;
+    const { rotations, journal } = this.#context;
     const plan = await this.#plan(request, true);
     await assertReplicasHoldKeys(this.#context.replicas, plan);
     const id = plan.unfinished?.id ?? randomUUID();
-    const lease = await audit.recorded(
+    const lease = await journal.recorded(
       plan.actor,
       startOf(plan, id),
       (record) => rotations.begin({ ...plan, id, toKeyId: plan.to.id }, randomUUID(), record),

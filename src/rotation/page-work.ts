@@ -2,6 +2,7 @@
 
 import type { Keyring } from '../crypto/keyring.ts';
 import { maxListedFailures, type RowFailure } from '../keys/covered-rows.ts';
+import { type Throttle, unthrottled } from '../runtime/throttle.ts';
 import {
   decodePage,
   type EncryptedPage,
@@ -11,7 +12,6 @@ import {
   type RowIdRange,
 } from '../store/encrypted-rows.ts';
 import { TextBytes } from '../store/text-bytes.ts';
-import { type Throttle, unthrottled } from '../throttle.ts';
 import { type RowClass, RowClassifier, type RowsPlan } from './classify.ts';
 
 /** How many rows a page's report lists: of more, it takes less to read the whole page again than each of them. */

@@ -1,7 +1,7 @@
 /** Who does the work on a rotation's pages: this thread, one page after the other, or several, with the results in the pages' order. */
 
 import type { GivenKey, Keyring } from '../crypto/keyring.ts';
-import { RequestThread } from '../request-thread.ts';
+import { RequestThread } from '../runtime/request-thread.ts';
 import { type EncryptedPage, pageRows } from '../store/encrypted-rows.ts';
 import { movable } from '../store/owned-bytes.ts';
 import type { RowsPlan } from './classify.ts';

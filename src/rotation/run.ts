@@ -15,7 +15,7 @@ import type { Database } from '../store/database.ts';
 import { type EncryptedTables, tableStateGuard } from '../store/encrypted-tables.ts';
 import { GuardFailedError, type Statement } from '../store/guards.ts';
 import { activateStatements, activeKeyGuard, type MasterKeyStore } from '../store/master-keys.ts';
-import { restoreColumns } from '../store/migrations.ts';
+import { addMissingColumns } from '../store/migrations.ts';
 import { type ReplicaStore, replicaKeysGuard } from '../store/replicas.ts';
 import type { RotationRecord, RotationSnapshot, RotationStore, RotationUpdate } from '../store/rotations.ts';
 import { findRotation } from './control.ts';
@@ -51,7 +51,7 @@ export interface RotationContext {
   readonly atomicRows: number;
   readonly logger: Pick<Logger, 'info' | 'warn' | 'error'>;
   /** Where what the rotation does is put on record, in its own transactions. */
-  readonly audit: AuditJournal;
+  readonly journal: AuditJournal;
   readonly auditKeys: AuditKeys;
   /** Keeps the covered tables as they are, or null where no folder for that is set. Throws ConfigurationError. */
   readonly writeSnapshot: ((actor: Actor) => Promise<RotationSnapshot>) | null;
@@ -158,7 +158,7 @@ export class RotationRun {
 
   async #gate(): Promise<Inspection> {
     const { database, rotations, tables, coverage } = this.#context;
-    await restoreColumns(database);
+    await addMissingColumns(database);
     const found = await inspectCoverage(tables, coverage);
     assertNothingUncovered(found);
     this.#progress.begin(rowsOf(found));
@@ -229,7 +229,7 @@ export class RotationRun {
     const mayHaveWritten = this.#mayHaveWritten;
     this.#mayHaveWritten = true;
     try {
-      await this.#context.audit.recorded(this.#plan.actor, this.#switchEvent(update), (record) =>
+      await this.#context.journal.recorded(this.#plan.actor, this.#switchEvent(update), (record) =>
         rotations.advance(this.#holder.lease, update, [...conditions, ...statements, auditStatement(record)]),
       );
     } catch (error) {
@@ -247,10 +247,10 @@ export class RotationRun {
 
   /** The end of this attempt, in its own record and in the audit at once. */
   async #recordEnd(end: RotationUpdate): Promise<void> {
-    const { rotations, audit } = this.#context;
+    const { rotations, journal } = this.#context;
     const details = { rotation_id: this.#rotationId, rows_scanned: end.rowsScanned, rows_verified: end.rowsVerified };
     const outcome = end.state === 'completed' ? 'done' : end.state;
-    await audit.recorded(this.#plan.actor, { act: 'rotation.end', outcome, details }, (record) =>
+    await journal.recorded(this.#plan.actor, { act: 'rotation.end', outcome, details }, (record) =>
       rotations.finish(this.#holder.lease, end, record),
     );
   }

@@ -2,8 +2,8 @@
 
 import { createHash, timingSafeEqual } from 'node:crypto';
 import type { Keyring } from '../crypto/keyring.ts';
-import { readLines } from '../lines.ts';
-import { type Throttle, unthrottled } from '../throttle.ts';
+import { readLines } from '../runtime/lines.ts';
+import { type Throttle, unthrottled } from '../runtime/throttle.ts';
 import {
   malformed,
   maxLineBytes,

@@ -16,7 +16,7 @@ import { ciphertextColumns } from '../store/encrypted-rows.ts';
 import { isConstraint } from '../store/failures.ts';
 import { GuardFailedError, type Statement } from '../store/guards.ts';
 import { activeKeyStatements, registerStatement } from '../store/master-keys.ts';
-import { restoreColumns } from '../store/migrations.ts';
+import { addMissingColumns } from '../store/migrations.ts';
 import { replicaKeysGuard, replicaKeysStatement } from '../store/replicas.ts';
 import { type MovedTable, presentGuard, type RestoreStore } from '../store/restores.ts';
 import { noRotationGuard, noRotationStatement, type RotationStore } from '../store/rotations.ts';
@@ -77,7 +77,7 @@ export async function restoreSnapshot(
   assertMode(context, mode);
   const checked = await checkSnapshot(spool, context.keyring, context.throttle);
   await assertNoRotation(context.rotations);
-  await restoreColumns(context.database);
+  await addMissingColumns(context.database);
   const tables = await fittingTables(context, checked);
   await context.restores.forgetStale();
   const id = randomUUID();

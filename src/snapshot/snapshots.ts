@@ -8,7 +8,7 @@ import { newSnapshotPath, type SnapshotFile, writeSnapshotTo } from './file.ts';
 import { assertMode, type RestoreMode, type RestoreResult } from './restore.ts';
 import { Spool } from './spool.ts';
 import { assemble, type Snapshot } from './take.ts';
-import type { SnapshotWork } from './work.ts';
+import type { SnapshotWork } from './threads.ts';
 
 export interface SnapshotsContext {
   readonly work: SnapshotWork;

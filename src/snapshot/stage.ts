@@ -2,10 +2,10 @@
 
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Keyring } from '../crypto/keyring.ts';
+import type { Throttle } from '../runtime/throttle.ts';
 import type { Cell } from '../store/cells.ts';
 import { ciphertextColumns } from '../store/encrypted-rows.ts';
 import type { MovedTable, PresentRow, RestoreStore, StagedRow } from '../store/restores.ts';
-import type { Throttle } from '../throttle.ts';
 import type { TableRow } from './check.ts';
 import { hintColumns, isMalformed, ivAndTagOf, keyIdHintOf, keyIdOf, openingColumns, positionOf } from './rows.ts';
 

@@ -1,15 +1,31 @@
-/** Takes each snapshot, and puts each back, on a thread of its own, so that no request waits while all rows are read or written. */
+/** Who takes snapshots and puts them back: this thread, or one of its own for each, so that no request waits while all rows are read or written. */
 
 import type { FileHandle } from 'node:fs/promises';
 import pLimit from 'p-limit';
 import type { Actor } from '../audit/event.ts';
 import type { ThreadSettings } from '../config.ts';
-import { TaskThreads } from '../task-thread.ts';
+import { TaskThreads } from '../runtime/task-thread.ts';
 import type { SnapshotHeader } from './format.ts';
-import type { RestoreMode, RestoreResult } from './restore.ts';
+import { type RestoreContext, type RestoreMode, type RestoreResult, restoreSnapshot } from './restore.ts';
 import { Spool } from './spool.ts';
-import type { TakenRows } from './take.ts';
-import type { SnapshotWork } from './work.ts';
+import { type TakenRows, takeSnapshot } from './take.ts';
+
+export interface SnapshotWork {
+  /** As {@link takeSnapshot}. `signal` says that nobody waits. */
+  take(signal?: AbortSignal): Promise<TakenRows>;
+  /** As {@link restoreSnapshot}. The spool is gone afterwards. `signal` says that nobody waits: then nothing more is written. */
+  restore(actor: Actor, spool: Spool, mode: RestoreMode, signal?: AbortSignal): Promise<RestoreResult>;
+  /** Ends what is under way at its next row, with nothing written; what has come to its last transaction still commits. */
+  close(): Promise<void>;
+}
+
+export function workOnSnapshotsHere(context: RestoreContext): SnapshotWork {
+  return {
+    take: () => takeSnapshot(context),
+    restore: (actor, spool, mode) => restoreSnapshot(context, actor, spool, mode).finally(() => spool.close()),
+    close: async () => undefined,
+  };
+}
 
 /** What a thread is to do. Its settings are copied to it, keys as KeyObjects; files are moved, so that one thread has each. */
 export interface SnapshotTask {

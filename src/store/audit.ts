@@ -1,10 +1,9 @@
 /** The audit table: records are added in the transaction of what they record, and never changed. Knows them as lines only. */
 
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import { textOfLine } from '../lines.ts';
+import { textOfLine } from '../runtime/lines.ts';
 import { toBuffer } from './cells.ts';
-import { integer } from './columns.ts';
-import type { Argument, Row } from './connection.ts';
+import { type Argument, integer, type Row } from './connection.ts';
 import type { Database } from './database.ts';
 import type { Statement } from './guards.ts';
 

@@ -33,3 +33,22 @@ export interface Connection {
   /** Resolves once nothing of it uses the database any more. */
   close(): Promise<void>;
 }
+
+/** The value of a column that the schema gives this type. */
+export function text(row: Row, column: string): string {
+  return String(row[column]);
+}
+
+export function textOrNull(row: Row, column: string): string | null {
+  const value = row[column];
+  return value === null || value === undefined ? null : String(value);
+}
+
+export function integer(row: Row, column: string): number {
+  return Number(row[column]);
+}
+
+export function integerOrNull(row: Row, column: string): number | null {
+  const value = row[column];
+  return value === null || value === undefined ? null : Number(value);
+}

@@ -7,7 +7,7 @@ import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promi
 import { fileURLToPath } from 'node:url';
 import pLimit, { type LimitFunction } from 'p-limit';
 import { ConfigurationError, StorageUnavailableError } from '../errors.ts';
-import { within } from '../within.ts';
+import { within } from '../runtime/within.ts';
 import type { Argument, Connection, Result, Row } from './connection.ts';
 import { AttemptTimeoutError, describe, kindOf, translate, translateUnsettled } from './failures.ts';
 import { FileConnection } from './file-connection.ts';

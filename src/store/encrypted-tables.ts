@@ -5,8 +5,7 @@
 
 import { AnswerTooLargeError, ConfigurationError } from '../errors.ts';
 import { encodeRowsOfTexts } from './cells.ts';
-import { integer, text } from './columns.ts';
-import type { Row, Value } from './connection.ts';
+import { integer, type Row, text, type Value } from './connection.ts';
 import { type Database, pageWorkMs } from './database.ts';
 import {
   apiKeysTable,

@@ -6,8 +6,7 @@
  */
 
 import { randomUUID } from 'node:crypto';
-import { text } from './columns.ts';
-import type { Argument, Connection, Row } from './connection.ts';
+import { type Argument, type Connection, type Row, text } from './connection.ts';
 import { AttemptTimeoutError, kindOf } from './failures.ts';
 import { asGuardFailure, brokenAt, guard, type Statement } from './guards.ts';
 

@@ -1,6 +1,6 @@
 /** What the database knows of master keys: which one seals, and which ones ever did. Only key ids, never a key. */
 
-import { integer, integerOrNull, text } from './columns.ts';
+import { integer, integerOrNull, text } from './connection.ts';
 import type { Database } from './database.ts';
 import { guard, type Statement } from './guards.ts';
 

@@ -1,7 +1,7 @@
 /** Brings any database to the schema the vault needs, by adding only: the gateway's own statements go on working on the result. */
 
 import { ConfigurationError } from '../errors.ts';
-import { text } from './columns.ts';
+import { text } from './connection.ts';
 import type { Database } from './database.ts';
 import { isConstraint, isSchemaRace, MissingSchemaError } from './failures.ts';
 import type { Statement } from './guards.ts';
@@ -122,7 +122,7 @@ async function migrateOnce(database: Database): Promise<void> {
     { sql: gatewayTable },
     { sql: 'CREATE TABLE IF NOT EXISTS vault_migrations (version integer PRIMARY KEY NOT NULL, applied_at integer NOT NULL)' },
   ]);
-  await restoreColumns(database);
+  await addMissingColumns(database);
   const applied = (await database.read('SELECT version FROM vault_migrations')).length;
   for (const [index, statements] of migrations.entries()) {
     if (index >= applied) await database.writeIdempotent(asBatch(index + 1, statements));
@@ -133,8 +133,8 @@ async function migrateOnce(database: Database): Promise<void> {
  * Adds the vault's columns and index where they are not, as on a table that the gateway's own migrations have recreated.
  * Throws ConfigurationError where the gateway's own columns are not all there.
  */
-export function restoreColumns(database: Database): Promise<void> {
-  return againAfterRace(() => restoreColumnsOnce(database));
+export function addMissingColumns(database: Database): Promise<void> {
+  return againAfterRace(() => addMissingColumnsOnce(database));
 }
 
 /** What `operation` does, and once more where another program's migration has taken the vault's columns away meanwhile. */
@@ -143,12 +143,12 @@ export async function withColumns<Result>(database: Database, operation: () => P
     return await operation();
   } catch (error) {
     if (!(error instanceof MissingSchemaError)) throw error;
-    await restoreColumns(database);
+    await addMissingColumns(database);
     return operation();
   }
 }
 
-async function restoreColumnsOnce(database: Database): Promise<void> {
+async function addMissingColumnsOnce(database: Database): Promise<void> {
   const columns = await database.read("SELECT name FROM pragma_table_info('api_keys')");
   const present = new Set(columns.map((row) => text(row, 'name')));
   const lacking = gatewayColumns.filter((name) => !present.has(name));

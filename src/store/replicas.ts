@@ -1,6 +1,6 @@
 /** Which service processes live, and which master keys each holds. The database's clock says who lives. */
 
-import { text } from './columns.ts';
+import { text } from './connection.ts';
 import type { Database } from './database.ts';
 import { guard, type Statement } from './guards.ts';
 

@@ -4,7 +4,7 @@
  */
 
 import { decodeCell, encodeCells } from './cells.ts';
-import { integer, text } from './columns.ts';
+import { integer, text } from './connection.ts';
 import type { Database } from './database.ts';
 import { ciphertextColumns } from './encrypted-rows.ts';
 import { quote } from './encrypted-tables.ts';

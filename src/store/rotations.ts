@@ -1,8 +1,7 @@
 /** The record of every rotation, and the lease that lets one owner at a time run one. The database's clock times the lease. */
 
 import { type AuditLine, auditStatement } from './audit.ts';
-import { integer, integerOrNull, text, textOrNull } from './columns.ts';
-import type { Row } from './connection.ts';
+import { integer, integerOrNull, type Row, text, textOrNull } from './connection.ts';
 import type { Database } from './database.ts';
 import { guard, type Statement } from './guards.ts';
 import { withColumns } from './migrations.ts';

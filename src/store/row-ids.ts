@@ -5,7 +5,7 @@
  */
 
 import { ConfigurationError, StorageUnavailableError } from '../errors.ts';
-import { integer } from './columns.ts';
+import { integer } from './connection.ts';
 import type { Database } from './database.ts';
 
 const maxPasses = 5;

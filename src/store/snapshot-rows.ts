@@ -2,8 +2,7 @@
 
 import { ConfigurationError } from '../errors.ts';
 import { encodeCells } from './cells.ts';
-import { integer, text } from './columns.ts';
-import type { Row } from './connection.ts';
+import { integer, type Row, text } from './connection.ts';
 import { type Database, pageWorkMs } from './database.ts';
 import { firstRowId, quote } from './encrypted-tables.ts';
 import { assertHasRowIds, withLastingRowIds } from './row-ids.ts';

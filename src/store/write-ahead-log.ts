@@ -5,7 +5,7 @@
 
 import { existsSync, statSync } from 'node:fs';
 import PromiseDatabase from 'libsql/promise';
-import { within } from '../within.ts';
+import { within } from '../runtime/within.ts';
 import { AttemptTimeoutError } from './failures.ts';
 
 /** From this size it is checkpointed. */

@@ -2,11 +2,11 @@
 
 import { workerData } from 'node:worker_threads';
 import { Keyring } from '../crypto/keyring.ts';
-import { answerRequests } from '../request-thread.ts';
 import { type PageReport, PageWork } from '../rotation/page-work.ts';
 import type { PageTask, PageThreadSettings } from '../rotation/page-workers.ts';
+import { answerRequests } from '../runtime/request-thread.ts';
+import { createThrottle, unthrottled } from '../runtime/throttle.ts';
 import { movable } from '../store/owned-bytes.ts';
-import { createThrottle, unthrottled } from '../throttle.ts';
 
 const { plan, keys } = workerData as PageThreadSettings;
 const keyring = new Keyring(keys);

@@ -4,11 +4,11 @@ import type { Logger } from 'pino';
 import { Keyring } from '../crypto/keyring.ts';
 import type { DryRun, RotationEngine } from '../rotation/engine.ts';
 import type { RotationNote, RotationTask } from '../rotation/thread.ts';
+import { doTask } from '../runtime/task-thread.ts';
+import { createThrottle } from '../runtime/throttle.ts';
 import { buildEngine } from '../services.ts';
 import { Database } from '../store/database.ts';
 import type { RotationRecord } from '../store/rotations.ts';
-import { doTask } from '../task-thread.ts';
-import { createThrottle } from '../throttle.ts';
 
 const progressIntervalMs = 200;
 

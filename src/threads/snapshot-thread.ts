@@ -1,13 +1,13 @@
 /** The entry of a snapshot's thread: takes one, or puts one back, over a database connection of its own. */
 
 import { Keyring } from '../crypto/keyring.ts';
+import { doTask } from '../runtime/task-thread.ts';
+import { createThrottle } from '../runtime/throttle.ts';
 import { buildJournal, buildSnapshotWork } from '../services.ts';
 import type { RestoreResult } from '../snapshot/restore.ts';
 import { Spool } from '../snapshot/spool.ts';
 import type { SnapshotNote, SnapshotTask, TakenFile } from '../snapshot/threads.ts';
 import { Database } from '../store/database.ts';
-import { doTask } from '../task-thread.ts';
-import { createThrottle } from '../throttle.ts';
 
 await doTask<SnapshotTask, TakenFile | RestoreResult, SnapshotNote>(
   async ({ settings, act }, { stopped, tell }) => {

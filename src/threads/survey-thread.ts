@@ -3,10 +3,10 @@
 import { Keyring } from '../crypto/keyring.ts';
 import { type Survey, survey } from '../keys/survey.ts';
 import type { SurveyTask } from '../keys/surveyor.ts';
+import { doTask } from '../runtime/task-thread.ts';
+import { createThrottle } from '../runtime/throttle.ts';
 import { Database } from '../store/database.ts';
 import { EncryptedTables } from '../store/encrypted-tables.ts';
-import { doTask } from '../task-thread.ts';
-import { createThrottle } from '../throttle.ts';
 
 await doTask<SurveyTask, Survey>(async ({ database: location, coverage, keys }, { stopped }) => {
   const database = new Database(location);

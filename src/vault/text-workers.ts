@@ -4,7 +4,7 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import pLimit from 'p-limit';
 import type { GivenKey, Keyring } from '../crypto/keyring.ts';
 import { overloaded } from '../errors.ts';
-import { RequestThread } from '../request-thread.ts';
+import { RequestThread } from '../runtime/request-thread.ts';
 import { type CiphertextInput, type PlaintextInput, type TextResults, type TextTask, TextWork } from './text-work.ts';
 
 export interface TextWorkers {

@@ -59,7 +59,7 @@ describe('every command', () => {
     expect(await json(['status'])).toMatchObject({ active_key_id: keyIdA });
     expect(await json(['snapshot', '--out', file])).toMatchObject({ path: file, key_ids: [keyIdA], rows_unopened: 0 });
     expect(await json(['snapshot', '--check', file])).toMatchObject({ rows: 1, rows_by_key_id: { [keyIdA]: 1 } });
-    expect(await json(['restore', file])).toEqual({ restored: 0, kept: 1, before: null });
+    expect(await json(['restore', file])).toEqual({ restored: 0, kept: 1, left: 0, before: null });
     expect(await json(['rotate'], { PROVARA_MASTER_KEY_NEW: keyB })).toMatchObject({ rotation: { to_key_id: keyIdB } });
     expect(await json(['snapshot'])).toMatchObject({ error: { type: 'validation_error' } });
     expect(await json(['rotate'])).toMatchObject({

@@ -2,7 +2,7 @@
 
 import { describe, expect, it } from 'vitest';
 import { Database } from '../../src/store/database.ts';
-import { migrate, restoreColumns } from '../../src/store/migrations.ts';
+import { addMissingColumns, migrate } from '../../src/store/migrations.ts';
 import type { GatewayDatabase } from '../support/gateway.ts';
 import { keyA, keyB, keyIdA, keyIdB, startVault, temporaryDatabase } from '../support/vault.ts';
 
@@ -124,7 +124,7 @@ describe('the gateway’s own migration, which recreates the table while the vau
     await Promise.all(
       Array.from({ length: 6 }, async () => {
         const database = new Database({ url });
-        await restoreColumns(database);
+        await addMissingColumns(database);
         await database.close();
       }),
     );

@@ -8,7 +8,7 @@ import { Keyring } from '../../src/crypto/keyring.ts';
 import { parseMasterKey } from '../../src/crypto/master-key.ts';
 import { sealText } from '../../src/crypto/text-ciphertext.ts';
 import { StorageUnavailableError } from '../../src/errors.ts';
-import { RequestThread } from '../../src/request-thread.ts';
+import { RequestThread } from '../../src/runtime/request-thread.ts';
 import type { CiphertextInput, TextResults } from '../../src/vault/text-work.ts';
 import { TextThread, type TextWorkers, workOnTextsHere } from '../../src/vault/text-workers.ts';
 import { gatewaySeal } from '../support/gateway.ts';

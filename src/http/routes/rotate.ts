@@ -7,8 +7,8 @@ import * as schemas from '../../contract/schemas.ts';
 import { cancelRotation, findRotation } from '../../rotation/control.ts';
 import type { DryRun, Rotator } from '../../rotation/engine.ts';
 import type { RotationRequest } from '../../rotation/plan.ts';
+import { within } from '../../runtime/within.ts';
 import type { RotationRecord, RotationStore } from '../../store/rotations.ts';
-import { within } from '../../within.ts';
 import { actorOf } from '../auth.ts';
 import { goneSignal } from '../gone.ts';
 

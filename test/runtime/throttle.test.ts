@@ -1,7 +1,7 @@
 /** Work in the background leaves the processors to others for most of the time, however it is scheduled. */
 
 import { afterEach, expect, it, vi } from 'vitest';
-import { createThrottle } from '../src/throttle.ts';
+import { createThrottle } from '../../src/runtime/throttle.ts';
 
 afterEach(() => vi.restoreAllMocks());
 

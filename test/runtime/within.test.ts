@@ -2,7 +2,7 @@
 
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
-import { within } from '../src/within.ts';
+import { within } from '../../src/runtime/within.ts';
 
 const endless = new Promise<never>(() => undefined);
 const refuse = (): never => {

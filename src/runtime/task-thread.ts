@@ -2,7 +2,7 @@
 
 import { once } from 'node:events';
 import { parentPort, type TransferListItem, Worker, workerData } from 'node:worker_threads';
-import { type ErrorCode, type ErrorDetails, errorWithCode, StorageUnavailableError, VaultError } from './errors.ts';
+import { type ErrorCode, type ErrorDetails, errorWithCode, StorageUnavailableError, VaultError } from '../errors.ts';
 
 /** What the thread says: notes on its way, and at last the outcome. */
 type Message<Result, Note> = { readonly note: Note } | { readonly outcome: Outcome<Result> };
