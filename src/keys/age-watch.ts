@@ -41,9 +41,8 @@ export class AgeWatch {
 
   async #check(): Promise<void> {
     const { masterKeys, rotationDueDays, logger } = this.#context;
-    const activeKeyId = await masterKeys.activeKeyId();
-    const active = (await masterKeys.all()).find(({ keyId }) => keyId === activeKeyId);
-    if (active === undefined || !isRotationDue(active, activeKeyId, rotationDueDays)) return;
+    const active = (await masterKeys.all()).find((record) => isRotationDue(record, rotationDueDays));
+    if (active === undefined) return;
     logger.warn(
       {
         key_id: labelOfKey(active.keyId, active.isPassphrase),

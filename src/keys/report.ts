@@ -41,24 +41,23 @@ export interface ReportContext {
 /** Opens every row to answer: the counts are what is, not what a column says. */
 export async function reportMasterKeys(context: ReportContext): Promise<{ activeKeyId: string | null; keys: MasterKeyReport[] }> {
   const { masterKeys, surveyor } = context;
-  const activeKeyId = await masterKeys.activeKeyId();
   const found = await surveyor.survey();
   const needed = await keyIdsStillNeeded(context, found);
   const records = await masterKeys.all();
-  return { activeKeyId, keys: records.map((record) => reportKey(context, record, activeKeyId, found, needed)) };
+  const activeKeyId = records.find(({ isActive }) => isActive)?.keyId ?? null;
+  return { activeKeyId, keys: records.map((record) => reportKey(context, record, found, needed)) };
 }
 
 function reportKey(
   { keyring, rotationDueDays }: ReportContext,
   record: MasterKeyRecord,
-  activeKeyId: string | null,
   { rowsByKeyId }: Survey,
   needed: (keyId: string) => boolean,
 ): MasterKeyReport {
   const { keyId, statelessLastUsedAt } = record;
   const source = keyring.entries.find(({ key }) => key.id === keyId)?.sources[0] ?? null;
   const rows = source === null ? null : (rowsByKeyId.get(keyId) ?? 0);
-  const state = stateOf(record, activeKeyId);
+  const state = stateOf(record);
   const ageDays = Math.floor(ageSecondsOf(record) / secondsPerDay);
   return {
     keyId,
@@ -66,7 +65,7 @@ function reportKey(
     state,
     rows,
     ageDays,
-    rotationDue: isRotationDue(record, activeKeyId, rotationDueDays),
+    rotationDue: isRotationDue(record, rotationDueDays),
     safeToRetire: state !== 'active' && rows === 0 && !needed(keyId),
     statelessLastUsedAt,
   };
@@ -77,8 +76,8 @@ export function ageSecondsOf({ activatedAt, firstSeenAt }: MasterKeyRecord): num
   return Date.now() / 1000 - (activatedAt ?? firstSeenAt);
 }
 
-export function isRotationDue(record: MasterKeyRecord, activeKeyId: string | null, rotationDueDays: number): boolean {
-  return record.keyId === activeKeyId && ageSecondsOf(record) >= rotationDueDays * secondsPerDay;
+export function isRotationDue(record: MasterKeyRecord, rotationDueDays: number): boolean {
+  return record.isActive && ageSecondsOf(record) >= rotationDueDays * secondsPerDay;
 }
 
 /**
@@ -103,7 +102,7 @@ async function keyIdsStillNeeded(
 }
 
 /** How the database sees a key. */
-export function stateOf({ keyId, activatedAt }: MasterKeyRecord, activeKeyId: string | null): MasterKeyState {
-  if (keyId === activeKeyId) return 'active';
+export function stateOf({ isActive, activatedAt }: MasterKeyRecord): MasterKeyState {
+  if (isActive) return 'active';
   return activatedAt === null ? 'staged' : 'retired';
 }

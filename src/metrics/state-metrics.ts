@@ -68,7 +68,6 @@ export class StateMetrics {
   async #readKeys(): Promise<void> {
     const { masterKeys, seals, rotationDueDays, readiness } = this.#source;
     const records = await masterKeys.all();
-    const activeKeyId = await masterKeys.activeKeyId();
     const sealed = await masterKeys.seals();
     const survey = await readiness.latestSurvey();
     const { age, due, seals: sealsGauge, rows, rowsUnopened } = this.#gauges;
@@ -77,10 +76,10 @@ export class StateMetrics {
     for (const record of records) {
       const { keyId, isPassphrase } = record;
       const key_id = labelOfKey(keyId, isPassphrase);
-      const state = stateOf(record, activeKeyId);
+      const state = stateOf(record);
       ages.set(`${key_id} ${state}`, Math.max(ageSecondsOf(record), ages.get(`${key_id} ${state}`) ?? 0));
       age.set({ key_id, state }, ages.get(`${key_id} ${state}`) ?? 0);
-      due.inc({ key_id }, isRotationDue(record, activeKeyId, rotationDueDays) ? 1 : 0);
+      due.inc({ key_id }, isRotationDue(record, rotationDueDays) ? 1 : 0);
       sealsGauge.inc({ key_id }, (sealed.get(keyId) ?? 0) + seals.pending(keyId));
       if (survey !== null) rows.inc({ key_id }, survey.rowsByKeyId.get(keyId) ?? 0);
     }

@@ -7,6 +7,7 @@ import { guard, type Statement } from './guards.ts';
 export interface MasterKeyRecord {
   readonly keyId: string;
   readonly isPassphrase: boolean;
+  readonly isActive: boolean;
   /** Unix seconds, as all times of the store. */
   readonly firstSeenAt: number;
   /** When it first became the active key, or null where it never was. */
@@ -36,11 +37,14 @@ export class MasterKeyStore {
   }
 
   async all(): Promise<MasterKeyRecord[]> {
-    const rows = await this.#database.read(`SELECT key_id, is_passphrase, first_seen_at, activated_at, stateless_last_used_at
+    const rows =
+      await this.#database.read(`SELECT key_id, is_passphrase, key_id IN (SELECT key_id FROM vault_active_key) AS is_active,
+        first_seen_at, activated_at, stateless_last_used_at
       FROM vault_master_keys ORDER BY first_seen_at, rowid`);
     return rows.map((row) => ({
       keyId: text(row, 'key_id'),
       isPassphrase: integer(row, 'is_passphrase') === 1,
+      isActive: integer(row, 'is_active') === 1,
       firstSeenAt: integer(row, 'first_seen_at'),
       activatedAt: integerOrNull(row, 'activated_at'),
       statelessLastUsedAt: integerOrNull(row, 'stateless_last_used_at'),

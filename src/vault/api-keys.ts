@@ -92,15 +92,9 @@ export interface ApiKeysContext {
 
 export class ApiKeys {
   readonly #context: ApiKeysContext;
-  readonly #store: ApiKeyStore;
-  readonly #keyring: Keyring;
-  readonly #activeKey: ActiveKey;
 
   constructor(context: ApiKeysContext) {
     this.#context = context;
-    this.#store = context.store;
-    this.#keyring = context.keyring;
-    this.#activeKey = context.activeKey;
   }
 
   /**
@@ -119,26 +113,26 @@ export class ApiKeys {
   }
 
   async list(tenantId: string | null, provider: string | null, page: PageRequest): Promise<Page<ListedApiKey>> {
-    const { rows, next } = await this.#store.list(tenantId, provider, page);
+    const { rows, next } = await this.#context.store.list(tenantId, provider, page);
     return { items: rows.map((row) => this.#masked(row)), next };
   }
 
   /** Throws NotFoundError also where the id is another tenant's. */
   async get(tenantId: string | null, id: string): Promise<ListedApiKey> {
-    const row = await this.#store.findById(tenantId, id);
+    const row = await this.#context.store.findById(tenantId, id);
     if (row === null) throw notFound();
     return this.#masked(row);
   }
 
   /** Throws NotFoundError also where the id is another tenant's. */
   async delete(actor: Actor, tenantId: string | null, id: string): Promise<void> {
-    const row = await this.#store.findById(tenantId, id);
+    const row = await this.#context.store.findById(tenantId, id);
     if (row === null) throw notFound();
     const event = { act: 'key.delete', outcome: 'done', row: { tenantId, name: row.name, id } };
     const isDeleted = await this.#context.journal.recorded(
       actor,
       event,
-      (record) => this.#store.delete(tenantId, id, record),
+      (record) => this.#context.store.delete(tenantId, id, record),
       (result) => result,
     );
     if (!isDeleted) throw notFound();
@@ -149,7 +143,7 @@ export class ApiKeys {
    * where the use could not be put on record.
    */
   async decrypt(actor: Actor, tenantId: string | null, name: string): Promise<DecryptedApiKey> {
-    const row = await this.#store.findByName(tenantId, name);
+    const row = await this.#context.store.findByName(tenantId, name);
     const opened = row === null ? notFound() : await this.#openOrRefuse(row);
     await this.#context.log.record(actor, [useOf({ tenantId, name, id: row?.id ?? null }, opened)]);
     if (opened instanceof VaultError) throw opened;
@@ -158,7 +152,7 @@ export class ApiKeys {
 
   /** Every name of a tenant, each with the newest row's value or with why it does not open. Throws StorageUnavailableError. */
   async decryptAll(actor: Actor, tenantId: string | null, page: OpeningRequest): Promise<Page<DecryptedEntry>> {
-    const { rows, next } = await this.#store.listNewest(tenantId, page);
+    const { rows, next } = await this.#context.store.listNewest(tenantId, page);
     await page.beforeOpening(rows.length);
     const uses: AuditEvent[] = [];
     const items: DecryptedEntry[] = [];
@@ -173,13 +167,13 @@ export class ApiKeys {
   }
 
   async tenants(limit: number, after: Pick<TenantCount, 'position'> | null): Promise<TenantCount[]> {
-    return this.#store.tenants(limit, after);
+    return this.#context.store.tenants(limit, after);
   }
 
   /** Whether a store would find its master key. */
   async isConfigured(): Promise<boolean> {
-    const keyId = await this.#activeKey.id();
-    return keyId !== null && this.#keyring.get(keyId) !== undefined;
+    const keyId = await this.#context.activeKey.id();
+    return keyId !== null && this.#context.keyring.get(keyId) !== undefined;
   }
 
   /**
@@ -189,12 +183,15 @@ export class ApiKeys {
   async #put(actor: Actor, binding: RowBinding, plaintext: Buffer): Promise<StoredApiKey> {
     const { tenantId, name, provider } = binding;
     for (let attempt = 1; attempt <= maxStoreAttempts; attempt += 1) {
-      const [key, existing] = await Promise.all([this.#activeKey.sealingKey(), this.#store.findByName(tenantId, name)]);
+      const [key, existing] = await Promise.all([
+        this.#context.activeKey.sealingKey(),
+        this.#context.store.findByName(tenantId, name),
+      ]);
       const sealed = { tenantId, name, provider, keyId: key.id, ...sealRow(key, binding, plaintext) };
       this.#context.seals.note(key.id);
       const stored = await this.#tryPut(actor, sealed, existing);
       if (stored !== null) return stored;
-      this.#activeKey.forget();
+      this.#context.activeKey.forget();
     }
     throw new StorageUnavailableError('The active master key keeps changing: try again.');
   }
@@ -209,7 +206,7 @@ export class ApiKeys {
       const outcome = await this.#context.journal.recorded(
         actor,
         event,
-        (record) => this.#store.put(sealed, id, now, record),
+        (record) => this.#context.store.put(sealed, id, now, record),
         (done) => done !== null,
       );
       return outcome && toStored(sealed, id, now, outcome === 'replaced' ? existing : null);
@@ -222,7 +219,7 @@ export class ApiKeys {
   /** What is wrong with the row alone is its own answer. */
   async #openOrRefuse(row: ApiKeyRow): Promise<DecryptedApiKey | DecryptFailedError | ConfigurationError> {
     const { id, tenantId, name, provider } = row;
-    const opened = this.#isRefused(row) ? null : this.#keyring.openRow(bindingOf(row), row, row.keyIdHint);
+    const opened = this.#isRefused(row) ? null : this.#context.keyring.openRow(bindingOf(row), row, row.keyIdHint);
     if (opened === null) return this.#whyUnopened(row);
     this.#context.observer.decrypted(opened.key.id, 'opened');
     this.#context.uses.note(id, row.lastUsedAt);
@@ -232,7 +229,7 @@ export class ApiKeys {
   /** A key that is missing is said, anything else is one error. */
   async #whyUnopened(row: ApiKeyRow): Promise<DecryptFailedError | ConfigurationError> {
     try {
-      if (!this.#isRefused(row)) await this.#activeKey.assertKeyPresent(row.keyIdHint);
+      if (!this.#isRefused(row)) await this.#context.activeKey.assertKeyPresent(row.keyIdHint);
     } catch (error) {
       if (!(error instanceof ConfigurationError)) throw error;
       this.#context.observer.decrypted(row.keyIdHint, 'key_missing');
@@ -247,7 +244,7 @@ export class ApiKeys {
   }
 
   #masked(row: ApiKeyRow): ListedApiKey {
-    const opened = this.#isRefused(row) ? null : this.#keyring.openRow(bindingOf(row), row, row.keyIdHint);
+    const opened = this.#isRefused(row) ? null : this.#context.keyring.openRow(bindingOf(row), row, row.keyIdHint);
     if (opened === null) return { ...row, maskedValue: unreadableMask, keyId: row.keyIdHint };
     return { ...row, maskedValue: maskValue(takeText(opened.plaintext)), keyId: opened.key.id };
   }

@@ -28,12 +28,10 @@ export interface StatelessContext {
 
 export class StatelessCipher {
   readonly #context: StatelessContext;
-  readonly #activeKey: ActiveKey;
   readonly #notedAt = new Map<string, number>();
 
   constructor(context: StatelessContext) {
     this.#context = context;
-    this.#activeKey = context.activeKey;
   }
 
   /**
@@ -41,7 +39,7 @@ export class StatelessCipher {
    * for over 64 KiB, StorageUnavailableError where the use could not be put on record.
    */
   async encrypt(actor: Actor, items: readonly PlaintextInput[]): Promise<(WorkedText | ItemError)[]> {
-    const { id: keyId } = await this.#activeKey.sealingKey();
+    const { id: keyId } = await this.#context.activeKey.sealingKey();
     for (const { plaintext } of items) assertPlaintext('plaintext', plaintext);
     const results = await this.#context.workers.work({ act: 'encrypt', keyId, items });
     this.#noteSealed(keyId, results);
@@ -59,7 +57,7 @@ export class StatelessCipher {
    * {@link encrypt} does.
    */
   async rewrap(actor: Actor, items: readonly CiphertextInput[]): Promise<(WorkedText | ItemError)[]> {
-    const { id: keyId } = await this.#activeKey.sealingKey();
+    const { id: keyId } = await this.#context.activeKey.sealingKey();
     const results = await this.#context.workers.work({ act: 'rewrap', keyId, items });
     this.#noteSealed(keyId, results);
     return this.#recorded(actor, 'text.rewrap', await this.#explained(items, results));
@@ -97,7 +95,7 @@ export class StatelessCipher {
   async #whyUnopened(input: CiphertextInput): Promise<ItemError> {
     const namedKeyId = 'row' in input ? null : (parseText(input.ciphertext)?.keyId ?? null);
     try {
-      if ('row' in input || namedKeyId !== null) await this.#activeKey.assertKeyPresent(namedKeyId);
+      if ('row' in input || namedKeyId !== null) await this.#context.activeKey.assertKeyPresent(namedKeyId);
     } catch (error) {
       if (!(error instanceof ConfigurationError)) throw error;
       this.#context.observer.decrypted(namedKeyId, 'key_missing');
