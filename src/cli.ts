@@ -16,8 +16,8 @@ import { DecryptGateFailedError, VaultError } from './errors.ts';
 import { SettingsError } from './settings.ts';
 
 let exitCode: number = exitCodes.done;
-/** Of a command or an option: none is longer. */
-const isName = /^-{0,2}[a-z][a-z-]{0,17}$/;
+/** Of an option: none is longer. */
+const isName = /^--?[a-z][a-z-]{0,17}$/;
 /** Also for what is wrong with the command line itself. */
 const isJson = process.argv.includes('--json');
 

@@ -6,6 +6,8 @@ import { StorageUnavailableError } from '../errors.ts';
 /** Aborted once the answer is there, or the caller has gone. */
 export function goneSignal(reply: FastifyReply): AbortSignal {
   const gone = new AbortController();
-  reply.raw.once('close', () => gone.abort(new StorageUnavailableError('Nobody waits for the answer.')));
+  const abort = (): void => gone.abort(new StorageUnavailableError('Nobody waits for the answer.'));
+  if (reply.raw.destroyed) abort();
+  else reply.raw.once('close', abort);
   return gone.signal;
 }

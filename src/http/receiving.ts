@@ -3,7 +3,7 @@
  * large bodies may allow an hour, after it has seen who sends it, for as long as bytes keep coming.
  */
 
-import type { FastifyInstance, FastifyRequest } from 'fastify';
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { answerUnparsable } from './errors.ts';
 
 export interface ReceiveLimits {
@@ -27,9 +27,9 @@ declare module 'fastify' {
 /** Node's own limit holds for all requests of a server alike, and is off but for their headers: see createHttpServer. */
 export function addReceiving(app: FastifyInstance, limits = defaultLimits): void {
   app.decorateRequest('arrival', null);
-  app.addHook('onRequest', (request, _reply, done) => {
+  app.addHook('onRequest', (request, reply, done) => {
     const { 'content-length': length = '0', 'transfer-encoding': encoding } = request.headers;
-    if (length !== '0' || encoding !== undefined) request.arrival = new Arrival(request, limits);
+    if (length !== '0' || encoding !== undefined) request.arrival = new Arrival(request, reply, limits);
     done();
   });
 }
@@ -37,11 +37,13 @@ export function addReceiving(app: FastifyInstance, limits = defaultLimits): void
 /** A body on its way: where it is late, its connection ends. */
 class Arrival {
   readonly #request: FastifyRequest;
+  readonly #reply: FastifyReply;
   readonly #limits: ReceiveLimits;
   #timer: NodeJS.Timeout;
 
-  constructor(request: FastifyRequest, limits: ReceiveLimits) {
+  constructor(request: FastifyRequest, reply: FastifyReply, limits: ReceiveLimits) {
     this.#request = request;
+    this.#reply = reply;
     this.#limits = limits;
     this.#timer = setTimeout(() => this.#giveUp(), limits.bodyMs);
     // Once it has arrived whole, or its connection has gone.
@@ -61,7 +63,9 @@ class Arrival {
     const { id, raw } = this.#request;
     // A route that reads no body leaves it lying, though it has come.
     if (raw.complete) return;
-    answerUnparsable(Object.assign(new Error('late'), { code: 'ERR_HTTP_REQUEST_TIMEOUT' }), raw.socket, id);
+    const late = Object.assign(new Error('late'), { code: 'ERR_HTTP_REQUEST_TIMEOUT' });
+    // One that was refused before its body had come has its answer.
+    if (!this.#reply.raw.headersSent) answerUnparsable(late, raw.socket, id);
     raw.socket.destroySoon();
   }
 }

@@ -107,13 +107,13 @@ function keysOfUnfinished(unfinished: RotationRecord, { oldKeyId, newKeyId }: Ro
 async function assertStillCovered({ tables, tableNames }: PlanContext, { id, coveredTables }: RotationRecord): Promise<void> {
   const left = coveredTables.filter((table) => tableAmong(tableNames, table) === undefined);
   if (left.length === 0) return;
-  const holding = (await tables.discover(1)).filter(({ table, rows }) => rows > 0 && tableAmong(left, table) !== undefined);
+  const holding = (await tables.discover()).filter(({ table, rows }) => rows > 0 && tableAmong(left, table) !== undefined);
   if (holding.length === 0) return;
   const names = holding.map(({ table }) => table).join(', ');
   throw new UncoveredTableError(
     `Rotation ${id} is unfinished, and was begun with these tables, which are not covered any more: ${names}. Name each in ` +
       'VAULT_ENCRYPTED_TABLES until it is finished, or, before it switches, cancelled.',
-    { tables: holding.map(({ table }) => ({ table })) },
+    { tables: holding },
   );
 }
 

@@ -44,9 +44,10 @@ export class Resumption {
       unfinished = await this.#rotations.findUnfinished();
     }
     if (unfinished === null) return;
-    if (this.#stop.signal.aborted) return;
     // Without the old key it can be finished where no row needs that; otherwise it is left to who has it.
-    if (this.#keyring.get(unfinished.fromKeyId) === undefined) await this.#rotator.dryRun({});
+    const { signal } = this.#stop;
+    if (this.#keyring.get(unfinished.fromKeyId) === undefined) await this.#rotator.dryRun({}, { signal });
+    if (signal.aborted) return;
     const { id, done } = await this.#rotator.start({});
     this.#logger.info({ rotation_id: id }, 'taking up an unfinished rotation');
     await done;

@@ -167,7 +167,7 @@ export class RotationRun {
     const counts = { rowsScanned, rowsSkipped, rowsRotated: 0, rowsAlreadyRotated: rowsNew - rowsToUpgrade };
     await rotations.advance(this.#holder.lease, { state: 'gating', ...counts });
     assertPassed(report);
-    await this.#adoptOldKey();
+    await this.#recordOldKey();
     if (rowsOther > 0)
       this.#context.logger.warn({ rotation_id: this.#rotationId, rows_other: rowsOther }, `rows ${underAnotherKey}`);
     if (rowsScanned > rowsSkipped + rowsNew - rowsToUpgrade) await this.#keepSnapshot();
@@ -175,12 +175,13 @@ export class RotationRun {
     return report;
   }
 
-  /** What every row has been found under, or under its successor, is the active key of a database that names none yet. */
-  async #adoptOldKey(): Promise<void> {
-    const { fromKeyId, activeKeyId } = this.#plan;
-    const { masterKeys, keyring } = this.#context;
-    const from = keyring.get(fromKeyId);
-    if (activeKeyId === null && from !== undefined) await masterKeys.adopt(nameOf(from));
+  /** What every row has been found under, or under its successor, is on record, and the active key of a database that names none yet. */
+  async #recordOldKey(): Promise<void> {
+    const { from, activeKeyId } = this.#plan;
+    const { masterKeys } = this.#context;
+    if (from === null) return;
+    if (activeKeyId === null) await masterKeys.adopt(nameOf(from));
+    else await masterKeys.register([nameOf(from)]);
   }
 
   /** Once, and before anything is written: a rotation that is taken up again after the switch has that of its first attempt. */
@@ -271,7 +272,8 @@ export class RotationRun {
       const { rowsScanned, rowsNew, rowsToUpgrade, rowsSkipped, rowsFailed } = found;
       const counts = { rowsScanned, rowsVerified: rowsNew - rowsToUpgrade, rowsSkipped };
       if (rowsFailed > 0 || rowsLateOf(found) > 0) {
-        return { state: 'verify_failed', ...counts, error: verificationFailure(found) };
+        const rotated = await this.#rowsRotated(counts.rowsVerified);
+        return { state: 'verify_failed', ...counts, ...rotated, error: verificationFailure(found) };
       }
       if (isAnyLate && pass < maxVerifyPasses) continue;
       return { state: 'completed', ...counts, ...(await this.#rowsRotated(counts.rowsVerified)) };

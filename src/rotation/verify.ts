@@ -31,7 +31,7 @@ async function* settledPages(
   times: number,
 ): AsyncGenerator<PageReport> {
   for await (const page of work.workers.work(coveredPages(work.tables, parts), () => false)) {
-    if (rowsLateOf(page) === 0 || page.rowsFailed > 0 || times === 0) yield page;
+    if (rowsLateOf(page) === 0 || times === 0) yield page;
     else {
       const { settled, late } = split(page);
       await rotateLate(late, page);

@@ -76,6 +76,7 @@ export async function restoreSnapshot(
 ): Promise<RestoreResult> {
   assertMode(context, mode);
   const checked = await checkSnapshot(spool, context.keyring, context.throttle);
+  const fence = await context.rotations.fence();
   await assertNoRotation(context.rotations);
   await addMissingColumns(context.database);
   const tables = await fittingTables(context, checked);
@@ -84,8 +85,8 @@ export async function restoreSnapshot(
   await context.restores.begin(id);
   try {
     return mode === 'merge'
-      ? await merge({ ...context, actor, id, tables }, spool, checked)
-      : await replace({ ...context, actor, id, tables }, spool, checked);
+      ? await merge({ ...context, actor, id, tables, fence }, spool, checked)
+      : await replace({ ...context, actor, id, tables, fence }, spool, checked);
   } catch (error) {
     await context.restores.forget(id).catch(() => undefined);
     throw await explain(context.rotations, error);
@@ -97,20 +98,22 @@ interface Restoring extends RestoreContext {
   readonly actor: Actor;
   readonly id: string;
   readonly tables: readonly MovedTable[];
+  /** As it was before anything was read: no rotation may come between. */
+  readonly fence: number;
 }
 
 async function merge(restoring: Restoring, spool: Spool, { header, rows }: CheckedSnapshot): Promise<RestoreResult> {
-  const { restores, keyring, journal, actor, id, tables, throttle } = restoring;
+  const { restores, keyring, journal, actor, id, tables, fence, throttle } = restoring;
   const mayLackKey = await mayLackKeyOf(restoring);
   const staging = { restores, keyring, mayLackKey, id, shapes: shapesByName(tables), throttle };
   const { keyIds, rowsLeft } = await stageMissing(staging, readSnapshotRows(spool));
   const activeKey = keyring.get(header.active_key_id);
   const conditions = [
-    noRotationStatement(),
+    noRotationStatement(fence),
     ...(keyIds.size === 0 ? [] : [replicaKeysStatement([...keyIds])]),
     ...registerStatements(keyring, keyIds),
-    // Of a table of which some rows may be under another key, that key may be the active one.
-    ...(activeKey === undefined || rowsLeft > 0 ? [] : activeKeyStatements(nameOf(activeKey), true)),
+    // Where there are rows already, the next start finds out which key they are under.
+    ...(activeKey !== undefined && (await restores.areEmpty(tables)) ? activeKeyStatements(nameOf(activeKey), true) : []),
   ];
   // Where nobody waits any more, it ends here.
   throttle();
@@ -144,7 +147,7 @@ async function replace(restoring: Restoring, spool: Spool, checked: CheckedSnaps
   const activeKey = activeKeyOf(restoring.keyring, checked.header.active_key_id);
   await stageWhole({ restores, id, shapes: shapesByName(tables), throttle }, readSnapshotRows(spool));
   const conditions = [
-    noRotationStatement(),
+    noRotationStatement(restoring.fence),
     replicaKeysStatement([...new Set([activeKey.id, ...checked.rowsByKeyId.keys()])]),
     ...registerStatements(restoring.keyring, checked.rowsByKeyId.keys()),
     ...activeKeyStatements(nameOf(activeKey), false),

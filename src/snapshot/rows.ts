@@ -4,6 +4,9 @@ import type { Keyring } from '../crypto/keyring.ts';
 import { openCoveredRow, reasonOf } from '../keys/covered-rows.ts';
 import { type Cell, nameOfCell, textOfCell } from '../store/cells.ts';
 import { apiKeysTable, bindingColumns, ciphertextColumns, type EncryptedRow } from '../store/encrypted-rows.ts';
+import type { TableShape } from '../store/snapshot-rows.ts';
+
+const updatedAt = 'updated_at';
 
 /** The columns that tell whether a row opens, the ciphertext first. */
 export function openingColumns(table: string): string[] {
@@ -27,9 +30,16 @@ export function isMalformed(columns: readonly string[], cells: readonly Cell[]):
   return reasonOf(toEncryptedRow(columns, cells)) === 'malformed';
 }
 
-/** The columns that tell under which key a row is, where they are {@link keyIdHintOf}'s to read. */
-export function hintColumns(table: string): string[] {
-  return table === apiKeysTable ? ['key_id', 'key_id_tag'] : [];
+/** The columns that tell under which key a row is, and when it was last changed: those of them that the table has. */
+export function hintColumns({ table, columns }: TableShape): string[] {
+  const hints = [...(table === apiKeysTable ? ['key_id', 'key_id_tag'] : []), updatedAt];
+  return hints.filter((column) => positionOf(columns, column) !== -1);
+}
+
+/** When a program has last changed the row, in Unix seconds; of a table that does not say so, in the end of time. */
+export function updatedAtOf(columns: readonly string[], cells: readonly Cell[]): number {
+  const cell = cells[positionOf(columns, updatedAt)];
+  return typeof cell === 'object' && cell !== null && 'integer' in cell ? Number(cell.integer) : Number.POSITIVE_INFINITY;
 }
 
 /** The key id that the row names, or null where it names none, or names that of a ciphertext which has been replaced since. */

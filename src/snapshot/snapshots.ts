@@ -16,7 +16,7 @@ export interface SnapshotsContext {
   readonly keyring: Keyring;
   /** Where the state before a replacement is kept, or null. */
   readonly snapshotDir: string | null;
-  readonly logger: Pick<Logger, 'info'>;
+  readonly logger: Pick<Logger, 'info' | 'warn'>;
 }
 
 export class Snapshots {
@@ -76,7 +76,9 @@ export class Snapshots {
     try {
       const result = await work.restore(actor, await Spool.from(source, maxBytes), mode, signal);
       const { restored, kept, left, before } = result;
-      logger.info({ mode, restored, kept, left, path: before?.path, sha256: before?.sha256 }, 'snapshot restored');
+      logger.info({ mode, restored, kept, path: before?.path, sha256: before?.sha256 }, 'snapshot restored');
+      if (left > 0)
+        logger.warn({ left }, 'rows that do not open were left: a master key that is not in the keyring may open them');
       return result;
     } catch (error) {
       await journal.refused(actor, 'snapshot.restore', error, { mode });

@@ -7,7 +7,7 @@ import type { Cell } from '../store/cells.ts';
 import { ciphertextColumns } from '../store/encrypted-rows.ts';
 import type { MovedTable, PresentRow, RestoreStore, StagedRow } from '../store/restores.ts';
 import type { TableRow } from './check.ts';
-import { hintColumns, isMalformed, ivAndTagOf, keyIdHintOf, keyIdOf, openingColumns, positionOf } from './rows.ts';
+import { hintColumns, isMalformed, ivAndTagOf, keyIdHintOf, keyIdOf, openingColumns, positionOf, updatedAtOf } from './rows.ts';
 
 const chunkRows = 200;
 const chunkCharacters = 1_000_000;
@@ -43,7 +43,7 @@ export async function stageMissing(context: StageMissingContext, rows: AsyncIter
   const { restores, id, shapes, throttle } = context;
   const missing = new MissingRows(context);
   for await (const { shape, rows: chunk } of chunksOf(rows, shapes, throttle)) {
-    const columns = [...openingColumns(shape.table), ...hintColumns(shape.table)];
+    const columns = [...openingColumns(shape.table), ...hintColumns(shape)];
     const staged = chunk.map((row) => toStaged(shape, row));
     const keys = staged.map(({ matchCell, rowId }) => `[${matchCell},"${rowId}"]`);
     const present = await restores.present(shape, keys, columns);
@@ -78,7 +78,7 @@ class MissingRows {
     const taken = JSON.parse(row.cells) as Cell[];
     const keyId = keyIdOf(keyring, shape.table, shape.columnsPutBack, taken);
     if (found !== null && keyId === null) return null;
-    if (found !== null && !isDamaged(this.#context, columns, found, ivAndTagOf(shape.columnsPutBack, taken))) {
+    if (found !== null && !isDamaged(this.#context, columns, found, { columns: shape.columnsPutBack, cells: taken })) {
       this.rowsLeft += 1;
       return null;
     }
@@ -89,20 +89,22 @@ class MissingRows {
 }
 
 /**
- * Of a row that stands there and does not open: whether no key can open it. Otherwise it may be newer than all else. IV and tag are of one
- * sealing alone: what has one of those that the snapshot's row has is that row, with a damaged column.
+ * Of a row that stands there and does not open: whether it is damaged, and not a newer one under a key that is not here. IV and tag are of
+ * one sealing alone: what has one of those that the snapshot's row has is that row, with a damaged column.
  */
 function isDamaged(
   { keyring, mayLackKey }: StageMissingContext,
   columns: readonly string[],
-  cells: readonly Cell[],
-  [iv, tag]: readonly (string | null)[],
+  found: readonly Cell[],
+  taken: { readonly columns: readonly string[]; readonly cells: readonly Cell[] },
 ): boolean {
-  if (isMalformed(columns, cells)) return true;
-  const [foundIv, foundTag] = ivAndTagOf(columns, cells);
+  if (isMalformed(columns, found)) return true;
+  const [iv, tag] = ivAndTagOf(taken.columns, taken.cells);
+  const [foundIv, foundTag] = ivAndTagOf(columns, found);
   if (foundIv === iv || foundTag === tag) return true;
-  const keyIdHint = keyIdHintOf(columns, cells);
-  return keyIdHint === null ? !mayLackKey : keyring.get(keyIdHint) !== undefined;
+  const keyIdHint = keyIdHintOf(columns, found);
+  if (keyIdHint !== null) return keyring.get(keyIdHint) !== undefined;
+  return !mayLackKey && updatedAtOf(columns, found) <= updatedAtOf(taken.columns, taken.cells);
 }
 
 function toStaged({ primaryKey, columnsPutBack }: MovedTable, { row }: TableRow): StagedRow {

@@ -147,7 +147,7 @@ export class ApiKeyStore {
         SELECT rowid AS row_id, id, ${bytesOfRow} AS bytes FROM api_keys AS outer_row
         WHERE tenant_id IS ?1 AND ${isAfter} AND ${condition} ORDER BY id LIMIT ?3 + 1)
       SELECT ${columns}, ${position} AS position, (SELECT count(*) FROM asked) AS asked
-      FROM (SELECT row_id, sum(bytes) OVER (ORDER BY id) - bytes AS bytes_before FROM asked) CROSS JOIN api_keys ON api_keys.rowid = row_id
+      FROM (SELECT row_id, sum(bytes) OVER (ORDER BY id, row_id ROWS UNBOUNDED PRECEDING) - bytes AS bytes_before FROM asked) CROSS JOIN api_keys ON api_keys.rowid = row_id
       WHERE bytes_before <= ?4 ORDER BY id LIMIT ?3`;
     const rows = await this.#read(sql, [tenantId, after, limit, bytes, ...args]);
     const last = rows.at(-1);

@@ -59,7 +59,7 @@ export interface RotationRecord extends RotationCounts {
   readonly skippedRows: readonly SkippedRow[];
   /** The tables that it covers, as their names were spelt when it was begun or last taken up. */
   readonly coveredTables: readonly string[];
-  /** Whether the new key was the active one already when it was begun: then nothing needs the old key. */
+  /** Whether the new key was the active one already when it was begun, so that it is not its doing where a row needs the old one. */
   readonly isRerun: boolean;
   /** Why it did not complete, or null. */
   readonly error: string | null;
@@ -162,6 +162,12 @@ export class RotationStore {
       const skipped = JSON.parse(text(row, 'skipped_rows')) as SkippedRow[];
       return skipped.map((each) => ({ ...each, fromKeyId: text(row, 'from_key_id') }));
     });
+  }
+
+  /** How often a rotation has been begun, or taken up. */
+  async fence(): Promise<number> {
+    const [row] = await this.#database.read('SELECT fence FROM vault_rotation_lease');
+    return row === undefined ? 0 : integer(row, 'fence');
   }
 
   /** The id of the rotation whose lease is held and has not expired, or null. */
@@ -269,9 +275,10 @@ export class RotationStore {
   }
 }
 
-/** Fails the batch while any rotation is unfinished. */
-export function noRotationStatement(): Statement {
-  return guard(noRotationGuard, `NOT EXISTS (SELECT 1 FROM vault_rotations WHERE state NOT IN (${finalStates}))`);
+/** Fails the batch while any rotation is unfinished, and where one has been begun since {@link RotationStore.fence} was read. */
+export function noRotationStatement(fence: number): Statement {
+  const noneUnfinished = `NOT EXISTS (SELECT 1 FROM vault_rotations WHERE state NOT IN (${finalStates}))`;
+  return guard(noRotationGuard, `${noneUnfinished} AND EXISTS (SELECT 1 FROM vault_rotation_lease WHERE fence = ?)`, [fence]);
 }
 
 function fenceStatement({ owner, fence }: Lease): Statement {

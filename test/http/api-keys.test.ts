@@ -2,7 +2,7 @@
 
 import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
-import { type GatewayRow, gatewayOpen } from '../support/gateway.ts';
+import { type GatewayRow, gatewayOpen, gatewayTableSql } from '../support/gateway.ts';
 import { keyA, keyB, keyIdA, keyIdB, startVault, type TestVault, temporaryDatabase } from '../support/vault.ts';
 
 interface LegacyRow extends GatewayRow {
@@ -304,6 +304,18 @@ describe('listing', () => {
       expect(pages.flatMap(idsOf)).toEqual(ids);
       expect(pages.map(({ keys }) => keys.length)).toEqual([1, 16, 4, 16, 3]);
     }
+  });
+
+  it('holds rows without an id, large ones too', async () => {
+    const { url, gateway: database } = await temporaryDatabase({ withTable: false });
+    await database.run(gatewayTableSql.replace('id text PRIMARY KEY NOT NULL', 'id text PRIMARY KEY'));
+    for (let index = 0; index < 18; index += 1) await database.insert(keyA, { id: `row-${index}`, value: 'x'.repeat(60_000) });
+    await database.run('UPDATE api_keys SET id = NULL WHERE rowid <= 16');
+    const { gateway } = await startVault(url);
+    const pages = await pagesOf((cursor) => gateway('POST', '/v1/api-keys/decrypt-all', { cursor }));
+    expect(pages.flatMap(({ keys }) => keys).map(({ name }) => name)).toEqual(
+      Array.from({ length: 18 }, (_, index) => `row-${index}`),
+    );
   });
 
   it('names the key that a row wants where the keyring lacks it', async () => {

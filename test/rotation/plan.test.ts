@@ -47,7 +47,7 @@ describe('a rotation that is taken up again', () => {
       expect([status, body.error?.type, body.error?.details]).toEqual([
         422,
         'uncovered_table',
-        { tables: [{ table: 'others' }] },
+        { tables: [{ table: 'others', rows: 1 }] },
       ]);
     }
     await lacking.close();

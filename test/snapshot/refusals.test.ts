@@ -220,6 +220,15 @@ describe('a restore', () => {
     expect(await state()).toEqual(before);
   });
 
+  it.each(['merge', 'replace'])('writes nothing where a whole rotation has run while it was prepared: %s', async (mode) => {
+    const { database, vault, snapshot, state, before } = await start();
+    await database.run(`CREATE TRIGGER meanwhile AFTER INSERT ON vault_restore_rows BEGIN
+      UPDATE vault_rotation_lease SET fence = fence + 1; END`);
+    const answer = await sendSnapshot(vault, snapshot, mode);
+    expect([answer.status, answer.body.error.message]).toEqual([409, 'A rotation has just ended: run the restore again.']);
+    expect(await state()).toEqual(before);
+  });
+
   it('writes nothing where another process took what it staged for left behind', async () => {
     const { database, vault, snapshot, state, before } = await start();
     await database.run(`CREATE TRIGGER meanwhile AFTER INSERT ON vault_restore_rows BEGIN

@@ -7,6 +7,7 @@ import { basename, join } from 'node:path';
 import { Readable } from 'node:stream';
 import { describe, expect, it, onTestFinished, vi } from 'vitest';
 import { readCliConfig } from '../../src/config.ts';
+import { parseMasterKey } from '../../src/crypto/master-key.ts';
 import { createSilentLogger } from '../../src/logging.ts';
 import { buildServices } from '../../src/services.ts';
 import { writeSnapshotTo } from '../../src/snapshot/file.ts';
@@ -273,7 +274,8 @@ describe('a restore', () => {
   it('by merge takes the place of no row that a key which is not in the keyring may open', async () => {
     const { url, vault, database } = await start();
     for (const id of ['edited', 'damaged', 'spoilt']) await database.insert(keyA, { id });
-    for (const id of ['edited', 'spoilt', 'foreign']) await database.insert(keyA, { id, provider: 'sample' }, connectors);
+    for (const id of ['edited', 'spoilt', 'foreign', 'newer'])
+      await database.insert(keyA, { id, provider: 'sample' }, connectors);
     await vault.admin('POST', '/admin/rotate/execute');
     const snapshot = await takeSnapshot(vault);
     await vault.close();
@@ -288,17 +290,39 @@ describe('a restore', () => {
     await database.run(
       `UPDATE ${connectors} SET encrypted_value = 'c0ffee', iv = lower(hex(randomblob(16))) WHERE id = 'spoilt'`,
     );
-    // Of none that anybody knows.
-    await database.update(keyC, 'foreign', 'sample-of-nobody', connectors);
+    // Of a key that nobody has told the vault of: one that was changed since, and one that was not.
+    for (const id of ['foreign', 'newer']) await database.update(keyC, id, 'sample-of-nobody', connectors);
+    await database.run(`UPDATE ${connectors} SET updated_at = 1745000000 WHERE id = 'foreign'`);
     const settings = { PROVARA_MASTER_KEY: keyB, VAULT_ENCRYPTED_TABLES: tables.join(',') };
-    expect((await sendSnapshot(await startVault(url, settings), snapshot)).body).toEqual({ restored: 3, kept: 3 });
+    expect((await sendSnapshot(await startVault(url, settings), snapshot)).body).toEqual({ restored: 3, kept: 4 });
     for (const id of ['damaged', 'spoilt']) expect(await database.open(keyB, id)).toBe(`sample-value-of-${id}`);
     expect(await database.open(keyB, 'spoilt', connectors)).toBe('sample-value-of-spoilt');
-    expect(await database.open(keyC, 'foreign', connectors)).toBe('sample-of-nobody');
+    for (const id of ['foreign', 'newer']) expect(await database.open(keyC, id, connectors)).toBe('sample-of-nobody');
     const whole = await startVault(url, { ...settings, PROVARA_MASTER_KEY_OLD: keyA });
-    expect((await sendSnapshot(whole, snapshot)).body).toEqual({ restored: 1, kept: 5 });
+    expect((await sendSnapshot(whole, snapshot)).body).toEqual({ restored: 1, kept: 6 });
+    expect(await database.open(keyC, 'newer', connectors)).toBe('sample-of-nobody');
     expect(await database.open(keyB, 'foreign', connectors)).toBe('sample-value-of-foreign');
     for (const table of tables) expect(await database.open(keyA, 'edited', table)).toBe('sample-newer');
+  });
+
+  it('by merge leaves a row that a rotation has skipped, and so left under a key which is gone since', async () => {
+    const { url, gateway: database } = await temporaryDatabase();
+    for (const id of ['skipped', 'rotated']) await database.insert(keyC, { id });
+    const first = await startVault(url, { PROVARA_MASTER_KEY: keyC });
+    await first.close();
+    await database.run('DELETE FROM vault_active_key');
+    await database.run('DELETE FROM vault_master_keys');
+    await database.run(`INSERT INTO vault_master_keys (key_id, is_passphrase, first_seen_at) VALUES ('${keyIdB}', 0, 1)`);
+    await database.run(`INSERT INTO vault_active_key VALUES (1, '${keyIdB}')`);
+    const command = { PROVARA_MASTER_KEY: keyB, PROVARA_MASTER_KEY_OLD: keyC };
+    const services = buildServices(readCliConfig({ DATABASE_URL: url, ...command }), createSilentLogger());
+    const request = { oldKeyId: parseMasterKey(keyC).id, newKeyId: keyIdB, skipIds: ['skipped'] };
+    expect(await (await services.rotator.start(request)).done).toMatchObject({ state: 'completed', rowsRotated: 1 });
+    await services.close();
+    const vault = await startVault(url, { PROVARA_MASTER_KEY: keyB });
+    const snapshot = await takeSnapshot(vault);
+    expect((await sendSnapshot(vault, snapshot)).body).toEqual({ restored: 0, kept: 2 });
+    expect((await database.rows('vault_master_keys')).map(({ key_id }) => key_id)).toContain(parseMasterKey(keyC).id);
   });
 
   it('by merge takes the place of no row that could be under another key, of a table that the vault has never served', async () => {
