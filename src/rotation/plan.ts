@@ -32,7 +32,7 @@ export interface RotationPlan {
   readonly isForced: boolean;
   /** The rotation that this takes up again, or null. */
   readonly unfinished: RotationRecord | null;
-  /** Whether it goes to what was the active key already when it was begun, as after a finished rotation: then no row needs the old one. */
+  /** Whether it goes to what was the active key already when it was begun, as after a finished rotation. */
   readonly isRerun: boolean;
   readonly coveredTables: readonly string[];
   /** Whether the one that is taken up has come to the switch of the active key: rows may have been written since, under any key that a program still has. */

@@ -36,7 +36,7 @@ export function hintColumns({ table, columns }: TableShape): string[] {
   return hints.filter((column) => positionOf(columns, column) !== -1);
 }
 
-/** When a program has last changed the row, in Unix seconds; of a table that does not say so, in the end of time. */
+/** When a program has last changed the row, in Unix seconds; infinity where that is not said. */
 export function updatedAtOf(columns: readonly string[], cells: readonly Cell[]): number {
   const cell = cells[positionOf(columns, updatedAt)];
   return typeof cell === 'object' && cell !== null && 'integer' in cell ? Number(cell.integer) : Number.POSITIVE_INFINITY;
