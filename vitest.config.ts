@@ -28,15 +28,20 @@ const shared = {
 
 /** What the vault promises of its data holds on both engines: these run once on a file and once on a real libSQL server. */
 const onBothEngines = ['test/{keys,rotation,snapshot,store,vault}/**/*.test.ts', 'test/http/{api-keys,stateless}.test.ts'];
-const onOneFile = ['test/store/file/**/*.test.ts', 'test/rotation/random-kills.test.ts'];
+const onOneFile = [
+  'test/store/file/**/*.test.ts',
+  'test/rotation/random-kills.test.ts',
+  'test/{rotation,snapshot}/threads.test.ts',
+];
 const onOneServer = ['test/store/server/**/*.test.ts'];
 /** A second run, on another Node, leaves out what takes long, or makes the image or the package once more. */
 const isQuick = process.env.VAULT_TEST_QUICK === 'true';
 const long = [
-  'test/e2e/{image,package,rests}.test.ts',
+  'test/e2e/{audit,image,logs,package,rests,secrecy,snapshot}.test.ts',
+  'test/cli/snapshot.test.ts',
   'test/store/file/**',
-  'test/rotation/{crash-matrix,under-load,random-kills,frozen-owner,gate.property}.test.ts',
-  'test/snapshot/{kills,refusals}.test.ts',
+  'test/rotation/{cancel-and-resume,crash-matrix,under-load,random-kills,frozen-owner,gate.property,lease}.test.ts',
+  'test/snapshot/**',
   'test/http/{contract.property,hostile-input,hardening}.test.ts',
   'test/client/**',
 ];
