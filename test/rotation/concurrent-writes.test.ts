@@ -216,6 +216,14 @@ describe('a verification', () => {
     expect(await gateway.open(keyB, 'late')).toBe('sample-late');
   });
 
+  it('says of no more rows that they were rotated than are under the new key, also where it fails', async () => {
+    const { url, gateway } = await temporaryDatabase();
+    for (const id of ['a', 'b']) await gateway.insert(keyA, { id });
+    const { edit } = editing(gateway);
+    const { record } = await interruptedRotation(url, gateway, '0', [edit, edit, () => gateway.insert(keyC, { id: 'foreign' })]);
+    expect(record).toMatchObject({ state: 'verify_failed', rowsScanned: 3, rowsVerified: 2, rowsRotated: 2 });
+  });
+
   it('names the rows that stay in the old format whatever it does', async () => {
     const { url, gateway } = await temporaryDatabase();
     for (const id of ['a', 'b']) await gateway.insert(keyB, { id });

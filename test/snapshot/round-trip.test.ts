@@ -277,8 +277,13 @@ describe('a restore', () => {
     for (const id of ['edited', 'spoilt', 'foreign', 'newer'])
       await database.insert(keyA, { id, provider: 'sample' }, connectors);
     await vault.admin('POST', '/admin/rotate/execute');
+    const store = (value: string) => vault.gateway('POST', '/v1/api-keys', { name: 'stored', provider: 'openai', value });
+    await store('sample-stored');
     const snapshot = await takeSnapshot(vault);
+    await store('sample-stored-anew');
     await vault.close();
+    // It still names its key, which is here.
+    await database.run("UPDATE api_keys SET encrypted_value = 'c0ffee' WHERE name = 'stored'");
     // A program that has not been given the next key.
     await database.update(keyA, 'edited', 'sample-newer');
     await database.update(keyA, 'edited', 'sample-newer', connectors);
@@ -294,12 +299,14 @@ describe('a restore', () => {
     for (const id of ['foreign', 'newer']) await database.update(keyC, id, 'sample-of-nobody', connectors);
     await database.run(`UPDATE ${connectors} SET updated_at = 1745000000 WHERE id = 'foreign'`);
     const settings = { PROVARA_MASTER_KEY: keyB, VAULT_ENCRYPTED_TABLES: tables.join(',') };
-    expect((await sendSnapshot(await startVault(url, settings), snapshot)).body).toEqual({ restored: 3, kept: 4 });
+    expect((await sendSnapshot(await startVault(url, settings), snapshot)).body).toEqual({ restored: 4, kept: 4 });
     for (const id of ['damaged', 'spoilt']) expect(await database.open(keyB, id)).toBe(`sample-value-of-${id}`);
     expect(await database.open(keyB, 'spoilt', connectors)).toBe('sample-value-of-spoilt');
     for (const id of ['foreign', 'newer']) expect(await database.open(keyC, id, connectors)).toBe('sample-of-nobody');
     const whole = await startVault(url, { ...settings, PROVARA_MASTER_KEY_OLD: keyA });
-    expect((await sendSnapshot(whole, snapshot)).body).toEqual({ restored: 1, kept: 6 });
+    const { key } = (await whole.gateway('POST', '/v1/api-keys/decrypt', { name: 'stored' })).body;
+    expect(key.value).toBe('sample-stored');
+    expect((await sendSnapshot(whole, snapshot)).body).toEqual({ restored: 1, kept: 7 });
     expect(await database.open(keyC, 'newer', connectors)).toBe('sample-of-nobody');
     expect(await database.open(keyB, 'foreign', connectors)).toBe('sample-value-of-foreign');
     for (const table of tables) expect(await database.open(keyA, 'edited', table)).toBe('sample-newer');
