@@ -167,7 +167,7 @@ export class RotationRun {
     const counts = { rowsScanned, rowsSkipped, rowsRotated: 0, rowsAlreadyRotated: rowsNew - rowsToUpgrade };
     await rotations.advance(this.#holder.lease, { state: 'gating', ...counts });
     assertPassed(report);
-    await this.#recordOldKey();
+    await this.#recordOldKey(report);
     if (rowsOther > 0)
       this.#context.logger.warn({ rotation_id: this.#rotationId, rows_other: rowsOther }, `rows ${underAnotherKey}`);
     if (rowsScanned > rowsSkipped + rowsNew - rowsToUpgrade) await this.#keepSnapshot();
@@ -175,13 +175,14 @@ export class RotationRun {
     return report;
   }
 
-  /** What every row has been found under, or under its successor, is on record, and the active key of a database that names none yet. */
-  async #recordOldKey(): Promise<void> {
+  /** What rows have been found under is on record, and the active key of a database that names none yet. */
+  async #recordOldKey({ rowsOld, rowsOther, rowsSkipped }: Inspection): Promise<void> {
     const { from, activeKeyId } = this.#plan;
     const { masterKeys } = this.#context;
     if (from === null) return;
     if (activeKeyId === null) await masterKeys.adopt(nameOf(from));
-    else await masterKeys.register([nameOf(from)]);
+    // One that opens nothing may have been mistyped.
+    else if (rowsOld > rowsOther || rowsSkipped > 0) await masterKeys.register([nameOf(from)]);
   }
 
   /** Once, and before anything is written: a rotation that is taken up again after the switch has that of its first attempt. */

@@ -8,11 +8,12 @@ import type { Keyring } from '../crypto/keyring.ts';
 import type { MasterKey } from '../crypto/master-key.ts';
 import { ReplicaMissingKeyError, RotationInProgressError, StorageUnavailableError, ValidationError } from '../errors.ts';
 import { missingKeyError } from '../keys/active-key.ts';
-import { nameOf } from '../keys/adoption.ts';
-import { tableAmong } from '../keys/coverage.ts';
+import { adoptActiveKey, nameOf } from '../keys/adoption.ts';
+import { inspectCoverage, rowsOf, tableAmong } from '../keys/coverage.ts';
 import { auditStatement } from '../store/audit.ts';
 import type { Database } from '../store/database.ts';
 import { ciphertextColumns } from '../store/encrypted-rows.ts';
+import { EncryptedTables } from '../store/encrypted-tables.ts';
 import { isConstraint } from '../store/failures.ts';
 import { GuardFailedError, type Statement } from '../store/guards.ts';
 import { activeKeyStatements, registerStatement } from '../store/master-keys.ts';
@@ -112,15 +113,24 @@ async function merge(restoring: Restoring, spool: Spool, { header, rows }: Check
     noRotationStatement(fence),
     ...(keyIds.size === 0 ? [] : [replicaKeysStatement([...keyIds])]),
     ...registerStatements(keyring, keyIds),
-    // Where there are rows already, the next start finds out which key they are under.
-    ...(activeKey !== undefined && (await restores.areEmpty(tables)) ? activeKeyStatements(nameOf(activeKey), true) : []),
+    ...(activeKey !== undefined && (await isEmpty(restoring)) ? activeKeyStatements(nameOf(activeKey), true) : []),
   ];
   // Where nobody waits any more, it ends here.
   throttle();
   const restored = await journal.recorded(actor, restoreEvent({ mode: 'merge', rows, left: rowsLeft }), (record) =>
     restores.merge(id, tables, [...conditions, auditStatement(record)]),
   );
+  // Where rows were left, a key that is lacking may be the active one: then the next start decides.
+  if (rowsLeft === 0 && (await restoring.masterKeys.activeKeyId()) === null) {
+    await adoptActiveKey({ ...restoring, tables: new EncryptedTables(restoring.database) });
+    restoring.onSwitched();
+  }
   return { restored, kept: rows - restored, left: rowsLeft, before: null };
+}
+
+/** Whether no covered table holds a row. */
+async function isEmpty({ database, coverage }: RestoreContext): Promise<boolean> {
+  return rowsOf(await inspectCoverage(new EncryptedTables(database), coverage, 1)) === 0;
 }
 
 /**

@@ -36,10 +36,12 @@ export function hintColumns({ table, columns }: TableShape): string[] {
   return hints.filter((column) => positionOf(columns, column) !== -1);
 }
 
-/** When a program has last changed the row, in Unix seconds; infinity where that is not said. */
+/** When a program has last changed the row, in Unix seconds; NaN, which is no later and no earlier than any time, where no number says so. */
 export function updatedAtOf(columns: readonly string[], cells: readonly Cell[]): number {
   const cell = cells[positionOf(columns, updatedAt)];
-  return typeof cell === 'object' && cell !== null && 'integer' in cell ? Number(cell.integer) : Number.POSITIVE_INFINITY;
+  if (typeof cell !== 'object' || cell === null) return Number.NaN;
+  if ('integer' in cell) return Number(cell.integer);
+  return 'real' in cell ? Number(cell.real) : Number.NaN;
 }
 
 /** The key id that the row names, or null where it names none, or names that of a ciphertext which has been replaced since. */

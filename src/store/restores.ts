@@ -133,13 +133,6 @@ export class RestoreStore {
     );
   }
 
-  async areEmpty(tables: readonly TableShape[]): Promise<boolean> {
-    for (const { table } of tables) {
-      if ((await this.#database.read(`SELECT 1 FROM ${quote(table)} LIMIT 1`)).length > 0) return false;
-    }
-    return true;
-  }
-
   /** Answers how many rows `moves` changed. */
   async #move(id: string, before: readonly Statement[], moves: readonly Statement[]): Promise<number> {
     const [row] = await this.#database.read('SELECT count(*) AS rows FROM vault_restore_rows WHERE restore_id = ?', [id]);

@@ -278,7 +278,7 @@ export class RotationStore {
 /** Fails the batch while any rotation is unfinished, and where one has been begun since {@link RotationStore.fence} was read. */
 export function noRotationStatement(fence: number): Statement {
   const noneUnfinished = `NOT EXISTS (SELECT 1 FROM vault_rotations WHERE state NOT IN (${finalStates}))`;
-  return guard(noRotationGuard, `${noneUnfinished} AND EXISTS (SELECT 1 FROM vault_rotation_lease WHERE fence = ?)`, [fence]);
+  return guard(noRotationGuard, `${noneUnfinished} AND coalesce((SELECT fence FROM vault_rotation_lease), 0) = ?`, [fence]);
 }
 
 function fenceStatement({ owner, fence }: Lease): Statement {

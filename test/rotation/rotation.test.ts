@@ -242,6 +242,15 @@ describe('a rotation', () => {
     expect(lines.join('')).not.toContain(parseMasterKey(passphrase).id);
   });
 
+  it('puts no old key on record that opens nothing, as a mistyped one', async () => {
+    const { url, gateway: database } = await tableOf(1);
+    const { admin } = await startVault(url, { PROVARA_MASTER_KEY_OLD: keyC });
+    await database.run('DELETE FROM vault_master_keys WHERE key_id = ?', [keyIdC]);
+    const { body } = await admin('POST', '/admin/rotate/execute', { old_key_id: keyIdC, new_key_id: keyIdA });
+    expect(body.rotation).toMatchObject({ state: 'completed', rows_rotated: 0 });
+    expect((await database.rows('vault_master_keys')).map(({ key_id }) => key_id)).toEqual([keyIdA]);
+  });
+
   it('finishes a table that an older tool left half-done', async () => {
     const { url, gateway: database } = await tableOf(3);
     await database.insert(keyB, { id: 'done-already' });

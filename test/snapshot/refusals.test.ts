@@ -220,6 +220,12 @@ describe('a restore', () => {
     expect(await state()).toEqual(before);
   });
 
+  it('works also where the lease is gone, as from a dump of some tables', async () => {
+    const { database, vault, snapshot } = await start();
+    await database.run('DELETE FROM vault_rotation_lease');
+    expect((await sendSnapshot(vault, snapshot)).status).toBe(200);
+  });
+
   it.each(['merge', 'replace'])('writes nothing where a whole rotation has run while it was prepared: %s', async (mode) => {
     const { database, vault, snapshot, state, before } = await start();
     await database.run(`CREATE TRIGGER meanwhile AFTER INSERT ON vault_restore_rows BEGIN

@@ -312,6 +312,39 @@ describe('a restore', () => {
     for (const table of tables) expect(await database.open(keyA, 'edited', table)).toBe('sample-newer');
   });
 
+  it.each([
+    ['a number that is no integer', 'real', '1745000000.25', '1785000000.5'],
+    ['a text', 'text', "'2025-01-01T00:00:00Z'", "'2025-06-01T00:00:00Z'"],
+    ['nothing', 'integer', 'NULL', 'NULL'],
+  ])('by merge leaves what may be newer, where %s says when a row was changed', async (_what, type, before, after) => {
+    const { url, gateway: database } = await temporaryDatabase();
+    await database.run(`CREATE TABLE others (id text, encrypted_value text, iv text, auth_tag text, updated_at ${type})`);
+    const { encrypted_value, iv, auth_tag } = gatewaySeal(keyA, 'sample');
+    await database.run(`INSERT INTO others VALUES ('a', ?, ?, ?, ${before})`, [encrypted_value, iv, auth_tag]);
+    const vault = await startVault(url, { VAULT_ENCRYPTED_TABLES: 'api_keys,others' });
+    const snapshot = await takeSnapshot(vault);
+    const newer = gatewaySeal(keyC, 'sample-newer');
+    const columns = [newer.encrypted_value, newer.iv, newer.auth_tag];
+    await database.run(`UPDATE others SET encrypted_value = ?, iv = ?, auth_tag = ?, updated_at = ${after}`, columns);
+    expect((await sendSnapshot(vault, snapshot)).body).toEqual({ restored: 0, kept: 1 });
+    expect(await database.open(keyC, 'a', 'others')).toBe('sample-newer');
+  });
+
+  it('by merge into a table of which no row opened has the vault serve it', async () => {
+    const source = await temporaryDatabase();
+    await source.gateway.insert(keyA, { id: 'a' });
+    const snapshot = await takeSnapshot(await startVault(source.url));
+    const { url, gateway: database } = await temporaryDatabase();
+    await database.insert(keyA, { id: 'a' });
+    await database.run("UPDATE api_keys SET iv = ''");
+    const vault = await startVault(url);
+    expect((await vault.gateway('GET', '/ready')).status).toBe(503);
+    expect((await sendSnapshot(vault, snapshot)).body).toEqual({ restored: 1, kept: 0 });
+    expect((await vault.gateway('GET', '/ready')).status).toBe(200);
+    const { status } = await vault.gateway('POST', '/v1/api-keys', { name: 'K', provider: 'openai', value: 'sample-value' });
+    expect(status).toBe(201);
+  });
+
   it('by merge leaves a row that a rotation has skipped, and so left under a key which is gone since', async () => {
     const { url, gateway: database } = await temporaryDatabase();
     for (const id of ['skipped', 'rotated']) await database.insert(keyC, { id });
