@@ -47,13 +47,9 @@ export async function stageMissing(context: StageMissingContext, rows: AsyncIter
     const staged = chunk.map((row) => toStaged(shape, row));
     const keys = staged.map(({ matchCell, rowId }) => `[${matchCell},"${rowId}"]`);
     const present = await restores.present(shape, keys, columns);
-    const due = staged.map((row, index) => missing.choose(shape, columns, row, present.get(index)));
-    if (due.some((row) => row !== null))
-      await restores.stage(
-        id,
-        shape.table,
-        due.filter((row) => row !== null),
-      );
+    const chosen = staged.map((row, index) => missing.choose(shape, columns, row, present.get(index)));
+    const due = chosen.filter((row) => row !== null);
+    if (due.length > 0) await restores.stage(id, shape.table, due);
     await nextTurn();
   }
   return missing;

@@ -1,27 +1,16 @@
 /** What an operator is told of a rotation, by whichever process is asked. */
 
 import { expect, it } from 'vitest';
-import { AuditChain } from '../../src/crypto/audit-chain.ts';
-import { parseMasterKey } from '../../src/crypto/master-key.ts';
 import { Database } from '../../src/store/database.ts';
 import { RotationStore } from '../../src/store/rotations.ts';
-import { keyA, keyB, keyIdA, keyIdB, startVault, temporaryDatabase } from '../support/vault.ts';
+import { beginRotation } from '../support/rotation.ts';
+import { keyB, startVault, temporaryDatabase } from '../support/vault.ts';
 
 it('a rotation that another process runs is shown with the progress that it last put on record', async () => {
   const { url, gateway: database } = await temporaryDatabase();
   const { admin } = await startVault(url, { PROVARA_MASTER_KEY_NEW: keyB });
   const connection = new Database({ url });
-  const plan = {
-    id: 'sample',
-    fromKeyId: keyIdA,
-    toKeyId: keyIdB,
-    upgradeFormat: false,
-    isForced: false,
-    skippedRows: [],
-    coveredTables: [],
-    isRerun: false,
-  };
-  await new RotationStore(connection).begin(plan, 'another', new AuditChain().append(parseMasterKey(keyA), {}));
+  await beginRotation(new RotationStore(connection), 'another');
   await connection.close();
   await database.run(`UPDATE vault_rotations SET progress = '{"rowsDone":3,"rowsTotal":9,"rowsPerSecond":1.5,"secondsLeft":4}'`);
   const progress = { rows_done: 3, rows_total: 9, rows_per_second: 1.5, seconds_left: 4 };

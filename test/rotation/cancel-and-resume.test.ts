@@ -4,8 +4,6 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
 import { vaultActor } from '../../src/audit/event.ts';
 import { readCliConfig } from '../../src/config.ts';
-import { AuditChain } from '../../src/crypto/audit-chain.ts';
-import { parseMasterKey } from '../../src/crypto/master-key.ts';
 import { createSilentLogger } from '../../src/logging.ts';
 import { cancelRotation } from '../../src/rotation/control.ts';
 import { renewalIntervalMs } from '../../src/rotation/lease-holder.ts';
@@ -13,6 +11,7 @@ import { buildServices } from '../../src/services.ts';
 import { Database } from '../../src/store/database.ts';
 import { RotationStore } from '../../src/store/rotations.ts';
 import type { GatewayDatabase } from '../support/gateway.ts';
+import { beginRotation } from '../support/rotation.ts';
 import { keyA, keyB, keyC, keyIdA, keyIdB, keyIdC, startVault, type TestVault, temporaryDatabase } from '../support/vault.ts';
 
 const staged = { PROVARA_MASTER_KEY_NEW: keyB };
@@ -30,9 +29,7 @@ async function abandonedRotation(): Promise<{ url: string; database: GatewayData
 async function begin(url: string, owner: string, id = 'abandoned') {
   const connection = new Database({ url });
   const rotations = new RotationStore(connection);
-  const choices = { upgradeFormat: false, isForced: false, skippedRows: [], coveredTables: [], isRerun: false };
-  const record = new AuditChain().append(parseMasterKey(keyA), {});
-  await rotations.begin({ ...choices, id, fromKeyId: keyIdA, toKeyId: keyIdB }, owner, record);
+  await beginRotation(rotations, owner, id);
   const begun = await rotations.find(id);
   await connection.close();
   return begun;

@@ -1,27 +1,16 @@
 /** The lease of a rotation is held for as long as its owner lives, whatever befalls a single renewal, and by nobody else. */
 
 import { describe, expect, it, onTestFinished } from 'vitest';
-import { AuditChain } from '../../src/crypto/audit-chain.ts';
-import { parseMasterKey } from '../../src/crypto/master-key.ts';
 import { LeaseHolder } from '../../src/rotation/lease-holder.ts';
 import { Progress } from '../../src/rotation/progress.ts';
 import { RotationStore } from '../../src/store/rotations.ts';
-import { keyA, keyIdA, keyIdB, migratedDatabase } from '../support/vault.ts';
+import { beginRotation } from '../support/rotation.ts';
+import { migratedDatabase } from '../support/vault.ts';
 
 async function begun() {
   const { database, gateway } = await migratedDatabase();
   const rotations = new RotationStore(database);
-  const rotation = {
-    id: 'sample',
-    fromKeyId: keyIdA,
-    toKeyId: keyIdB,
-    upgradeFormat: false,
-    isForced: false,
-    skippedRows: [],
-    coveredTables: [],
-    isRerun: false,
-  };
-  const lease = await rotations.begin(rotation, 'owner', new AuditChain().append(parseMasterKey(keyA), {}));
+  const lease = await beginRotation(rotations, 'owner');
   if (lease === null) throw new Error('Nobody else holds it.');
   const expire = () => gateway.run('UPDATE vault_rotation_lease SET expires_at = unixepoch() - 1');
   return { database, gateway, rotations, lease, expire };
