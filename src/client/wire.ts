@@ -49,7 +49,7 @@ export type ListKeysQuery = {
 
 export type ListKeysAnswer = {
   readonly keys: readonly ApiKey[];
-  /** Null after the last page. */
+  /** Null after the last page. A page may hold fewer than were asked for. */
   readonly next_cursor: string | null;
 };
 
@@ -96,7 +96,7 @@ export type DecryptAllBody = {
 
 export type DecryptAllAnswer = {
   readonly keys: readonly DecryptedEntry[];
-  /** Null after the last page. */
+  /** Null after the last page. A page may hold fewer than were asked for. */
   readonly next_cursor: string | null;
 };
 
@@ -113,7 +113,7 @@ export type TenantsQuery = {
 
 export type TenantsAnswer = {
   readonly tenants: readonly TenantCount[];
-  /** Null after the last page. */
+  /** Null after the last page. A page may hold fewer than were asked for. */
   readonly next_cursor: string | null;
 };
 

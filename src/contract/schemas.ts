@@ -37,7 +37,9 @@ const KeyId = Type.String({
 });
 const Time = Type.String({ format: 'date-time' });
 const Cursor = Type.String({ minLength: 1, maxLength: 2_048, description: 'The next_cursor of the page before.' });
-const NextCursor = Type.Union([Type.String(), Type.Null()], { description: 'Null after the last page.' });
+const NextCursor = Type.Union([Type.String(), Type.Null()], {
+  description: 'Null after the last page. A page may hold fewer than were asked for.',
+});
 const Limit = Type.Integer({ minimum: 1, maximum: maxItems, default: 100 });
 const Count = Type.Integer({ minimum: 0 });
 const nullable = <Schema extends TSchema>(
