@@ -1,6 +1,7 @@
 /** Writes from time to time, and at a clean end, into each sink how far the chains of the other have come. */
 
 import { type ReadRecord, readRecord } from '../crypto/audit-chain.ts';
+import { Repetition } from '../runtime/repetition.ts';
 import { within } from '../runtime/within.ts';
 import type { AuditStore } from '../store/audit.ts';
 import { type AuditEvent, type ChainHead, vaultActor } from './event.ts';
@@ -55,7 +56,7 @@ interface TablePart {
 
 export class Anchors {
   readonly #context: AnchorsContext;
-  #timer: NodeJS.Timeout | undefined;
+  #repetition: Repetition | null = null;
   #underWay: Promise<void> | null = null;
   /** How many uses in the log the table has vouched for. */
   #uses = 0;
@@ -78,7 +79,7 @@ export class Anchors {
     await log.record(vaultActor, [{ act: startAct, outcome: 'done', details, heads }]).catch(() => undefined);
     const own = log.head === null ? [] : [log.head];
     await journal.note(vaultActor, { act: startAct, outcome: 'done', details, heads: [...own, ...heads] });
-    this.#timer = setInterval(() => void this.anchor(), intervalMs).unref();
+    this.#repetition = new Repetition(intervalMs, () => this.anchor());
   }
 
   /** Best effort: what could not be anchored now is anchored next time. */
@@ -91,8 +92,8 @@ export class Anchors {
 
   /** Anchors once more, but keeps nobody waiting for a database that does not answer. */
   async stop(): Promise<void> {
-    clearInterval(this.#timer);
-    if (this.#timer === undefined) return;
+    if (this.#repetition === null) return;
+    void this.#repetition.stop();
     // One that is under way may have passed what came last.
     const last = (this.#underWay ?? Promise.resolve()).then(() => this.anchor());
     await within(last, lastAnchorMs, () => undefined);

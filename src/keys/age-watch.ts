@@ -2,6 +2,7 @@
 
 import type { Logger } from 'pino';
 import { labelOfKey } from '../crypto/master-key.ts';
+import { Repetition } from '../runtime/repetition.ts';
 import type { MasterKeyStore } from '../store/master-keys.ts';
 import { ageSecondsOf, isRotationDue, secondsPerDay } from './report.ts';
 
@@ -16,8 +17,8 @@ export interface AgeWatchContext {
 export class AgeWatch {
   readonly #context: AgeWatchContext;
   readonly #intervalMs: number;
-  #timer: NodeJS.Timeout | null = null;
-  #checking: Promise<void> = Promise.resolve();
+  #first: Promise<void> = Promise.resolve();
+  #others: Repetition | null = null;
 
   constructor(context: AgeWatchContext, intervalMs = dayMs) {
     this.#context = context;
@@ -25,20 +26,15 @@ export class AgeWatch {
   }
 
   start(): void {
-    this.#begin();
-    this.#timer = setInterval(() => this.#begin(), this.#intervalMs).unref();
+    this.#first = this.#check().catch(() => undefined);
+    this.#others = new Repetition(this.#intervalMs, () => this.#check());
   }
 
   async stop(): Promise<void> {
-    if (this.#timer !== null) clearInterval(this.#timer);
-    await this.#checking;
+    await Promise.all([this.#first, this.#others?.stop()]);
   }
 
   /** Best effort: a database that does not answer is asked again the next day. */
-  #begin(): void {
-    this.#checking = this.#check().catch(() => undefined);
-  }
-
   async #check(): Promise<void> {
     const { masterKeys, rotationDueDays, logger } = this.#context;
     const active = (await masterKeys.all()).find((record) => isRotationDue(record, rotationDueDays));

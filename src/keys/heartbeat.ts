@@ -3,6 +3,7 @@
 import { randomUUID } from 'node:crypto';
 import { hostname } from 'node:os';
 import type { Keyring } from '../crypto/keyring.ts';
+import { Repetition } from '../runtime/repetition.ts';
 import type { ReplicaStore } from '../store/replicas.ts';
 
 const intervalMs = 5_000;
@@ -10,8 +11,7 @@ const intervalMs = 5_000;
 export class Heartbeat {
   readonly #replicas: ReplicaStore;
   readonly #replica: { readonly id: string; readonly host: string; readonly keyIds: readonly string[] };
-  #timer: NodeJS.Timeout | null = null;
-  #beating: Promise<void> = Promise.resolve();
+  #beats: Repetition | null = null;
 
   constructor(replicas: ReplicaStore, keyring: Keyring) {
     this.#replicas = replicas;
@@ -21,15 +21,12 @@ export class Heartbeat {
   /** Resolves once the replica is on record. A later beat that fails is made up for by the next. */
   async start(): Promise<void> {
     await this.#replicas.beat(this.#replica);
-    this.#timer = setInterval(() => {
-      this.#beating = this.#replicas.beat(this.#replica).catch(() => undefined);
-    }, intervalMs).unref();
+    this.#beats = new Repetition(intervalMs, () => this.#replicas.beat(this.#replica));
   }
 
   async stop(): Promise<void> {
-    if (this.#timer === null) return;
-    clearInterval(this.#timer);
-    await this.#beating;
+    if (this.#beats === null) return;
+    await this.#beats.stop();
     await this.#replicas.remove(this.#replica.id).catch(() => undefined);
   }
 }

@@ -1,5 +1,7 @@
 /** Counts what this process seals under each key, and adds it to the count of all processes that the database keeps. */
 
+import { Repetition } from '../runtime/repetition.ts';
+
 const flushIntervalMs = 60_000;
 
 /** How many random IVs one AES-GCM key may be used with, by NIST SP 800-38D. */
@@ -8,12 +10,11 @@ export const maxSeals = 2 ** 32;
 export class SealMeter {
   readonly #add: (seals: ReadonlyMap<string, number>) => Promise<void>;
   #pending = new Map<string, number>();
-  readonly #timer: NodeJS.Timeout;
+  readonly #flushes = new Repetition(flushIntervalMs, () => this.flush());
 
   /** `add` gets how many more by key id. What it could not add is tried again: better counted twice than not at all. */
   constructor(add: (seals: ReadonlyMap<string, number>) => Promise<void>) {
     this.#add = add;
-    this.#timer = setInterval(() => void this.flush(), flushIntervalMs).unref();
   }
 
   note(keyId: string, seals = 1): void {
@@ -37,7 +38,7 @@ export class SealMeter {
   }
 
   async close(): Promise<void> {
-    clearInterval(this.#timer);
+    await this.#flushes.stop();
     await this.flush();
   }
 }

@@ -1,6 +1,7 @@
 /** Keeps a rotation's lease while it runs, and tells it to stop once the lease is lost or the process is to end. */
 
 import { StorageUnavailableError } from '../errors.ts';
+import { Repetition } from '../runtime/repetition.ts';
 import { type Lease, leaseSeconds, type RotationStore } from '../store/rotations.ts';
 import type { Progress } from './progress.ts';
 
@@ -16,7 +17,7 @@ export class LeaseHolder {
   readonly #rotations: RotationStore;
   readonly #progress: Progress;
   readonly #stop: AbortSignal;
-  readonly #timer: NodeJS.Timeout;
+  readonly #renewals = new Repetition(renewalIntervalMs, () => this.#renew());
   #isLost = false;
 
   constructor(rotations: RotationStore, lease: Lease, progress: Progress, stop: AbortSignal) {
@@ -24,7 +25,6 @@ export class LeaseHolder {
     this.lease = lease;
     this.#progress = progress;
     this.#stop = stop;
-    this.#timer = setInterval(() => void this.#renew(), renewalIntervalMs).unref();
   }
 
   /** Whether another process has taken it over, or somebody has cancelled it. */
@@ -39,12 +39,11 @@ export class LeaseHolder {
   }
 
   stop(): void {
-    clearInterval(this.#timer);
+    void this.#renewals.stop();
   }
 
   /** A renewal that fails is tried again at the next interval; the fence decides whether anything may still be written. */
   async #renew(): Promise<void> {
-    const isHeld = await this.#rotations.renew(this.lease, this.#progress.report()).catch(() => true);
-    if (!isHeld) this.#isLost = true;
+    if (!(await this.#rotations.renew(this.lease, this.#progress.report()))) this.#isLost = true;
   }
 }

@@ -1,6 +1,7 @@
 /** Collects when things were last used and writes it now and then: coarse, best effort, and never in the way of a request. */
 
 import { StorageUnavailableError } from '../errors.ts';
+import { Repetition } from '../runtime/repetition.ts';
 
 const flushIntervalMs = 5_000;
 /** So many are written at a time, 90,000 an hour: more would keep requests waiting. The others stay for the next time. */
@@ -12,12 +13,11 @@ const maxPending = 10_000;
 export class UseRecorder {
   readonly #write: (usedAt: ReadonlyMap<string, number>) => Promise<void>;
   readonly #pending = new Map<string, number>();
-  readonly #timer: NodeJS.Timeout;
+  readonly #flushes = new Repetition(flushIntervalMs, () => this.flush());
 
   /** `write` gets Unix seconds by id. What it could not write for a passing reason is tried again. */
   constructor(write: (usedAt: ReadonlyMap<string, number>) => Promise<void>) {
     this.#write = write;
-    this.#timer = setInterval(() => void this.flush(), flushIntervalMs).unref();
   }
 
   /** Notes a use now. False, and nothing noted, where the last one that is recorded is recent enough. */
@@ -44,7 +44,7 @@ export class UseRecorder {
   }
 
   async close(): Promise<void> {
-    clearInterval(this.#timer);
+    await this.#flushes.stop();
     await this.flush(maxPending);
   }
 }

@@ -1,0 +1,19 @@
+/** Does something again and again: keeps no process alive for it, and once it is stopped nothing of it is under way any more. */
+
+export class Repetition {
+  readonly #timer: NodeJS.Timeout;
+  #underWay: Promise<unknown> = Promise.resolve();
+
+  /** Where `work` fails, the next time makes up for it. One that takes longer than the interval has the next beside it. */
+  constructor(intervalMs: number, work: () => Promise<unknown>) {
+    this.#timer = setInterval(() => {
+      this.#underWay = Promise.allSettled([this.#underWay, work()]);
+    }, intervalMs).unref();
+  }
+
+  /** Resolves once what is under way has ended. Never rejects. */
+  async stop(): Promise<void> {
+    clearInterval(this.#timer);
+    await this.#underWay;
+  }
+}
