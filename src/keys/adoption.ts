@@ -40,9 +40,9 @@ async function findKeyInUse({ tables, coverage, keyring }: AdoptionContext): Pro
   const rowsByKey = new Map<MasterKey, number>();
   let isEmpty = true;
   const { covered } = await inspectCoverage(tables, coverage, 1);
-  for await (const { table, row } of coveredRows(tables, covered)) {
+  for await (const { row } of coveredRows(tables, covered)) {
     isEmpty = false;
-    const opened = openCoveredRow(keyring, table, row);
+    const opened = openCoveredRow(keyring, row);
     if (opened === null) continue;
     opened.plaintext.fill(0);
     if (opened.key === primary?.key) return opened.key;

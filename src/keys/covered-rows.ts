@@ -3,8 +3,8 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Keyring, OpenedRow } from '../crypto/keyring.ts';
 import type { MasterKey } from '../crypto/master-key.ts';
-import { openRow, type RowBinding, type RowCiphertext, rowFormatOf } from '../crypto/row.ts';
-import { apiKeysTable, decodePage, type EncryptedPage, type EncryptedRow, type RowIdRange } from '../store/encrypted-rows.ts';
+import { openRow, rowFormatOf } from '../crypto/row.ts';
+import { decodePage, type EncryptedPage, type EncryptedRow, type RowIdRange } from '../store/encrypted-rows.ts';
 import type { EncryptedTables } from '../store/encrypted-tables.ts';
 
 export type FailureReason = 'other_key' | 'unknown_key_or_corrupt' | 'malformed';
@@ -53,29 +53,18 @@ export async function* coveredRows(
   }
 }
 
-/** The three columns of a row, or null where one of them is not text. */
-export function ciphertextOf({ encryptedValue, iv, authTag }: EncryptedRow): RowCiphertext | null {
-  return encryptedValue === null || iv === null || authTag === null ? null : { encryptedValue, iv, authTag };
+/** What tells whether a row opens. */
+type OpeningRow = Pick<EncryptedRow, 'ciphertext' | 'binding'>;
+
+export function openCoveredRow(keyring: Keyring, { ciphertext, binding }: OpeningRow): OpenedRow | null {
+  return ciphertext && keyring.openRow(binding, ciphertext, null);
 }
 
-/** What a row of `api_keys` is bound to in format 2; null for other tables, whose rows are in format 1 only. */
-export function bindingOf(table: string, { tenantId, name, provider }: EncryptedRow): RowBinding | null {
-  if (table !== apiKeysTable || name === null || provider === null) return null;
-  return { table, tenantId, name, provider };
-}
-
-export function openCoveredRow(keyring: Keyring, table: string, row: EncryptedRow): OpenedRow | null {
-  const ciphertext = ciphertextOf(row);
-  return ciphertext === null ? null : keyring.openRow(bindingOf(table, row), ciphertext, null);
-}
-
-export function openCoveredRowWith(key: MasterKey, table: string, row: EncryptedRow): Buffer | null {
-  const ciphertext = ciphertextOf(row);
-  return ciphertext === null ? null : openRow(key, bindingOf(table, row), ciphertext);
+export function openCoveredRowWith(key: MasterKey, { ciphertext, binding }: OpeningRow): Buffer | null {
+  return ciphertext && openRow(key, binding, ciphertext);
 }
 
 /** Why a row that {@link openCoveredRow} does not open, does not. */
-export function reasonOf(row: EncryptedRow): FailureReason {
-  const ciphertext = ciphertextOf(row);
+export function reasonOf({ ciphertext }: Pick<EncryptedRow, 'ciphertext'>): FailureReason {
   return ciphertext === null || rowFormatOf(ciphertext) === null ? 'malformed' : 'unknown_key_or_corrupt';
 }

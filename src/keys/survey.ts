@@ -3,10 +3,10 @@
 import type { Keyring } from '../crypto/keyring.ts';
 import { rowFormatOf } from '../crypto/row.ts';
 import { type Throttle, unthrottled } from '../runtime/throttle.ts';
-import { apiKeysTable, type EncryptedRow } from '../store/encrypted-rows.ts';
+import { apiKeysTable } from '../store/encrypted-rows.ts';
 import type { EncryptedTables } from '../store/encrypted-tables.ts';
 import { type CoverageSettings, inspectCoverage } from './coverage.ts';
-import { ciphertextOf, coveredRows, maxListedFailures, openCoveredRow, type RowFailure, reasonOf } from './covered-rows.ts';
+import { coveredRows, maxListedFailures, openCoveredRow, type RowFailure, reasonOf } from './covered-rows.ts';
 
 export interface Survey {
   readonly rowsScanned: number;
@@ -42,8 +42,8 @@ async function surveyOnce(
   const { covered } = await inspectCoverage(tables, settings, 1);
   for await (const { table, row } of coveredRows(tables, covered)) {
     rowsScanned += 1;
-    rowsOfFormat1 += isFormat1(table, row) ? 1 : 0;
-    const opened = openCoveredRow(keyring, table, row);
+    if (table === apiKeysTable && row.ciphertext !== null && rowFormatOf(row.ciphertext) === 1) rowsOfFormat1 += 1;
+    const opened = openCoveredRow(keyring, row);
     if (opened === null) {
       rowsFailed += 1;
       if (failures.length < maxListedFailures) failures.push({ table, id: row.id, reason: reasonOf(row) });
@@ -54,9 +54,4 @@ async function surveyOnce(
     throttle();
   }
   return { rowsScanned, rowsByKeyId, rowsFailed, rowsOfFormat1, failures };
-}
-
-function isFormat1(table: string, row: EncryptedRow): boolean {
-  const ciphertext = ciphertextOf(row);
-  return table === apiKeysTable && ciphertext !== null && rowFormatOf(ciphertext) === 1;
 }

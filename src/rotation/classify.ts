@@ -3,7 +3,7 @@
 import type { Keyring, OpenedRow } from '../crypto/keyring.ts';
 import type { MasterKey } from '../crypto/master-key.ts';
 import { formatOf, openRow, sealRow } from '../crypto/row.ts';
-import { bindingOf, ciphertextOf, openCoveredRow, openCoveredRowWith, type RowFailure, reasonOf } from '../keys/covered-rows.ts';
+import { openCoveredRow, openCoveredRowWith, type RowFailure, reasonOf } from '../keys/covered-rows.ts';
 import type { EncryptedRow, Replacement } from '../store/encrypted-rows.ts';
 import type { RotationPlan } from './plan.ts';
 
@@ -33,54 +33,49 @@ export class RowClassifier {
   /** A row to rotate comes with its plaintext, which the caller wipes. */
   classify(table: string, row: EncryptedRow): RowClass {
     if (this.#skipped.size > 0 && this.#skipped.has(skipKey(table, row.id))) return { kind: 'skipped' };
-    const opened = this.#open(table, row);
+    const opened = this.#open(row);
     if (opened === null) return { kind: 'failed', failure: this.#failure(table, row) };
     const { from, to } = this.#plan;
     const key = opened.key === to ? 'new' : opened.key === from ? 'old' : 'other';
-    if (key !== 'new' || this.#isUpgraded(table, row)) return { kind: 'to_rotate', key, plaintext: opened.plaintext };
+    if (key !== 'new' || this.#isUpgraded(row)) return { kind: 'to_rotate', key, plaintext: opened.plaintext };
     opened.plaintext.fill(0);
     return { kind: 'rotated' };
   }
 
   /** Seals a row's plaintext under the new key, opens it again to be sure, and wipes it. */
-  seal(table: string, row: EncryptedRow, plaintext: Buffer): Replacement {
+  seal({ rowId, ciphertext: read, binding: place }: EncryptedRow, plaintext: Buffer): Replacement {
     const { to, upgradeFormat } = this.#plan;
-    const read = ciphertextOf(row);
     if (read === null) throw new Error('A malformed row cannot have been opened.');
-    const binding = upgradeFormat || formatOf(read) === 2 ? bindingOf(table, row) : null;
+    const binding = upgradeFormat || formatOf(read) === 2 ? place : null;
     const sealed = sealRow(to, binding, plaintext);
     const reopened = openRow(to, binding, sealed);
     const isSame = reopened?.equals(plaintext) === true;
     reopened?.fill(0);
     plaintext.fill(0);
     if (!isSame) throw new Error('A row that was sealed does not open again; nothing of it was written.');
-    const { encryptedValue, iv, authTag } = read;
-    const { tenantId, name, provider } = binding ?? { tenantId: null, name: null, provider: null };
-    return { rowId: row.rowId, read: { encryptedValue, iv, authTag, tenantId, name, provider }, sealed };
+    return { rowId, read, binding, sealed };
   }
 
   /**
    * Rows of one key tend to stand together, so the key of the last one is tried first. Before the switch a row under a third key is
    * for the operator to explain; behind it there is no way back, and what opens is rotated.
    */
-  #open(table: string, row: EncryptedRow): OpenedRow | null {
+  #open(row: EncryptedRow): OpenedRow | null {
     for (const key of [this.#lastKey, this.#lastKey === this.#plan.to ? this.#plan.from : this.#plan.to]) {
-      const plaintext = key === null ? null : openCoveredRowWith(key, table, row);
+      const plaintext = key === null ? null : openCoveredRowWith(key, row);
       if (key === null || plaintext === null) continue;
       this.#lastKey = key;
       return { key, plaintext };
     }
-    return this.#plan.isSwitched ? openCoveredRow(this.#keyring, table, row) : null;
+    return this.#plan.isSwitched ? openCoveredRow(this.#keyring, row) : null;
   }
 
-  #isUpgraded(table: string, row: EncryptedRow): boolean {
-    if (!this.#plan.upgradeFormat || bindingOf(table, row) === null) return false;
-    const ciphertext = ciphertextOf(row);
-    return ciphertext !== null && formatOf(ciphertext) === 1;
+  #isUpgraded({ ciphertext, binding }: EncryptedRow): boolean {
+    return this.#plan.upgradeFormat && binding !== null && ciphertext !== null && formatOf(ciphertext) === 1;
   }
 
   #failure(table: string, row: EncryptedRow): RowFailure {
-    const opened = openCoveredRow(this.#keyring, table, row);
+    const opened = openCoveredRow(this.#keyring, row);
     if (opened === null) return { table, id: row.id, reason: reasonOf(row) };
     opened.plaintext.fill(0);
     return { table, id: row.id, reason: 'other_key', keyId: opened.key.id };

@@ -83,7 +83,7 @@ export class PageWork {
     const rowsLeft: Pick<EncryptedRow, 'rowId' | 'id'>[] = [];
     const sealing = isToSeal ? new PageSealing(this.#classifier, page) : null;
     for (const row of decodePage(page)) {
-      counts.ciphertextCharacters += row.encryptedValue?.length ?? 0;
+      counts.ciphertextCharacters += row.ciphertext?.encryptedValue.length ?? 0;
       const rowClass = this.#classifier.classify(table, row);
       count(counts, rowClass);
       if (rowClass.kind === 'failed' && failures.length < maxListedFailures) failures.push(rowClass.failure);
@@ -112,9 +112,9 @@ class PageSealing {
   }
 
   add(row: EncryptedRow, rowClass: RowClass): void {
-    let authTag = rowClass.kind === 'rotated' ? row.authTag : null;
+    let authTag = rowClass.kind === 'rotated' && row.ciphertext ? row.ciphertext.authTag : null;
     if (rowClass.kind === 'to_rotate') {
-      const replacement = this.#classifier.seal(this.#page.table, row, rowClass.plaintext);
+      const replacement = this.#classifier.seal(row, rowClass.plaintext);
       this.#replacements.add(replacement);
       this.#rowsRotated += 1;
       ({ authTag } = replacement.sealed);

@@ -15,19 +15,19 @@ export function openingColumns(table: string): string[] {
 
 /** The key id that opens a row, or null where none of the keyring does. */
 export function keyIdOf(keyring: Keyring, table: string, columns: readonly string[], cells: readonly Cell[]): string | null {
-  const opened = openCoveredRow(keyring, table, toEncryptedRow(columns, cells));
+  const opened = openCoveredRow(keyring, { ciphertext: ciphertextOf(columns, cells), binding: bindingOf(table, columns, cells) });
   opened?.plaintext.fill(0);
   return opened?.key.id ?? null;
 }
 
 /** Each null where it is no text. */
 export function ivAndTagOf(columns: readonly string[], cells: readonly Cell[]): (string | null)[] {
-  return ['iv', 'auth_tag'].map((column) => textOfCell(cells[positionOf(columns, column)]));
+  return textsOf(columns, cells, ['iv', 'auth_tag']);
 }
 
 /** Whether its columns can be no ciphertext, under whichever key. */
 export function isMalformed(columns: readonly string[], cells: readonly Cell[]): boolean {
-  return reasonOf(toEncryptedRow(columns, cells)) === 'malformed';
+  return reasonOf({ ciphertext: ciphertextOf(columns, cells) }) === 'malformed';
 }
 
 /** The columns that tell under which key a row is, and when it was last changed: those of them that the table has. */
@@ -46,8 +46,8 @@ export function updatedAtOf(columns: readonly string[], cells: readonly Cell[]):
 
 /** The key id that the row names, or null where it names none, or names that of a ciphertext which has been replaced since. */
 export function keyIdHintOf(columns: readonly string[], cells: readonly Cell[]): string | null {
-  const textOf = (column: string): string | null => textOfCell(cells[positionOf(columns, column)]);
-  return textOf('key_id_tag') === textOf('auth_tag') ? textOf('key_id') : null;
+  const [keyId = null, keyIdTag, authTag] = textsOf(columns, cells, ['key_id', 'key_id_tag', 'auth_tag']);
+  return keyIdTag === authTag ? keyId : null;
 }
 
 /** What operators name a row by: see {@link EncryptedRow.id}. */
@@ -60,16 +60,17 @@ export function positionOf(columns: readonly string[], column: string): number {
   return columns.findIndex((name) => name.toLowerCase() === column.toLowerCase());
 }
 
-function toEncryptedRow(columns: readonly string[], cells: readonly Cell[]): EncryptedRow {
-  const textOf = (column: string): string | null => textOfCell(cells[positionOf(columns, column)]);
-  return {
-    rowId: '0',
-    id: '',
-    tenantId: textOf('tenant_id'),
-    name: textOf('name'),
-    provider: textOf('provider'),
-    encryptedValue: textOf('encrypted_value'),
-    iv: textOf('iv'),
-    authTag: textOf('auth_tag'),
-  };
+function ciphertextOf(columns: readonly string[], cells: readonly Cell[]): EncryptedRow['ciphertext'] {
+  const [encryptedValue = null, iv = null, authTag = null] = textsOf(columns, cells, ciphertextColumns);
+  return encryptedValue === null || iv === null || authTag === null ? null : { encryptedValue, iv, authTag };
+}
+
+function bindingOf(table: string, columns: readonly string[], cells: readonly Cell[]): EncryptedRow['binding'] {
+  const [tenantId = null, name = null, provider = null] = textsOf(columns, cells, bindingColumns);
+  return table !== apiKeysTable || name === null || provider === null ? null : { table, tenantId, name, provider };
+}
+
+/** Each null where it is no text. */
+function textsOf(columns: readonly string[], cells: readonly Cell[], wanted: readonly string[]): (string | null)[] {
+  return wanted.map((column) => textOfCell(cells[positionOf(columns, column)]));
 }

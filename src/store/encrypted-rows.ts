@@ -29,33 +29,33 @@ export interface EncryptedPage {
   readonly cells: Uint8Array;
 }
 
-/** A row as it was read. Columns that are not text, which a damaged row may have, are null. */
+/** A row as it was read. */
 export interface EncryptedRow {
   /** In decimal: it may be above 2^53. */
   readonly rowId: string;
   /** What operators name the row by: its id column, or `rowid:<n>` where it has none. */
   readonly id: string;
-  /** Of `api_keys` alone, otherwise null. */
-  readonly tenantId: string | null;
-  readonly name: string | null;
-  readonly provider: string | null;
-  readonly encryptedValue: string | null;
-  readonly iv: string | null;
-  readonly authTag: string | null;
+  /** Null where one of its columns is not text, as in a damaged row. */
+  readonly ciphertext: CiphertextColumns | null;
+  /** Null where one of its columns is not text, and of other tables than `api_keys`, whose rows are in format 1 alone. */
+  readonly binding: BindingColumns | null;
 }
 
 /** A new ciphertext for a row, to be written only over the one that was read. */
 export interface Replacement {
   readonly rowId: string;
-  readonly read: CiphertextColumns & BindingColumns;
+  readonly read: CiphertextColumns;
+  /** What the new one is bound to, which must not change under it; null where it is bound to nothing. */
+  readonly binding: Omit<BindingColumns, 'table'> | null;
   readonly sealed: CiphertextColumns;
 }
 
-/** What a ciphertext in format 2 is bound to, of `api_keys` alone: it must not change under it. All null where it is bound to nothing. */
+/** What a ciphertext in format 2 is bound to. */
 interface BindingColumns {
+  readonly table: string;
   readonly tenantId: string | null;
-  readonly name: string | null;
-  readonly provider: string | null;
+  readonly name: string;
+  readonly provider: string;
 }
 
 interface CiphertextColumns {
@@ -81,13 +81,13 @@ export class ReplacementWriter {
   readonly #text = new TextBytes();
   readonly #pieces: Uint8Array[] = [];
 
-  add({ rowId, read, sealed }: Replacement): void {
+  add({ rowId, read, binding, sealed }: Replacement): void {
     const ciphertext = read.encryptedValue.length > maxComparedCharacters ? '' : read.encryptedValue;
-    const binding = JSON.stringify([read.tenantId, read.name, read.provider]).slice(1);
+    const bound = JSON.stringify([binding?.tenantId ?? null, binding?.name ?? null, binding?.provider ?? null]).slice(1);
     // By its row id, what was read as one text, and what replaces it. Of these only the binding may hold what JSON has to escape.
-    const member = `"${rowId}":["${read.iv} ${read.authTag} ${ciphertext}","${sealed.encryptedValue}","${sealed.iv}","${sealed.authTag}",${binding}`;
+    const member = `"${rowId}":["${read.iv} ${read.authTag} ${ciphertext}","${sealed.encryptedValue}","${sealed.iv}","${sealed.authTag}",${bound}`;
     // A character is up to three bytes, and one outside the binding; a separator and an end come with it.
-    const mostBytes = member.length + 2 * binding.length + 2;
+    const mostBytes = member.length + 2 * bound.length + 2;
     if (this.#text.length + mostBytes > maxArgumentBytes) this.#endPiece();
     this.#text.append(`${this.#text.length === 0 ? '{' : ','}${member}`);
   }
@@ -104,26 +104,23 @@ export class ReplacementWriter {
   }
 }
 
-export function decodePage({ cells }: EncryptedPage): EncryptedRow[] {
-  return decodeRowsOfTexts(cells).map(toEncryptedRow);
+export function decodePage({ table, cells }: EncryptedPage): EncryptedRow[] {
+  return decodeRowsOfTexts(cells).map(([rowIdText, id = null, encryptedValue, iv, authTag, ...bound]) => {
+    const rowId = String(rowIdText);
+    return {
+      rowId,
+      id: id === null || id === 0 ? `rowid:${rowId}` : id.toString('utf8'),
+      ciphertext: isText(encryptedValue) && isText(iv) && isText(authTag) ? { encryptedValue, iv, authTag } : null,
+      binding: bindingOf(table, bound),
+    };
+  });
 }
 
-function toEncryptedRow(texts: DecodedText[]): EncryptedRow {
-  const [rowIdText, id = null, encryptedValue, iv, authTag, tenantId = null, name, provider] = texts;
-  const rowId = String(rowIdText);
-  const isWhole = typeof name === 'string' && typeof provider === 'string' && (tenantId === null || typeof tenantId === 'string');
-  return {
-    rowId,
-    id: id === null || id === 0 ? `rowid:${rowId}` : id.toString('utf8'),
-    tenantId: isWhole ? tenantId : null,
-    name: isWhole ? name : null,
-    provider: isWhole ? provider : null,
-    encryptedValue: whole(encryptedValue),
-    iv: whole(iv),
-    authTag: whole(authTag),
-  };
+function bindingOf(table: string, [tenantId, name, provider]: DecodedText[]): BindingColumns | null {
+  if (!(tenantId === null || isText(tenantId)) || !isText(name) || !isText(provider)) return null;
+  return { table, tenantId, name, provider };
 }
 
-function whole(value: DecodedText | undefined): string | null {
-  return typeof value === 'string' ? value : null;
+function isText(value: DecodedText | undefined): value is string {
+  return typeof value === 'string';
 }

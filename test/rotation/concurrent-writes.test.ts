@@ -411,15 +411,17 @@ describe('a replacement', () => {
     const database = new Database({ url });
     await migrate(database);
     const [row] = await firstPage(database);
-    const read = { encryptedValue: row?.encryptedValue ?? '', iv: row?.iv ?? '', authTag: row?.authTag ?? '' };
-    const binding = { tenantId: null, name: 'a', provider: 'openai' };
+    const { rowId = '', ciphertext: read = null, binding = null } = row ?? {};
+    if (read === null || binding === null) throw new Error('The row is whole.');
     const { encrypted_value, iv, auth_tag } = gatewaySeal(keyB, 'sample');
     const sealed = { encryptedValue: encrypted_value, iv, authTag: auth_tag };
-    for (const column of ['encryptedValue', 'iv', 'authTag', 'tenantId', 'name', 'provider'] as const) {
-      const replacement = { rowId: row?.rowId ?? '0', read: { ...read, ...binding, [column]: '00' }, sealed };
-      expect(await replace(database, replacement)).toBe(0);
+    for (const column of ['encryptedValue', 'iv', 'authTag']) {
+      expect(await replace(database, { rowId, read: { ...read, [column]: '00' }, binding, sealed })).toBe(0);
     }
-    expect(await replace(database, { rowId: row?.rowId ?? '0', read: { ...read, ...binding }, sealed })).toBe(1);
+    for (const column of ['tenantId', 'name', 'provider']) {
+      expect(await replace(database, { rowId, read, binding: { ...binding, [column]: '00' }, sealed })).toBe(0);
+    }
+    expect(await replace(database, { rowId, read, binding, sealed })).toBe(1);
     await database.close();
   });
 });
@@ -436,13 +438,14 @@ describe('the assertion of a table’s state', () => {
     const database = new Database({ url });
     await migrate(database);
     const [row] = await firstPage(database);
+    const authTag = row?.ciphertext?.authTag ?? '';
     const rename = { sql: "UPDATE api_keys SET name = 'renamed'" };
     const bad = [
       [],
       [['1', '00']],
-      [['2', row?.authTag ?? '']],
+      [['2', authTag]],
       [
-        ['1', row?.authTag ?? ''],
+        ['1', authTag],
         ['2', null],
       ],
     ] as const;
@@ -452,7 +455,7 @@ describe('the assertion of a table’s state', () => {
       );
       expect((await gateway.rows())[0]?.name).toBe('a');
     }
-    for (const expected of [[['1', row?.authTag ?? '']], [['1', null]]] as const) {
+    for (const expected of [[['1', authTag]], [['1', null]]] as const) {
       await database.write([rename, ...tableStateStatements('api_keys', inPages(expected))]);
     }
     expect((await gateway.rows())[0]?.name).toBe('renamed');

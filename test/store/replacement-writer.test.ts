@@ -13,8 +13,8 @@ const hex = (length: number) => 'ab'.repeat(length / 2);
 
 function replacementOf(rowId: number, ciphertextCharacters: number, name: string | null): Replacement {
   const ciphertext = { encryptedValue: hex(ciphertextCharacters), iv: hex(24), authTag: hex(32) };
-  const binding = name === null ? { tenantId: null, name, provider: null } : { tenantId: name, name, provider: 'openai' };
-  return { rowId: String(rowId), read: { ...ciphertext, ...binding }, sealed: ciphertext };
+  const binding = name === null ? null : { tenantId: name, name, provider: 'openai' };
+  return { rowId: String(rowId), read: ciphertext, binding, sealed: ciphertext };
 }
 
 function piecesOf(replacements: readonly Replacement[]): Uint8Array[] {
@@ -36,12 +36,12 @@ describe('replacements', () => {
         const replacements = rows.map(([name, characters], index) => replacementOf(index + 1, characters, name));
         const pieces = piecesOf(replacements);
         expect(Math.max(...pieces.map(({ length }) => length))).toBeLessThanOrEqual(maxPieceBytes);
-        const expected = replacements.map(({ rowId, read, sealed }) => [
+        const expected = replacements.map(({ rowId, read, binding, sealed }) => [
           rowId,
           [`${read.iv} ${read.authTag} ${read.encryptedValue}`, sealed.encryptedValue, sealed.iv, sealed.authTag].concat([
-            read.tenantId,
-            read.name,
-            read.provider,
+            binding?.tenantId ?? null,
+            binding?.name ?? null,
+            binding?.provider ?? null,
           ] as string[]),
         ]);
         expect(membersOf(pieces)).toEqual(expected);
