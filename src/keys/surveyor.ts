@@ -2,7 +2,7 @@
 
 import type { GivenKey, Keyring } from '../crypto/keyring.ts';
 import { VaultError } from '../errors.ts';
-import { TaskThreads } from '../runtime/task-thread.ts';
+import { TaskThreads } from '../runtime/task-threads.ts';
 import type { DatabaseLocation } from '../store/database.ts';
 import type { EncryptedTables } from '../store/encrypted-tables.ts';
 import { type CoverageSettings, inspectCoverage, rowsOf } from './coverage.ts';

@@ -1,7 +1,7 @@
 /** Who does the work on a rotation's pages: this thread, one page after the other, or several, with the results in the pages' order. */
 
 import type { GivenKey, Keyring } from '../crypto/keyring.ts';
-import { RequestThread } from '../runtime/request-thread.ts';
+import { Thread } from '../runtime/thread.ts';
 import { type EncryptedPage, pageRows } from '../store/encrypted-rows.ts';
 import { movable } from '../store/owned-bytes.ts';
 import type { RowsPlan } from './classify.ts';
@@ -71,7 +71,7 @@ class PageThreads implements PageWorkers {
   readonly #settings: PageThreadSettings;
   readonly #work: PageWork;
   #isThrottled: boolean;
-  readonly #threads: RequestThread<PageTask, PageReport>[] = [];
+  readonly #threads: Thread<PageTask, PageReport>[] = [];
   #requests = 0;
 
   constructor(entry: URL, count: number, settings: PageThreadSettings, work: PageWork, isThrottled: boolean) {
@@ -109,7 +109,7 @@ class PageThreads implements PageWorkers {
     if (page.rows < pageRows && page.cells.length < minBytes) return this.#work.work(page, isToSeal);
     const place = this.#requests % this.#count;
     this.#requests += 1;
-    this.#threads[place] ??= new RequestThread(this.#entry, {
+    this.#threads[place] ??= new Thread(this.#entry, {
       workerData: this.#settings,
       resourceLimits: { maxYoungGenerationSizeMb: youngGenerationMb },
     });

@@ -4,7 +4,7 @@ import type { FileHandle } from 'node:fs/promises';
 import pLimit from 'p-limit';
 import type { Actor } from '../audit/event.ts';
 import type { ThreadSettings } from '../config.ts';
-import { TaskThreads } from '../runtime/task-thread.ts';
+import { TaskThreads } from '../runtime/task-threads.ts';
 import type { SnapshotHeader } from './format.ts';
 import { type RestoreContext, type RestoreMode, type RestoreResult, restoreSnapshot } from './restore.ts';
 import { Spool } from './spool.ts';

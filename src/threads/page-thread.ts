@@ -4,7 +4,7 @@ import { workerData } from 'node:worker_threads';
 import { Keyring } from '../crypto/keyring.ts';
 import { type PageReport, PageWork } from '../rotation/page-work.ts';
 import type { PageTask, PageThreadSettings } from '../rotation/page-workers.ts';
-import { answerRequests } from '../runtime/request-thread.ts';
+import { answerRequests } from '../runtime/thread.ts';
 import { createThrottle, unthrottled } from '../runtime/throttle.ts';
 import { movable } from '../store/owned-bytes.ts';
 

@@ -4,7 +4,7 @@ import type { Logger } from 'pino';
 import { Keyring } from '../crypto/keyring.ts';
 import type { DryRun, RotationEngine } from '../rotation/engine.ts';
 import type { RotationNote, RotationTask } from '../rotation/thread.ts';
-import { doTask } from '../runtime/task-thread.ts';
+import { answerRequests } from '../runtime/thread.ts';
 import { createThrottle } from '../runtime/throttle.ts';
 import { buildEngine } from '../services.ts';
 import { Database } from '../store/database.ts';
@@ -14,19 +14,21 @@ const progressIntervalMs = 200;
 
 type Tell = (note: RotationNote) => void;
 
-await doTask<RotationTask, DryRun | RotationRecord, RotationNote>(async ({ settings, request, isDryRun }, { stopped, tell }) => {
-  const database = new Database(settings.database);
-  try {
-    const onSwitched = (): void => tell({ kind: 'switched' });
-    const engineSettings = { ...settings, keyring: new Keyring(settings.keys) };
-    const log = forwardingLogger(tell);
-    const engine = buildEngine(engineSettings, log, database, onSwitched, 'background', createThrottle(stopped));
-    stopped.addEventListener('abort', () => void engine.close());
-    return isDryRun ? await engine.dryRun(request) : await rotate(engine, request, tell);
-  } finally {
-    await database.close();
-  }
-});
+answerRequests<RotationTask, DryRun | RotationRecord, RotationNote>(
+  async ({ settings, request, isDryRun }, { stopped, tell }) => {
+    const database = new Database(settings.database);
+    try {
+      const onSwitched = (): void => tell({ kind: 'switched' });
+      const engineSettings = { ...settings, keyring: new Keyring(settings.keys) };
+      const log = forwardingLogger(tell);
+      const engine = buildEngine(engineSettings, log, database, onSwitched, 'background', createThrottle(stopped));
+      stopped.addEventListener('abort', () => void engine.close());
+      return isDryRun ? await engine.dryRun(request) : await rotate(engine, request, tell);
+    } finally {
+      await database.close();
+    }
+  },
+);
 
 async function rotate(engine: RotationEngine, request: RotationTask['request'], tell: Tell): Promise<RotationRecord> {
   const { id, progress, done } = await engine.start(request);

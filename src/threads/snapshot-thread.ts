@@ -1,7 +1,7 @@
 /** The entry of a snapshot's thread: takes one, or puts one back, over a database connection of its own. */
 
 import { Keyring } from '../crypto/keyring.ts';
-import { doTask } from '../runtime/task-thread.ts';
+import { answerRequests } from '../runtime/thread.ts';
 import { createThrottle } from '../runtime/throttle.ts';
 import { buildJournal, buildSnapshotWork } from '../services.ts';
 import type { RestoreResult } from '../snapshot/restore.ts';
@@ -9,7 +9,7 @@ import { Spool } from '../snapshot/spool.ts';
 import type { SnapshotNote, SnapshotTask, TakenFile } from '../snapshot/threads.ts';
 import { Database } from '../store/database.ts';
 
-await doTask<SnapshotTask, TakenFile | RestoreResult, SnapshotNote>(
+answerRequests<SnapshotTask, TakenFile | RestoreResult, SnapshotNote>(
   async ({ settings, act }, { stopped, tell }) => {
     const database = new Database(settings.database);
     try {

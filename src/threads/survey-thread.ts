@@ -3,12 +3,12 @@
 import { Keyring } from '../crypto/keyring.ts';
 import { type Survey, survey } from '../keys/survey.ts';
 import type { SurveyTask } from '../keys/surveyor.ts';
-import { doTask } from '../runtime/task-thread.ts';
+import { answerRequests } from '../runtime/thread.ts';
 import { createThrottle } from '../runtime/throttle.ts';
 import { Database } from '../store/database.ts';
 import { EncryptedTables } from '../store/encrypted-tables.ts';
 
-await doTask<SurveyTask, Survey>(async ({ database: location, coverage, keys }, { stopped }) => {
+answerRequests<SurveyTask, Survey>(async ({ database: location, coverage, keys }, { stopped }) => {
   const database = new Database(location);
   try {
     return await survey(new EncryptedTables(database), coverage, new Keyring(keys), createThrottle(stopped));

@@ -2,7 +2,7 @@
 
 import { workerData } from 'node:worker_threads';
 import { Keyring } from '../crypto/keyring.ts';
-import { answerRequests } from '../runtime/request-thread.ts';
+import { answerRequests } from '../runtime/thread.ts';
 import { type TextResults, type TextTask, TextWork } from '../vault/text-work.ts';
 import type { TextThreadSettings } from '../vault/text-workers.ts';
 

@@ -4,7 +4,7 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import pLimit from 'p-limit';
 import type { GivenKey, Keyring } from '../crypto/keyring.ts';
 import { overloaded } from '../errors.ts';
-import { RequestThread } from '../runtime/request-thread.ts';
+import { Thread } from '../runtime/thread.ts';
 import { type CiphertextInput, type PlaintextInput, type TextResults, type TextTask, TextWork } from './text-work.ts';
 
 export interface TextWorkers {
@@ -40,7 +40,7 @@ export class TextThread implements TextWorkers {
   readonly #here: TextWorkers;
   readonly #onDeath: (error: unknown) => void;
   readonly #oneAtATime = pLimit(1);
-  #thread: RequestThread<TextTask, TextResults> | null = null;
+  #thread: Thread<TextTask, TextResults> | null = null;
   #waitingCharacters = 0;
 
   constructor(entry: URL, keyring: Keyring, onDeath: (error: unknown) => void) {
@@ -84,9 +84,9 @@ export class TextThread implements TextWorkers {
     }
   }
 
-  #start(): RequestThread<TextTask, TextResults> {
+  #start(): Thread<TextTask, TextResults> {
     const workerData: TextThreadSettings = { keys: this.#keys };
-    return new RequestThread(this.#entry, { workerData, resourceLimits: { maxYoungGenerationSizeMb: youngGenerationMb } });
+    return new Thread(this.#entry, { workerData, resourceLimits: { maxYoungGenerationSizeMb: youngGenerationMb } });
   }
 }
 

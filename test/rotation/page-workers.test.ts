@@ -87,7 +87,7 @@ describe('threads', () => {
     const database = new Database({ url });
     const telling = join(temporaryFolder(), 'telling.mjs');
     const code = `import { parentPort } from 'node:worker_threads';
-      parentPort.on('message', ({ number, request }) => parentPort.postMessage({ number, response: request.isThrottled }));`;
+      parentPort.on('message', ({ number, request }) => parentPort.postMessage({ number, outcome: { kind: "done", response: request.isThrottled } }));`;
     writeFileSync(telling, code);
     const whetherTheyRest = async (threads: PageWorkers) => {
       const pages = coveredPages(new EncryptedTables(database), [
@@ -113,7 +113,7 @@ describe('threads', () => {
       'at once': 'process.exit(0)',
       'by an error': 'throw new Error("sample")',
       'between two pages': `import { parentPort } from 'node:worker_threads';
-        parentPort.on('message', ({ number }) => { parentPort.postMessage({ number, answer: {} }); setTimeout(() => process.exit(1), 10); });`,
+        parentPort.on('message', ({ number }) => { parentPort.postMessage({ number, outcome: { kind: "done", response: {} } }); setTimeout(() => process.exit(1), 10); });`,
     };
     for (const [how, code] of Object.entries(sayings)) {
       writeFileSync(dying, code);

@@ -9,19 +9,19 @@ import { RotationThreads } from '../../src/rotation/thread.ts';
 /** A thread that counts those at work beside it and all that were started, and ends after a moment, or once it is told to. */
 const counting = new URL(
   `data:text/javascript,${encodeURIComponent(`
-  import { parentPort, workerData } from 'node:worker_threads';
-  const { counts, endless } = workerData.settings;
-  const [atWork, overlaps, started] = [0, 1, 2];
-  Atomics.add(counts, started, 1);
-  if (Atomics.add(counts, atWork, 1) > 0) Atomics.store(counts, overlaps, 1);
-  const end = (outcome) => {
-    Atomics.sub(counts, atWork, 1);
-    parentPort.postMessage({ outcome });
-    parentPort.close();
-  };
-  if (workerData.settings.isTold) parentPort.postMessage({ note: { kind: 'started', id: 'sample' } });
-  parentPort.on('message', () => end({ kind: 'refused', code: 'storage_unavailable', message: 'told to stop' }));
-  if (!endless) setTimeout(() => end({ kind: 'done', result: { id: 'sample' } }), 50);
+  import { parentPort } from 'node:worker_threads';
+  parentPort.once('message', ({ number, request: { settings: { counts, endless, isTold } } }) => {
+    const [atWork, overlaps, started] = [0, 1, 2];
+    Atomics.add(counts, started, 1);
+    if (Atomics.add(counts, atWork, 1) > 0) Atomics.store(counts, overlaps, 1);
+    const end = (outcome) => {
+      Atomics.sub(counts, atWork, 1);
+      parentPort.postMessage({ number, outcome });
+    };
+    if (isTold) parentPort.postMessage({ number, note: { kind: 'started', id: 'sample' } });
+    parentPort.on('message', () => end({ kind: 'refused', code: 'storage_unavailable', message: 'told to stop' }));
+    if (!endless) setTimeout(() => end({ kind: 'done', response: { id: 'sample' } }), 50);
+  });
 `)}`,
 );
 

@@ -75,12 +75,14 @@ it('says so where a thread cannot start', async () => {
 /** A thread that notes whether another is at work meanwhile. */
 const overlapping = new URL(
   `data:text/javascript,${encodeURIComponent(`
-  import { parentPort, workerData } from 'node:worker_threads';
-  const counts = new Int32Array(workerData.settings.counts);
-  if (Atomics.add(counts, 0, 1) > 0) Atomics.store(counts, 1, 1);
-  Atomics.wait(counts, 2, 0, 100);
-  Atomics.sub(counts, 0, 1);
-  parentPort.postMessage({ outcome: { kind: 'done', result: {} } });
+  import { parentPort } from 'node:worker_threads';
+  parentPort.on('message', ({ number, request }) => {
+    const counts = new Int32Array(request.settings.counts);
+    if (Atomics.add(counts, 0, 1) > 0) Atomics.store(counts, 1, 1);
+    Atomics.wait(counts, 2, 0, 100);
+    Atomics.sub(counts, 0, 1);
+    parentPort.postMessage({ number, outcome: { kind: 'done', response: {} } });
+  });
 `)}`,
 );
 

@@ -8,7 +8,7 @@ import { Keyring } from '../../src/crypto/keyring.ts';
 import { parseMasterKey } from '../../src/crypto/master-key.ts';
 import { sealText } from '../../src/crypto/text-ciphertext.ts';
 import { StorageUnavailableError } from '../../src/errors.ts';
-import { RequestThread } from '../../src/runtime/request-thread.ts';
+import { Thread } from '../../src/runtime/thread.ts';
 import type { CiphertextInput, TextResults } from '../../src/vault/text-work.ts';
 import { TextThread, type TextWorkers, workOnTextsHere } from '../../src/vault/text-workers.ts';
 import { gatewaySeal } from '../support/gateway.ts';
@@ -91,7 +91,7 @@ describe('a thread', () => {
 
   it('that is asked what cannot be copied refuses that alone', async () => {
     const workerData = { keys: given };
-    const thread = new RequestThread<unknown, TextResults>(entry, { workerData });
+    const thread = new Thread<unknown, TextResults>(entry, { workerData });
     const uncopyable = thread.request({ act: 'decrypt', items: [() => undefined] });
     const task = thread.request({ act: 'decrypt', items: mixed });
     await expect(uncopyable).rejects.toThrow('could not be cloned');
@@ -101,9 +101,9 @@ describe('a thread', () => {
 
   it('is believed by the number of the request, not by the order of its answers', async () => {
     const { url } = counting(`import { parentPort } from 'node:worker_threads'; const asked = [];
-      parentPort.on('message', ({ number, request }) => { asked.unshift({ number, response: request });
+      parentPort.on('message', ({ number, request }) => { asked.unshift({ number, outcome: { kind: 'done', response: request } });
         if (asked.length === 3) for (const each of asked) parentPort.postMessage(each); })`);
-    const thread = new RequestThread<string, string>(url, {});
+    const thread = new Thread<string, string>(url, {});
     const requests = ['first', 'second', 'third'];
     expect(await Promise.all(requests.map((request) => thread.request(request)))).toEqual(requests);
     await thread.close();

@@ -1,0 +1,136 @@
+/** A thread that is asked: each request gets its own response, or an error of its kind, also where the thread dies. */
+
+import { parentPort, type TransferListItem, Worker, type WorkerOptions } from 'node:worker_threads';
+import { type ErrorCode, type ErrorDetails, errorWithCode, StorageUnavailableError, VaultError } from '../errors.ts';
+
+/** To the thread: a request, or that it is to give up what it does. */
+type Order<Request> = { readonly number: number; readonly request: Request } | 'stop';
+
+/** From the thread, about the request of that number: notes on its way, and at last the outcome. */
+type Word<Response, Note> = { readonly number: number } & ({ readonly note: Note } | { readonly outcome: Outcome<Response> });
+
+type Outcome<Response> =
+  | { readonly kind: 'done'; readonly response: Response }
+  | { readonly kind: 'refused'; readonly code: ErrorCode; readonly message: string; readonly details: ErrorDetails | undefined }
+  | { readonly kind: 'unexpected'; readonly error: unknown };
+
+interface Pending<Response, Note> {
+  readonly onNote: (note: Note) => void;
+  readonly resolve: (response: Response) => void;
+  readonly reject: (error: unknown) => void;
+}
+
+export class Thread<Request, Response, Note = never> {
+  readonly #worker: Worker;
+  readonly #pending = new Map<number, Pending<Response, Note>>();
+  #sent = 0;
+  #failure: unknown = null;
+
+  /** `entry` is a compiled file that calls {@link answerRequests}. */
+  constructor(entry: URL, options: WorkerOptions = {}) {
+    this.#worker = new Worker(entry, options);
+    this.#worker.on('message', (word: Word<Response, Note>) => this.#hear(word));
+    this.#worker.on('error', (error) => this.#fail(error));
+    this.#worker.on('messageerror', (error) => this.#fail(error));
+    this.#worker.on('exit', () => this.#fail(new Error('A thread ended before its work.')));
+  }
+
+  /** Whether it has died, or was closed: it answers nothing more. */
+  get hasFailed(): boolean {
+    return this.#failure !== null;
+  }
+
+  /**
+   * Rejects with what answering it threw, or with what the thread has died of. What goes there and back is copied, keys as KeyObjects,
+   * but for what is `moved`, which is gone here.
+   */
+  request(
+    request: Request,
+    moved: readonly TransferListItem[] = [],
+    onNote: (note: Note) => void = () => undefined,
+  ): Promise<Response> {
+    return new Promise((resolve, reject) => {
+      if (this.#failure !== null) return reject(this.#failure);
+      const number = this.#sent;
+      this.#sent += 1;
+      // Throws what cannot be copied; then nothing is waited for.
+      this.#worker.postMessage({ number, request } satisfies Order<Request>, moved);
+      this.#pending.set(number, { onNote, resolve, reject });
+    });
+  }
+
+  /** Asks it to give up at its next step what it does; whoever waits for that is told. */
+  stop(): void {
+    this.#worker.postMessage('stop' satisfies Order<Request>);
+  }
+
+  /** Ends it in the midst of whatever it does, and resolves once it has ended. */
+  async close(): Promise<void> {
+    await this.#worker.terminate();
+  }
+
+  #hear(word: Word<Response, Note>): void {
+    const pending = this.#pending.get(word.number);
+    if ('note' in word) {
+      pending?.onNote(word.note);
+      return;
+    }
+    this.#pending.delete(word.number);
+    if (word.outcome.kind === 'done') pending?.resolve(word.outcome.response);
+    else pending?.reject(toError(word.outcome));
+  }
+
+  #fail(error: unknown): void {
+    this.#failure ??= error;
+    for (const { reject } of this.#pending.values()) reject(error);
+    this.#pending.clear();
+    void this.#worker.terminate();
+  }
+}
+
+export interface RequestControl<Note> {
+  /** Is aborted where the thread is to stop. */
+  readonly stopped: AbortSignal;
+  readonly tell: (note: Note) => void;
+}
+
+/** To be called by the thread, once. What has been opened for a request must be closed before its response: nothing else is waited for. What `movedOf` names of a response is moved to whoever asked, and not copied. */
+export function answerRequests<Request, Response, Note = never>(
+  respond: (request: Request, control: RequestControl<Note>) => Response | Promise<Response>,
+  movedOf: (response: Response) => readonly TransferListItem[] = () => [],
+): void {
+  const port = parentPort;
+  if (port === null) throw new Error('Only a thread answers requests.');
+  const stop = new AbortController();
+  const answer = async (number: number, request: Request): Promise<void> => {
+    const say = (word: Word<Response, Note>, moved: readonly TransferListItem[] = []): void => port.postMessage(word, moved);
+    const outcome = await outcomeOf(() => respond(request, { stopped: stop.signal, tell: (note) => say({ number, note }) }));
+    say({ number, outcome }, outcome.kind === 'done' ? movedOf(outcome.response) : []);
+  };
+  port.on('message', (order: Order<Request>) => {
+    if (order === 'stop') stop.abort(stopping());
+    else void answer(order.number, order.request);
+  });
+  // A request that cannot be read has no number to respond to: all that wait are told by the end of the thread.
+  port.on('messageerror', (error) => {
+    throw error;
+  });
+}
+
+export function stopping(): StorageUnavailableError {
+  return new StorageUnavailableError('The vault is stopping.');
+}
+
+/** An error on its way to another thread is no longer of its class. */
+async function outcomeOf<Response>(respond: () => Response | Promise<Response>): Promise<Outcome<Response>> {
+  try {
+    return { kind: 'done', response: await respond() };
+  } catch (error) {
+    if (!(error instanceof VaultError)) return { kind: 'unexpected', error };
+    return { kind: 'refused', code: error.code, message: error.message, details: error.details };
+  }
+}
+
+function toError(outcome: Exclude<Outcome<unknown>, { kind: 'done' }>): unknown {
+  return outcome.kind === 'refused' ? errorWithCode(outcome.code, outcome.message, outcome.details) : outcome.error;
+}
