@@ -66,14 +66,11 @@ export function buildServices(
 ) {
   const { keyring, coverage, rotationDueDays, requireFormat2 } = config;
   const threadConfig = { ...config, database: database.location };
-  const tables = new EncryptedTables(database);
-  const masterKeys = new MasterKeyStore(database);
-  const rotations = new RotationStore(database);
-  const replicas = new ReplicaStore(database);
+  const stores = buildStores(database, keyring);
+  const { masterKeys, rotations, replicas, auditStore, auditKeys, journal } = stores;
   const heartbeat = new Heartbeat(replicas, keyring);
   const apiKeyStore = new ApiKeyStore(database);
   const activeKey = new ActiveKey(masterKeys, keyring);
-  const { auditStore, auditKeys, journal } = buildJournal(keyring, database);
   const sink = config.audit === undefined ? null : buildSink(config.audit, logger);
   const log = new AuditLog(sink, auditKeys, () => observer.auditFailed());
   const intervalMs = (config.audit?.anchorSeconds ?? 0) * 1000;
@@ -89,19 +86,10 @@ export function buildServices(
   };
   const { rotator, surveyor, snapshotWork, textWorkers } =
     place === 'threads'
-      ? workersOnThreads(threadConfig, tables, logger, onSwitched)
-      : workersHere(config, database, journal, logger, onSwitched, place);
-  const readiness = new ReadinessCheck({
-    tables,
-    coverage,
-    masterKeys,
-    rotations,
-    keyring,
-    surveyor,
-    requireFormat2,
-    isAuditFailing: () => log.isFailing,
-  });
-  const restores = new RestoreStore(database);
+      ? workersOnThreads(threadConfig, stores, logger, onSwitched)
+      : workersHere(config, stores, logger, onSwitched, place);
+  const isAuditFailing = (): boolean => log.isFailing;
+  const readiness = new ReadinessCheck({ ...stores, coverage, keyring, surveyor, requireFormat2, isAuditFailing });
   const snapshots = new Snapshots({ work: snapshotWork, journal, keyring, snapshotDir: config.snapshotDir, logger });
   const ageWatch = new AgeWatch({ masterKeys, rotationDueDays, logger });
   const resumption = new Resumption(rotator, rotations, keyring, logger);
@@ -146,7 +134,7 @@ export function buildServices(
     },
     /** Begins the file of the audit log anew, where it has been moved away. Throws ConfigurationError. */
     reopenAuditLog: async () => sink?.open(),
-    reportMasterKeys: () => reportMasterKeys({ tables, coverage, masterKeys, rotations, keyring, surveyor, rotationDueDays }),
+    reportMasterKeys: () => reportMasterKeys({ ...stores, coverage, keyring, surveyor, rotationDueDays }),
     /**
      * Brings the schema up to date, finds the active key, joins the live replicas, and takes up an unfinished rotation. Throws
      * ConfigurationError or StorageUnavailableError.
@@ -154,9 +142,9 @@ export function buildServices(
     prepare: async () => {
       await sink?.open();
       await prepareSchema();
-      await adoptActiveKey({ tables, coverage, masterKeys, keyring });
+      await adoptActiveKey({ ...stores, coverage, keyring });
       // Best effort: what is left now is deleted by the next restore or start.
-      await restores.forgetStale().catch(() => undefined);
+      await stores.restores.forgetStale().catch(() => undefined);
       await heartbeat.start();
       if (sink !== null) await anchors.start();
       resumption.start();
@@ -183,12 +171,25 @@ export function buildServices(
   };
 }
 
-/** What a thread puts on record in the database. */
-export function buildJournal(keyring: Keyring, database: Database) {
+export type Stores = ReturnType<typeof buildStores>;
+
+/** Whatever reads and writes the database for work on all rows, over one connection. */
+export function buildStores(database: Database, keyring: Keyring) {
   const masterKeys = new MasterKeyStore(database);
   const auditStore = new AuditStore(database);
   const auditKeys = new AuditKeys(keyring, () => masterKeys.activeKeyId());
-  return { auditStore, auditKeys, journal: new AuditJournal(auditStore, auditKeys) };
+  return {
+    database,
+    tables: new EncryptedTables(database),
+    rows: new SnapshotRows(database),
+    restores: new RestoreStore(database),
+    masterKeys,
+    rotations: new RotationStore(database),
+    replicas: new ReplicaStore(database),
+    auditStore,
+    auditKeys,
+    journal: new AuditJournal(auditStore, auditKeys),
+  };
 }
 
 function buildSink({ log }: AuditSettings, logger: Logger): AuditSink {
@@ -202,28 +203,21 @@ type EngineSettings = Pick<CoreConfig, 'keyring' | 'coverage' | 'atomicRows' | '
 
 export function buildEngine(
   settings: EngineSettings,
+  stores: Stores,
   logger: Pick<Logger, 'info' | 'warn' | 'error'>,
-  database: Database,
   onSwitched: () => void,
   place: EnginePlace = 'here',
   throttle: Throttle = unthrottled,
 ): RotationEngine {
   const { keyring, coverage, atomicRows, snapshotDir } = settings;
-  const { auditKeys, journal } = buildJournal(keyring, database);
-  const work = buildSnapshotWork(settings, database, journal, onSwitched, throttle);
-  const snapshots = new Snapshots({ work, journal, keyring, snapshotDir, logger });
+  const work = buildSnapshotWork(settings, stores, onSwitched, throttle);
+  const snapshots = new Snapshots({ ...stores, work, keyring, snapshotDir, logger });
   return new RotationEngine({
-    database,
-    tables: new EncryptedTables(database),
-    masterKeys: new MasterKeyStore(database),
-    rotations: new RotationStore(database),
-    replicas: new ReplicaStore(database),
+    ...stores,
     keyring,
     coverage,
     atomicRows,
     logger,
-    journal,
-    auditKeys,
     startWorkers: pageWorkersAt(place),
     writeSnapshot: snapshotDir === null ? null : (actor) => snapshots.writeSnapshotFile(actor, snapshotDir),
     onSwitched,
@@ -239,24 +233,11 @@ function pageWorkersAt(place: EnginePlace): StartPageWorkers {
 
 export function buildSnapshotWork(
   { keyring, coverage, snapshotDir }: EngineSettings,
-  database: Database,
-  journal: AuditJournal,
+  stores: Stores,
   onSwitched: () => void,
   throttle: Throttle = unthrottled,
 ): SnapshotWork {
-  return workOnSnapshotsHere({
-    database,
-    journal,
-    rows: new SnapshotRows(database),
-    restores: new RestoreStore(database),
-    masterKeys: new MasterKeyStore(database),
-    rotations: new RotationStore(database),
-    keyring,
-    coverage,
-    snapshotDir,
-    onSwitched,
-    throttle,
-  });
+  return workOnSnapshotsHere({ ...stores, keyring, coverage, snapshotDir, onSwitched, throttle });
 }
 
 /** Who works on all rows, and on many texts. */
@@ -267,24 +248,17 @@ interface Workers {
   readonly textWorkers: TextWorkers;
 }
 
-function workersHere(
-  config: CoreConfig,
-  database: Database,
-  journal: AuditJournal,
-  logger: Logger,
-  onSwitched: () => void,
-  place: EnginePlace,
-): Workers {
+function workersHere(config: CoreConfig, stores: Stores, logger: Logger, onSwitched: () => void, place: EnginePlace): Workers {
   const { keyring, coverage } = config;
   return {
-    rotator: buildEngine(config, logger, database, onSwitched, place),
-    surveyor: surveyHere(new EncryptedTables(database), coverage, keyring),
-    snapshotWork: buildSnapshotWork(config, database, journal, onSwitched),
+    rotator: buildEngine(config, stores, logger, onSwitched, place),
+    surveyor: surveyHere(stores.tables, coverage, keyring),
+    snapshotWork: buildSnapshotWork(config, stores, onSwitched),
     textWorkers: workOnTextsHere(keyring),
   };
 }
 
-function workersOnThreads(config: CoreConfig, tables: EncryptedTables, logger: Logger, onSwitched: () => void): Workers {
+function workersOnThreads(config: CoreConfig, { tables }: Stores, logger: Logger, onSwitched: () => void): Workers {
   const { keyring, ...others } = config;
   const settings: ThreadSettings = { ...others, keys: keyring.given };
   const entry = (name: string): URL => new URL(`./threads/${name}-thread.js`, import.meta.url);

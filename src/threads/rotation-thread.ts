@@ -6,7 +6,7 @@ import type { DryRun, RotationEngine } from '../rotation/engine.ts';
 import type { RotationNote, RotationTask } from '../rotation/thread.ts';
 import { answerRequests } from '../runtime/thread.ts';
 import { createThrottle } from '../runtime/throttle.ts';
-import { buildEngine } from '../services.ts';
+import { buildEngine, buildStores } from '../services.ts';
 import { Database } from '../store/database.ts';
 import type { RotationRecord } from '../store/rotations.ts';
 
@@ -19,9 +19,10 @@ answerRequests<RotationTask, DryRun | RotationRecord, RotationNote>(
     const database = new Database(settings.database);
     try {
       const onSwitched = (): void => tell({ kind: 'switched' });
-      const engineSettings = { ...settings, keyring: new Keyring(settings.keys) };
+      const keyring = new Keyring(settings.keys);
+      const stores = buildStores(database, keyring);
       const log = forwardingLogger(tell);
-      const engine = buildEngine(engineSettings, log, database, onSwitched, 'background', createThrottle(stopped));
+      const engine = buildEngine({ ...settings, keyring }, stores, log, onSwitched, 'background', createThrottle(stopped));
       stopped.addEventListener('abort', () => void engine.close());
       return isDryRun ? await engine.dryRun(request) : await rotate(engine, request, tell);
     } finally {

@@ -3,7 +3,7 @@
 import { Keyring } from '../crypto/keyring.ts';
 import { answerRequests } from '../runtime/thread.ts';
 import { createThrottle } from '../runtime/throttle.ts';
-import { buildJournal, buildSnapshotWork } from '../services.ts';
+import { buildSnapshotWork, buildStores } from '../services.ts';
 import type { RestoreResult } from '../snapshot/restore.ts';
 import { Spool } from '../snapshot/spool.ts';
 import type { SnapshotNote, SnapshotTask, TakenFile } from '../snapshot/threads.ts';
@@ -14,12 +14,12 @@ answerRequests<SnapshotTask, TakenFile | RestoreResult, SnapshotNote>(
     const database = new Database(settings.database);
     try {
       const keyring = new Keyring(settings.keys);
-      const { auditKeys, journal } = buildJournal(keyring, database);
-      await auditKeys.refresh();
+      const stores = buildStores(database, keyring);
+      await stores.auditKeys.refresh();
       const onSwitched = (): void => tell('switched');
       // Who restores has no time to rest.
       const throttle = act.kind === 'take' ? createThrottle(stopped) : () => stopped.throwIfAborted();
-      const work = buildSnapshotWork({ ...settings, keyring }, database, journal, onSwitched, throttle);
+      const work = buildSnapshotWork({ ...settings, keyring }, stores, onSwitched, throttle);
       if (act.kind === 'restore') return await work.restore(act.actor, new Spool(act.file), act.mode);
       const { header, spool } = await work.take();
       return { header, file: spool.file };
