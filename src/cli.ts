@@ -49,7 +49,7 @@ program
     'the master key that they are to be under, 64 hex characters (default: PROVARA_MASTER_KEY_NEW or …_NEW_FILE)',
   )
   .option('--dry-run', 'open every row, and change nothing')
-  .option('--skip <id,id>', 'leave these rows out: id, or table:id', parseSkip)
+  .option('--skip <id,id>', String.raw`leave these rows out: id, or table:id; a comma in an id is written \,`, parseSkip)
   .option('--upgrade-format', 'write api_keys rows in format 2, which is bound to tenant and name')
   .option('--force', 'go on although a live replica lacks a key')
   .option('--json', jsonHelp)

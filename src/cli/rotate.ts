@@ -170,9 +170,9 @@ async function withBar<Result>(report: () => RotationProgress, work: Promise<Res
   }
 }
 
-/** Throws ValidationError. */
-export function parseSkip(value: string): string[] {
-  const ids = value.split(',').map((id) => id.trim());
+/** With those of an option before it. A comma that is part of an id is written `\\,`. Throws ValidationError. */
+export function parseSkip(value: string, before: readonly string[] = []): string[] {
+  const ids = value.split(/(?<!\\),/).map((id) => id.trim().replaceAll('\\,', ','));
   if (ids.includes('')) throw new ValidationError('--skip takes ids, comma-separated.');
-  return ids;
+  return [...before, ...ids];
 }

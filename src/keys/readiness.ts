@@ -8,6 +8,7 @@ import type { MasterKeyStore } from '../store/master-keys.ts';
 import { isRunning, type RotationRecord, type RotationStore } from '../store/rotations.ts';
 import { nameOfKey } from './active-key.ts';
 import { type CoverageSettings, inspectCoverage, rowsOf } from './coverage.ts';
+import { wasActive } from './staged-key.ts';
 import type { Survey } from './survey.ts';
 import type { Surveyor } from './surveyor.ts';
 
@@ -121,10 +122,8 @@ export class ReadinessCheck {
   }
 
   async #isStagedInVain(): Promise<boolean> {
-    const staged = this.#context.keyring.entries.find(({ sources }) => sources.includes('PROVARA_MASTER_KEY_NEW'))?.key;
-    if (staged?.isPassphrase !== true) return false;
-    const known = await this.#context.masterKeys.all();
-    return !known.some(({ keyId, activatedAt }) => keyId === staged.id && activatedAt !== null);
+    const next = this.#context.keyring.entries.find(({ sources }) => sources.includes('PROVARA_MASTER_KEY_NEW'))?.key;
+    return next?.isPassphrase === true && !wasActive(await this.#context.masterKeys.all(), next.id);
   }
 
   /** At most a few seconds old on a small table; on a large one it costs a hundredth of a processor, and null may come before the first. */

@@ -5,12 +5,13 @@ import type { EncryptedTables } from '../store/encrypted-tables.ts';
 import type { MasterKeyRecord, MasterKeyStore } from '../store/master-keys.ts';
 import type { RotationStore, SkippedRow } from '../store/rotations.ts';
 import { type CoverageSettings, inspectCoverage, tableAmong } from './coverage.ts';
+import { stagedKey } from './staged-key.ts';
 import type { Survey } from './survey.ts';
 import type { Surveyor } from './surveyor.ts';
 
 export const secondsPerDay = 86_400;
 
-/** `staged`: never was active. `retired`: was, and is not any more. */
+/** `staged`: never was active, and may become it. `retired`: was, here or before the vault, and is not any more. */
 export type MasterKeyState = 'active' | 'staged' | 'retired';
 
 export interface MasterKeyReport {
@@ -45,19 +46,20 @@ export async function reportMasterKeys(context: ReportContext): Promise<{ active
   const needed = await keyIdsStillNeeded(context, found);
   const records = await masterKeys.all();
   const activeKeyId = records.find(({ isActive }) => isActive)?.keyId ?? null;
-  return { activeKeyId, keys: records.map((record) => reportKey(context, record, found, needed)) };
+  return { activeKeyId, keys: records.map((record) => reportKey(context, record, records, found, needed)) };
 }
 
 function reportKey(
   { keyring, rotationDueDays }: ReportContext,
   record: MasterKeyRecord,
+  known: readonly MasterKeyRecord[],
   { rowsByKeyId }: Survey,
   needed: (keyId: string) => boolean,
 ): MasterKeyReport {
   const { keyId, statelessLastUsedAt } = record;
   const source = keyring.entries.find(({ key }) => key.id === keyId)?.sources[0] ?? null;
   const rows = source === null ? null : (rowsByKeyId.get(keyId) ?? 0);
-  const state = stateOf(record);
+  const state = stateOf(record, keyring, known);
   const ageDays = Math.floor(ageSecondsOf(record) / secondsPerDay);
   return {
     keyId,
@@ -66,7 +68,7 @@ function reportKey(
     rows,
     ageDays,
     rotationDue: isRotationDue(record, rotationDueDays),
-    safeToRetire: state !== 'active' && rows === 0 && !needed(keyId),
+    safeToRetire: state === 'retired' && rows === 0 && !needed(keyId),
     statelessLastUsedAt,
   };
 }
@@ -101,8 +103,14 @@ async function keyIdsStillNeeded(
   return (keyId) => needed.has(keyId);
 }
 
-/** How the database sees a key. */
-export function stateOf({ isActive, activatedAt }: MasterKeyRecord): MasterKeyState {
+/** Of the keys that are known. One that never was active and is not in this keyring may be staged on another replica. */
+export function stateOf(
+  { keyId, isActive, activatedAt }: MasterKeyRecord,
+  keyring: Keyring,
+  known: readonly MasterKeyRecord[],
+): MasterKeyState {
   if (isActive) return 'active';
-  return activatedAt === null ? 'staged' : 'retired';
+  const key = keyring.get(keyId);
+  const isStaged = activatedAt === null && (key === undefined || key === stagedKey(keyring, known));
+  return isStaged ? 'staged' : 'retired';
 }

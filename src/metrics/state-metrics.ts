@@ -3,16 +3,17 @@
 import { labelOfKey } from '../crypto/master-key.ts';
 import { StorageUnavailableError, VaultError } from '../errors.ts';
 import type { ReadinessCheck } from '../keys/readiness.ts';
-import { ageSecondsOf, isRotationDue, stateOf } from '../keys/report.ts';
+import { ageSecondsOf, isRotationDue, type MasterKeyState } from '../keys/report.ts';
 import { maxSeals, type SealMeter } from '../keys/seal-meter.ts';
 import type { Database } from '../store/database.ts';
-import type { MasterKeyStore } from '../store/master-keys.ts';
+import type { MasterKeyRecord, MasterKeyStore } from '../store/master-keys.ts';
 import { type RotationStore, rotationStates } from '../store/rotations.ts';
 import type { VaultMetrics } from './vault-metrics.ts';
 
 export interface StateSource {
   readonly readiness: ReadinessCheck;
   readonly masterKeys: MasterKeyStore;
+  readonly stateOf: (record: MasterKeyRecord, known: readonly MasterKeyRecord[]) => MasterKeyState;
   readonly rotations: RotationStore;
   readonly seals: SealMeter;
   readonly database: Pick<Database, 'counters'>;
@@ -66,7 +67,7 @@ export class StateMetrics {
 
   /** Two passphrases have one label: what is counted adds up, and of ages the greater shows. */
   async #readKeys(): Promise<void> {
-    const { masterKeys, seals, rotationDueDays, readiness } = this.#source;
+    const { masterKeys, stateOf, seals, rotationDueDays, readiness } = this.#source;
     const records = await masterKeys.all();
     const sealed = await masterKeys.seals();
     const survey = await readiness.latestSurvey();
@@ -76,7 +77,7 @@ export class StateMetrics {
     for (const record of records) {
       const { keyId, isPassphrase } = record;
       const key_id = labelOfKey(keyId, isPassphrase);
-      const state = stateOf(record);
+      const state = stateOf(record, records);
       ages.set(`${key_id} ${state}`, Math.max(ageSecondsOf(record), ages.get(`${key_id} ${state}`) ?? 0));
       age.set({ key_id, state }, ages.get(`${key_id} ${state}`) ?? 0);
       due.inc({ key_id }, isRotationDue(record, rotationDueDays) ? 1 : 0);

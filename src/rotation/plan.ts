@@ -1,11 +1,12 @@
 /** Settles, before anything is read, from which key to which a rotation goes, and which rows it leaves out. */
 
 import { type Actor, vaultActor } from '../audit/event.ts';
-import type { Keyring, KeyringEntry } from '../crypto/keyring.ts';
+import type { Keyring } from '../crypto/keyring.ts';
 import type { MasterKey } from '../crypto/master-key.ts';
 import { ConfigurationError, RotationInProgressError, UncoveredTableError, ValidationError } from '../errors.ts';
 import { nameOfKey } from '../keys/active-key.ts';
 import { tableAmong } from '../keys/coverage.ts';
+import { stagedKey, wasActive } from '../keys/staged-key.ts';
 import type { EncryptedTables } from '../store/encrypted-tables.ts';
 import type { MasterKeyRecord, MasterKeyStore } from '../store/master-keys.ts';
 import type { RotationRecord, RotationStore, SkippedRow } from '../store/rotations.ts';
@@ -130,30 +131,23 @@ async function chooseKeys(
   }
   const isActiveMissing = activeKeyId !== null && keyring.get(activeKeyId) === undefined;
   if (isActiveMissing && request.oldKeyId === undefined) throw missingOldKeyError(known, activeKeyId);
-  const toKeyId = request.newKeyId ?? stagedKeyId(keyring, known, activeKeyId);
+  const staged = stagedKey(keyring, known);
+  const toKeyId = request.newKeyId ?? staged?.id ?? repeatedKeyId(keyring, activeKeyId);
   if (request.oldKeyId !== undefined) return { fromKeyId: request.oldKeyId, toKeyId };
   if (activeKeyId === null) throw new ConfigurationError('No key of the keyring opens a row: check PROVARA_MASTER_KEY.');
   if (toKeyId !== activeKeyId) return { fromKeyId: activeKeyId, toKeyId };
   const finished = await records?.rotations.findLastCompletedTo(toKeyId);
-  const other = keyring.entries.find(({ key }) => key.id !== toKeyId);
+  const other = keyring.entries.find(({ key }) => key.id !== toKeyId && key !== staged);
   return { fromKeyId: finished?.fromKeyId ?? other?.key.id ?? toKeyId, toKeyId };
 }
 
-/** The staged key, or the active one where that is `PROVARA_MASTER_KEY_NEW` and the call repeats a finished rotation. */
-function stagedKeyId(keyring: Keyring, known: KnownKeys, activeKeyId: string | null): string {
-  const bySource = (name: string): KeyringEntry | undefined => keyring.entries.find(({ sources }) => sources.includes(name));
-  const next = bySource('PROVARA_MASTER_KEY_NEW');
-  const primary = bySource('PROVARA_MASTER_KEY');
-  if (next !== undefined && next.key.id === activeKeyId) return activeKeyId;
-  const staged = [next, primary].find((entry) => entry !== undefined && !wasActive(known, entry.key.id));
-  if (staged !== undefined) return staged.key.id;
+/** With nothing staged: the active key where that is `PROVARA_MASTER_KEY_NEW`, and the call repeats a finished rotation. */
+function repeatedKeyId(keyring: Keyring, activeKeyId: string | null): string {
+  const next = keyring.entries.find(({ sources }) => sources.includes('PROVARA_MASTER_KEY_NEW'))?.key;
+  if (activeKeyId !== null && next?.id === activeKeyId) return activeKeyId;
   throw new ValidationError(
     'No new key is staged: set PROVARA_MASTER_KEY_NEW to a fresh key (npm run key:generate) and restart.',
   );
-}
-
-function wasActive(known: KnownKeys, keyId: string): boolean {
-  return known.some((record) => record.keyId === keyId && record.activatedAt !== null);
 }
 
 function newKey(keyring: Keyring, known: KnownKeys, keyId: string): MasterKey {

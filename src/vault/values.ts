@@ -16,9 +16,9 @@ export const unreadableMask = '••••(decrypt error)';
  * Throws ValidationError for anything that could not be sent as an HTTP header and is no JSON object.
  */
 export function normalizeValue(value: string): string {
-  assertPlaintext('value', value);
-  if (isJsonObject(value)) return value;
   const trimmed = value.trim();
+  assertPlaintext('value', trimmed.startsWith('{') ? value : trimmed);
+  if (isJsonObject(value)) return value;
   if (trimmed === '') throw new ValidationError('value must not be empty or white space alone.');
   if (!printableAscii.test(trimmed)) {
     throw new ValidationError('value must be printable ASCII, because it is sent as an HTTP header, or a JSON object.');

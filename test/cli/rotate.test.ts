@@ -119,6 +119,14 @@ describe('key:rotate', () => {
     expect([skipped.code, skipped.stdout.split('\n')[0]]).toEqual([0, '[rotate] rotated 2 of 4 row(s).']);
   });
 
+  it('leaves out every row that is named, in one list or several, also one with a comma in its id', async () => {
+    const { environment, gateway: database } = await tableOf(1);
+    for (const id of ['first', 'second', 'third', 'a, b']) await database.insert(keyA, { id });
+    const skips = ['--skip', 'first,second', '--skip', 'api_keys:third', '--skip', 'a\\, b'];
+    const { code, stdout } = await runCli(['rotate', ...flags, ...skips], environment);
+    expect([code, stdout.split('\n')[0]]).toEqual([0, '[rotate] rotated 1 of 5 row(s).']);
+  });
+
   it('names every row that stays under the old key after all was written, and exits with 6', async () => {
     const { environment, gateway: database } = await tableOf(3);
     await database.run("CREATE TRIGGER kept BEFORE UPDATE ON api_keys WHEN old.id = 'row-1' BEGIN SELECT RAISE(IGNORE); END");

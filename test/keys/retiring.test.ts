@@ -29,6 +29,21 @@ it('a key that the keyring lacks is never safe to retire: which rows it opens ca
   expect(await reportOf(without, keyIdA)).toMatchObject({ state: 'retired', rows: null, safe_to_retire: false });
 });
 
+it('a staged key is not to be retired, and an old one from before the vault is, once no row is under it', async () => {
+  const { url, gateway: database } = await temporaryDatabase();
+  await database.insert(keyA, { id: 'active' });
+  await database.insert(keyB, { id: 'old' });
+  const vault = await startVault(url, { PROVARA_MASTER_KEY_OLD: keyB, PROVARA_MASTER_KEY_NEW: keyC });
+  expect(await reportOf(vault, keyIdB)).toMatchObject({ state: 'retired', rows: 1, safe_to_retire: false });
+  expect(await reportOf(vault, keyIdC)).toMatchObject({ state: 'staged', rows: 0, safe_to_retire: false });
+  await database.run("DELETE FROM api_keys WHERE id = 'old'");
+  expect(await reportOf(vault, keyIdB)).toMatchObject({ state: 'retired', rows: 0, safe_to_retire: true });
+  await vault.close();
+  // A replica that does not have it yet.
+  const other = await startVault(url);
+  expect(await reportOf(other, keyIdC)).toMatchObject({ state: 'staged', rows: null, safe_to_retire: false });
+});
+
 it('no key is safe to retire while one table that is not covered holds rows', async () => {
   const { database, vault } = await rotated();
   await database.run(connectorTableSql);

@@ -334,6 +334,8 @@ describe('a rotation', () => {
 describe('the keys of a rotation', () => {
   it.each([
     ['two equal keys', { old_key_id: keyIdA, new_key_id: keyIdA }, 'The old and new keys are identical: nothing to rotate.'],
+    ['the active key as the new one', { new_key_id: keyIdA }, 'The old and new keys are identical: nothing to rotate.'],
+    ['the staged key as the old one', { old_key_id: keyIdB }, 'The old and new keys are identical: nothing to rotate.'],
     ['a key that is not in the keyring', { new_key_id: keyIdC }, `new_key_id ${keyIdC} is not in the keyring`],
     ['an old key that is not in the keyring', { old_key_id: keyIdC }, `old_key_id ${keyIdC} is not in the keyring`],
     ['a malformed key id', { new_key_id: 'XYZ' }, 'body.new_key_id'],

@@ -96,6 +96,8 @@ describe('a plaintext', () => {
     expect(maxPlaintextBytes).toBe(64 * 1024);
     expect(() => normalizeValue('k'.repeat(64 * 1024 + 1))).toThrow(ValidationError);
     expect(normalizeValue('k'.repeat(64 * 1024))).toHaveLength(64 * 1024);
+    expect(normalizeValue(` ${'k'.repeat(64 * 1024)}\n`)).toHaveLength(64 * 1024);
+    expect(() => normalizeValue(`{}${' '.repeat(64 * 1024 - 1)}`)).toThrow(ValidationError);
   });
 
   it('is refused by the name of its field', () => {
