@@ -1,23 +1,27 @@
 /** The service: reads the configuration, prepares the database, listens, and stops with the requests in flight finished. */
 
 import type { AddressInfo } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { setFlagsFromString } from 'node:v8';
 import closeWithGrace from 'close-with-grace';
 import type { FastifyInstance } from 'fastify';
 import type { Logger } from 'pino';
 import { isProduction, readServerConfig, type ServerConfig } from './config.ts';
 import { completeEnvironment, type DevelopmentEnvironment } from './development.ts';
-import { ConfigurationError, VaultError } from './errors.ts';
+import { ConfigurationError, StorageUnavailableError, VaultError } from './errors.ts';
 import { addVault, createHttpServer } from './http/app.ts';
 import { createLogger } from './logging.ts';
 import { VaultMetrics } from './metrics/vault-metrics.ts';
 import { onStopSignal } from './runtime/signals.ts';
 import { buildServices, type Services } from './services.ts';
 import { SettingsError } from './settings.ts';
+import { isFileUrl } from './store/database.ts';
 
 const stopTimeoutMs = 25_000;
 /** A rotation or a survey that has not ended by then is interrupted, so that its request is answered too. */
 const interruptionMs = 15_000;
+/** How long a server that was away when the vault started is left alone before it is asked again. */
+const awayMs = 1_000;
 
 // A full collection takes every core for milliseconds, and calls are late. Left to itself V8 makes one for each few megabytes
 // that a heap has grown by; this lets it double. A version that does not know the flag says so and goes on.
@@ -38,16 +42,51 @@ async function start(config: ServerConfig): Promise<number> {
   const metrics = new VaultMetrics(config.keyring);
   const logger = createLogger(config.logLevel, config.isProduction, () => metrics.logLineDropped());
   const services = buildServices(config, logger, undefined, 'threads', metrics);
+  const stopping = new AbortController();
   try {
-    await services.prepare();
-    return await serve(services, metrics, config, logger);
+    const isPrepared = await tryToPrepare(services, config, logger);
+    const port = await serve(services, metrics, config, logger, stopping);
+    if (!isPrepared) void prepareLater(services, logger, stopping.signal);
+    return port;
   } catch (error) {
     await services.close();
     throw error;
   }
 }
 
-async function serve(services: Services, metrics: VaultMetrics, config: ServerConfig, logger: Logger): Promise<number> {
+/** False where a server does not answer: to end then would have the vault started again and again, and at last no more. */
+async function tryToPrepare(services: Services, { database }: ServerConfig, logger: Logger): Promise<boolean> {
+  try {
+    await services.prepare();
+    return true;
+  } catch (error) {
+    if (!(error instanceof StorageUnavailableError) || isFileUrl(database.url)) throw error;
+    logger.error({ reason: error.message }, 'the database does not answer: until it does, /ready says so and nothing is served');
+    return false;
+  }
+}
+
+/** Where it rejects, that is logged and ends the process. */
+async function prepareLater(services: Services, logger: Logger, stopping: AbortSignal): Promise<void> {
+  while (!stopping.aborted) {
+    await sleep(awayMs);
+    try {
+      await services.prepare();
+      logger.info('the database answers');
+      return;
+    } catch (error) {
+      if (!stopping.aborted && !(error instanceof StorageUnavailableError)) throw error;
+    }
+  }
+}
+
+async function serve(
+  services: Services,
+  metrics: VaultMetrics,
+  config: ServerConfig,
+  logger: Logger,
+  stopping: AbortController,
+): Promise<number> {
   const { tokens, limits, host, port, coverage, rotationDueDays } = config;
   const app = createHttpServer(logger);
   await addVault(app, { ...services, metrics, tokens, limits, rotationDueDays, encryptedTables: coverage.encryptedTables });
@@ -56,6 +95,7 @@ async function serve(services: Services, metrics: VaultMetrics, config: ServerCo
   let received: NodeJS.Signals | undefined;
   const skip: ('SIGINT' | 'SIGTERM' | 'SIGHUP')[] = isFileLog ? ['SIGINT', 'SIGTERM', 'SIGHUP'] : ['SIGINT', 'SIGTERM'];
   const { close } = closeWithGrace({ delay: stopTimeoutMs, logger: false, skip }, async ({ signal = received, err }) => {
+    stopping.abort();
     if (err) logger.fatal({ err }, 'stopping after an unexpected error');
     else logger.info({ signal }, 'stopping: requests in flight are finished first');
     const interruption = setTimeout(() => void services.interrupt(), interruptionMs);

@@ -88,8 +88,16 @@ export function buildServices(
     place === 'threads'
       ? workersOnThreads(threadConfig, stores, logger, onSwitched)
       : workersHere(config, stores, logger, onSwitched, place);
-  const isAuditFailing = (): boolean => log.isFailing;
-  const readiness = new ReadinessCheck({ ...stores, coverage, keyring, surveyor, requireFormat2, isAuditFailing });
+  let isPrepared = false;
+  const readiness = new ReadinessCheck({
+    ...stores,
+    coverage,
+    keyring,
+    surveyor,
+    requireFormat2,
+    isPrepared: () => isPrepared,
+    isAuditFailing: () => log.isFailing,
+  });
   const snapshots = new Snapshots({ work: snapshotWork, journal, keyring, snapshotDir: config.snapshotDir, logger });
   const ageWatch = new AgeWatch({ masterKeys, rotationDueDays, logger });
   const resumption = new Resumption(rotator, rotations, keyring, logger);
@@ -138,7 +146,7 @@ export function buildServices(
     reportMasterKeys: () => reportMasterKeys({ ...stores, coverage, keyring, surveyor, rotationDueDays }),
     /**
      * Brings the schema up to date, finds the active key, joins the live replicas, and takes up an unfinished rotation. Throws
-     * ConfigurationError or StorageUnavailableError.
+     * ConfigurationError, or StorageUnavailableError: then it may be called again.
      */
     prepare: async () => {
       await sink?.open();
@@ -150,6 +158,7 @@ export function buildServices(
       if (sink !== null) await anchors.start();
       resumption.start();
       ageWatch.start();
+      isPrepared = true;
     },
     /** Brings the schema up to date, and nothing else. */
     migrate: prepareSchema,

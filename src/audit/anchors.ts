@@ -70,13 +70,14 @@ export class Anchors {
     this.#context = context;
   }
 
-  /** Begins both chains: the log's names the table's last record, the table's the log's first. Throws StorageUnavailableError. */
+  /** Begins both chains: the log's names the table's last record, the table's the log's first. Throws StorageUnavailableError, and may be called again then. */
   async start(): Promise<void> {
     const { log, journal, store, keys, intervalMs, details } = this.#context;
     await keys.refresh();
     const { heads } = await this.#readTable((await store.lastPosition()) - 1);
     // Where the sink takes nothing the vault starts all the same, and refuses to use keys until it does.
-    await log.record(vaultActor, [{ act: startAct, outcome: 'done', details, heads }]).catch(() => undefined);
+    if (log.head === null)
+      await log.record(vaultActor, [{ act: startAct, outcome: 'done', details, heads }]).catch(() => undefined);
     const own = log.head === null ? [] : [log.head];
     await journal.note(vaultActor, { act: startAct, outcome: 'done', details, heads: [...own, ...heads] });
     this.#repetition = new Repetition(intervalMs, () => this.anchor());

@@ -18,10 +18,10 @@ export class Heartbeat {
     this.#replica = { id: randomUUID(), host: hostname(), keyIds: keyring.entries.map(({ key }) => key.id) };
   }
 
-  /** Resolves once the replica is on record. A later beat that fails is made up for by the next. */
+  /** Resolves once the replica is on record, and may be called again where it rejects. A later beat that fails is made up for by the next. */
   async start(): Promise<void> {
     await this.#replicas.beat(this.#replica);
-    this.#beats = new Repetition(intervalMs, () => this.#replicas.beat(this.#replica));
+    this.#beats ??= new Repetition(intervalMs, () => this.#replicas.beat(this.#replica));
   }
 
   async stop(): Promise<void> {

@@ -29,6 +29,8 @@ export interface ReadinessContext {
   readonly keyring: Keyring;
   readonly surveyor: Surveyor;
   readonly requireFormat2: boolean;
+  /** Whether the database has been prepared, and this replica has joined those that live. */
+  readonly isPrepared: () => boolean;
   /** Whether the last use of a key could not be put on record. */
   readonly isAuditFailing: () => boolean;
 }
@@ -55,7 +57,8 @@ export class ReadinessCheck {
   }
 
   async #check(): Promise<string[]> {
-    const { rotations, masterKeys } = this.#context;
+    const { rotations, masterKeys, isPrepared } = this.#context;
+    if (!isPrepared()) throw new StorageUnavailableError('The database has not answered since the vault started.');
     // At once: a server may be far away.
     const [unfinished, activeKeyId, others] = await Promise.all([
       rotations.findUnfinished(),

@@ -8,7 +8,7 @@ import { StorageUnavailableError } from '../../../src/errors.ts';
 import { Database } from '../../../src/store/database.ts';
 import { migrate } from '../../../src/store/migrations.ts';
 import { runServer } from '../../support/process.ts';
-import { freePort, startSqld } from '../../support/sqld.ts';
+import { startSqld } from '../../support/sqld.ts';
 import { environmentFor, keyA, temporaryDatabase, temporaryFolder } from '../../support/vault.ts';
 
 const nobody = 65_534;
@@ -59,12 +59,6 @@ describe('a start is refused, with the reason, on', () => {
     chmodSync(join(path, '..'), 0o755);
     expect(code).toBe(1);
     expect(stderr).toContain('the file or its folder is read-only (SQLITE_READONLY)');
-  });
-
-  it('a port where nothing listens', async () => {
-    expect(await refusalOf(`http://127.0.0.1:${await freePort()}`)).toContain(
-      'it cannot be reached at DATABASE_URL (ECONNREFUSED)',
-    );
   });
 
   it('a web server that is no database', async () => {

@@ -3,7 +3,7 @@
 import { describe, expect, it } from 'vitest';
 import { startServer } from '../../support/process.ts';
 import { startSqld } from '../../support/sqld.ts';
-import { caller, environmentFor, gatewayToken } from '../../support/vault.ts';
+import { adminToken, caller, environmentFor, gatewayToken } from '../../support/vault.ts';
 
 describe('the server killed and restarted under load', () => {
   it('loses no acknowledged store, answers 503 meanwhile, and /ready says so both ways', { timeout: 120_000 }, async () => {
@@ -40,6 +40,48 @@ describe('the server killed and restarted under load', () => {
       expect((await gateway('POST', '/v1/api-keys/decrypt', { name })).body.key?.value, name).toBe(value);
     }
     expect([...statuses].every((status) => [200, 201, 503].includes(status))).toBe(true);
+    expect(await vault.stop()).toBe(0);
+  });
+});
+
+describe('a server that is away when the vault starts', () => {
+  it('is waited for: /ready says so until this replica has joined the others, and no restart is needed', async () => {
+    const server = await startSqld();
+    // With one that was never served nothing would be ready anyway.
+    await (await startServer(environmentFor(server.url))).stop();
+    await server.stop();
+    const vault = await startServer(environmentFor(server.url));
+    const gateway = caller(vault.origin, gatewayToken);
+    expect(vault.output()).toContain('it cannot be reached at DATABASE_URL (ECONNREFUSED)');
+    expect((await gateway('GET', '/health')).status).toBe(200);
+    for (const [method, path, body] of [
+      ['GET', '/ready', undefined],
+      ['POST', '/v1/api-keys/decrypt', { name: 'K' }],
+    ] as const) {
+      const { status, body: answer } = await gateway(method, path, body);
+      expect([status, answer.error.type], path).toEqual([503, 'storage_unavailable']);
+    }
+    await server.start();
+    await expect.poll(async () => (await gateway('GET', '/ready')).status).toBe(200);
+    const replicas = await caller(vault.origin, adminToken)('GET', '/admin/master-keys');
+    expect(replicas.body.replicas).toHaveLength(1);
+    expect((await gateway('POST', '/v1/api-keys', { name: 'K', provider: 'openai', value: 'sample' })).status).toBe(201);
+    expect(await vault.stop()).toBe(0);
+  });
+
+  it('ends the process with the reason where it then turns out that the vault cannot serve it', async () => {
+    const server = await startSqld();
+    await server.stop();
+    const vault = await startServer(environmentFor(server.url, { PROVARA_MASTER_KEY: 'sample passphrase' }));
+    await server.start();
+    await expect.poll(() => vault.child.exitCode).toBe(1);
+    expect(vault.output()).toContain('64 hexadecimal characters');
+  });
+
+  it('does not keep the vault from stopping', async () => {
+    const server = await startSqld();
+    await server.stop();
+    const vault = await startServer(environmentFor(server.url));
     expect(await vault.stop()).toBe(0);
   });
 });
