@@ -8,6 +8,7 @@ import { type AuditEvent, vaultActor } from '../audit/event.ts';
 import { assertNothingUncovered, inspectCoverage, rowsOf } from '../keys/coverage.ts';
 import { isMigrated } from '../store/migrations.ts';
 import type { RotationProgress, RotationRecord } from '../store/rotations.ts';
+import { findRotation } from './control.ts';
 import { assertPassed } from './gate.ts';
 import { type Inspection, inspectAll } from './inspection.ts';
 import { assertNotStopping, LeaseHolder } from './lease-holder.ts';
@@ -102,7 +103,7 @@ export class RotationEngine implements Rotator {
     if (lease === null) throw await inProgressError(rotations);
     const progress = new Progress();
     const holder = new LeaseHolder(rotations, lease, progress, this.#stop.signal);
-    const run = new RotationRun(this.#context, plan, holder, progress);
+    const run = new RotationRun(this.#context, plan.unfinished === null ? plan : await this.#caughtUp(plan), holder, progress);
     const done = run.finish().finally(() => {
       if (this.#running === running) this.#running = null;
     });
@@ -110,6 +111,12 @@ export class RotationEngine implements Rotator {
     done.catch(() => undefined);
     this.#running = running;
     return running;
+  }
+
+  /** Between the plan and the lease whoever had that may have switched; nobody else can from now on. */
+  async #caughtUp(plan: RotationPlan): Promise<RotationPlan> {
+    const { isSwitched } = await findRotation(this.#context.rotations, plan.unfinished?.id ?? '');
+    return isSwitched ? { ...plan, isSwitched, activeKeyId: plan.to.id } : plan;
   }
 
   async close(): Promise<void> {

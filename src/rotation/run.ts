@@ -11,7 +11,7 @@ import { nameOf } from '../keys/adoption.ts';
 import { assertNothingUncovered, type CoverageSettings, inspectCoverage, rowsOf } from '../keys/coverage.ts';
 import type { CoveredPart } from '../keys/covered-rows.ts';
 import { auditStatement } from '../store/audit.ts';
-import type { Database } from '../store/database.ts';
+import { type Database, isFileUrl } from '../store/database.ts';
 import { type EncryptedTables, tableStateGuard } from '../store/encrypted-tables.ts';
 import { GuardFailedError, type Statement } from '../store/guards.ts';
 import { activateStatements, activeKeyGuard, type MasterKeyStore } from '../store/master-keys.ts';
@@ -69,6 +69,8 @@ export class RotationRun {
   readonly #work: TableWork;
   /** Whether any of its writes, the switch included, may have been committed. */
   #mayHaveWritten: boolean;
+  /** Whether one commit has taken longer than the server lets one take. */
+  #isTooSlow = false;
   /** Of the state before, where one was written. */
   #snapshot: RotationSnapshot | null = null;
 
@@ -146,7 +148,8 @@ export class RotationRun {
     for (let attempt = 1; attempt <= maxCommitAttempts; attempt += 1) {
       const report = await this.#gate();
       ({ sealed } = report);
-      if (report.rowsScanned > this.#context.atomicRows || report.ciphertextCharacters > maxCommitCharacters) break;
+      const isTooLarge = report.rowsScanned > this.#context.atomicRows || report.ciphertextCharacters > maxCommitCharacters;
+      if (isTooLarge || this.#isTooSlow) break;
       // What fails to be committed is out of date, and memory until the next gate has ended.
       if (await this.#tryOneCommit(sealed.splice(0))) return;
       // The sooner the next comes after its gate, the less comes between.
@@ -195,7 +198,7 @@ export class RotationRun {
     this.#snapshot = snapshot;
   }
 
-  /** False where a write that came between has made it fail: nothing was written then. */
+  /** False where a write that came between has made it fail, and nothing was written, or where a server did not carry it out in time. */
   async #tryOneCommit(sealed: SealedPage[]): Promise<boolean> {
     const commit = await prepareOneCommit(this.#work, this.#plan.to.id, sealed);
     if (commit === null) return false;
@@ -205,7 +208,10 @@ export class RotationRun {
       return true;
     } catch (error) {
       if (error instanceof GuardFailedError && error.guard === tableStateGuard) return false;
-      throw error;
+      const { database, rotations } = this.#context;
+      if (!(error instanceof StorageUnavailableError) || isFileUrl(database.location.url)) throw error;
+      this.#isTooSlow = true;
+      return (await findRotation(rotations, this.#rotationId)).isSwitched;
     }
   }
 

@@ -115,10 +115,11 @@ async function merge(restoring: Restoring, spool: Spool, { header, rows }: Check
     ...registerStatements(keyring, keyIds),
     ...(activeKey !== undefined && (await isEmpty(restoring)) ? activeKeyStatements(nameOf(activeKey), true) : []),
   ];
+  const takenAt = Math.floor(Date.parse(header.created_at) / 1000);
   // Where nobody waits any more, it ends here.
   throttle();
   const restored = await journal.recorded(actor, restoreEvent({ mode: 'merge', rows, left: rowsLeft }), (record) =>
-    restores.merge(id, tables, [...conditions, auditStatement(record)]),
+    restores.merge(id, tables, takenAt, [...conditions, auditStatement(record)]),
   );
   // Where rows were left, a key that is lacking may be the active one: then the next start decides.
   if (rowsLeft === 0 && (await restoring.masterKeys.activeKeyId()) === null) {

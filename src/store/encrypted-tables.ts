@@ -128,7 +128,8 @@ export class EncryptedTables {
     if (columns.size === 0) throw new ConfigurationError(`The database has no table ${table}, which the vault is told to cover.`);
     if (missing.length > 0) throw new ConfigurationError(`The table ${table} has no column ${missing.join(', ')}.`);
     await assertHasRowIds(this.#database, table);
-    const candidates = `SELECT rowid AS row_id, coalesce(length(encrypted_value), 0) AS characters
+    // In bytes, which a row says of itself: to count its characters is to read them all. Of hex it is the same.
+    const candidates = `SELECT rowid AS row_id, coalesce(octet_length(encrypted_value), 0) AS characters
       FROM ${quote(table)} WHERE rowid BETWEEN ?1 AND ?2 ORDER BY rowid LIMIT ?3`;
     const cells = encodeRowsOfTexts(['rowid', columns.has('id') ? 'id' : 'NULL', ...ciphertextColumns, ...owned]);
     // What the rows are long is added up row by row only where they are too long together: it takes as long as reading them.

@@ -6,7 +6,7 @@
 import { decodeCell, encodeCells } from './cells.ts';
 import { integer, text } from './connection.ts';
 import type { Database } from './database.ts';
-import { ciphertextColumns } from './encrypted-rows.ts';
+import { apiKeysTable, ciphertextColumns } from './encrypted-rows.ts';
 import { quote } from './encrypted-tables.ts';
 import { guard, type Statement } from './guards.ts';
 import type { TableShape } from './snapshot-rows.ts';
@@ -108,14 +108,15 @@ export class RestoreStore {
   }
 
   /**
-   * Puts back the staged rows that are still missing, or still what was read, and answers how many those were. Throws
-   * GuardFailedError with one of `conditions`; nothing was written then.
+   * Puts back the staged rows that are still missing, or still what was read, and answers how many those were. One of
+   * whose tenant and name another has been written since `takenAt`, in Unix seconds, stays out. Throws GuardFailedError with one
+   * of `conditions`; nothing was written then.
    */
-  async merge(id: string, tables: readonly MovedTable[], conditions: readonly Statement[]): Promise<number> {
+  async merge(id: string, tables: readonly MovedTable[], takenAt: number, conditions: readonly Statement[]): Promise<number> {
     return this.#move(
       id,
       conditions,
-      tables.flatMap((table) => mergeStatements(id, table)),
+      tables.flatMap((table) => mergeStatements(id, table, takenAt)),
     );
   }
 
@@ -156,7 +157,7 @@ function forgetStatements(id: string): Statement[] {
 
 const ofRestore = 's.restore_id = ? AND s.table_name = ?';
 
-function mergeStatements(id: string, { table, primaryKey, columnsPutBack }: MovedTable): Statement[] {
+function mergeStatements(id: string, { table, primaryKey, columnsPutBack }: MovedTable, takenAt: number): Statement[] {
   const name = quote(table);
   const key = primaryKey === null ? null : quote(primaryKey);
   const isAsRead = ciphertextColumns
@@ -169,7 +170,8 @@ function mergeStatements(id: string, { table, primaryKey, columnsPutBack }: Move
       : `NOT EXISTS (SELECT 1 FROM ${name} AS t WHERE t.${key} = s.match_key)
        AND NOT (s.match_key IS NULL AND EXISTS (SELECT 1 FROM ${name} AS t WHERE t.rowid = s.row_id AND t.${key} IS NULL))`;
   const hasFreeRowId = `NOT EXISTS (SELECT 1 FROM ${name} AS t WHERE t.rowid = s.row_id)`;
-  const missing = `FROM vault_restore_rows AS s WHERE ${ofRestore} AND s.present_row_id IS NULL AND ${isMissing}`;
+  const isOutdated = table.toLowerCase() === apiKeysTable ? `AND NOT ${isOutdatedKey(columnsPutBack, takenAt)}` : '';
+  const missing = `FROM vault_restore_rows AS s WHERE ${ofRestore} AND s.present_row_id IS NULL AND ${isMissing} ${isOutdated}`;
   const { list, values, assignments } = columnsOf(columnsPutBack);
   const moves = [
     `UPDATE ${name} SET ${assignments} FROM vault_restore_rows AS s
@@ -179,6 +181,20 @@ function mergeStatements(id: string, { table, primaryKey, columnsPutBack }: Move
     `INSERT INTO ${name} (${list}) SELECT ${values} ${missing}`,
   ];
   return moves.map((sql) => ({ sql, args: [id, table] }));
+}
+
+/**
+ * Whether another value has been stored under the tenant and name of a staged row of `api_keys` since `takenAt`, as after it had been
+ * deleted. Or whether it would count in place of a row that counted before it: of several of one second the one with the greatest row id
+ * does, and a row that has lost its own gets a greater one.
+ */
+function isOutdatedKey(columns: readonly string[], takenAt: number): string {
+  const positions = new Map(columns.map((column, index) => [column.toLowerCase(), index]));
+  const cellOf = (column: string): string => decodeCell('s.cells', positions.get(column) ?? columns.length);
+  const times = `(${cellOf('updated_at')}, ${cellOf('created_at')})`;
+  const isRowIdTaken = `EXISTS (SELECT 1 FROM ${apiKeysTable} AS t WHERE t.rowid = s.row_id)`;
+  return `EXISTS (SELECT 1 FROM ${apiKeysTable} AS n WHERE n.tenant_id IS ${cellOf('tenant_id')} AND n.name IS ${cellOf('name')}
+    AND (n.updated_at >= ${takenAt} OR ((n.updated_at, n.created_at) = ${times} AND n.rowid > s.row_id AND ${isRowIdTaken})))`;
 }
 
 /** Rows that stay are updated in place: deleting them could take along other programs' rows that refer to them. */

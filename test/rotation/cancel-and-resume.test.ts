@@ -53,6 +53,16 @@ class HeldDatabase extends Database {
   }
 }
 
+/** The real database, in which something comes to pass just before the lease of a rotation is asked for. */
+class LateDatabase extends Database {
+  before: () => Promise<void> = async () => undefined;
+
+  override async write(...given: Parameters<Database['write']>): ReturnType<Database['write']> {
+    if (given[0].some(({ sql }) => sql.includes('UPDATE vault_rotation_lease SET rotation_id = ?'))) await this.before();
+    return super.write(...given);
+  }
+}
+
 async function untilCompleted({ admin }: TestVault, id: string) {
   const deadline = Date.now() + 30_000;
   for (;;) {
@@ -138,6 +148,30 @@ describe('a rotation that was planned', () => {
     const { admin } = await startVault(url, staged);
     await admin('POST', `/admin/rotate/${id}/cancel`);
     expect(await begin(url, 'another')).toMatchObject({ id, state: 'cancelled' });
+  });
+});
+
+describe('a rotation that has switched between the plan of who takes it up and the lease', () => {
+  it('is not recorded as one that has written nothing, and is finished by the next call', async () => {
+    const { url, database } = await abandonedRotation();
+    await database.run('UPDATE vault_rotation_lease SET expires_at = 0');
+    const { database: location, ...config } = readCliConfig({ DATABASE_URL: url, PROVARA_MASTER_KEY: keyA, ...staged });
+    const late = new LateDatabase(location);
+    late.before = async () => {
+      await database.run("UPDATE vault_rotations SET switched = 1, state = 'writing'");
+      await database.run('UPDATE vault_active_key SET key_id = ?', [keyIdB]);
+      await database.insert('f'.repeat(64), { id: 'unknown' });
+    };
+    const services = buildServices({ ...config, database: location }, createSilentLogger(), late);
+    await services.migrate();
+    const { id, done } = await services.rotator.start({});
+    await expect(done).rejects.toMatchObject({ code: 'decrypt_gate_failed' });
+    expect(await services.rotations.find(id)).toMatchObject({ state: 'interrupted', isSwitched: true });
+    late.before = async () => undefined;
+    await database.run("DELETE FROM api_keys WHERE id = 'unknown'");
+    expect(await (await services.rotator.start({})).done).toMatchObject({ id, state: 'completed', rowsVerified: 2 });
+    expect(await database.open(keyB, 'a')).toBe('sample-value-of-a');
+    await services.close();
   });
 });
 

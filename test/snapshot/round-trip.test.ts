@@ -254,6 +254,44 @@ describe('a restore', () => {
     expect(await database.open(keyA, 'two')).toBe('sample-newer');
   });
 
+  it('by merge puts no value in the place of a newer one that was stored after a row of that name had been deleted', async () => {
+    const { database, vault } = await start();
+    const { gateway } = vault;
+    const decrypted = async (name: string) => (await gateway('POST', '/v1/api-keys/decrypt', { name })).body.key.value;
+    const store = async (name: string, value: string) =>
+      (await gateway('POST', '/v1/api-keys', { name, provider: 'openai', value })).body.key.id as string;
+    const ids = await Promise.all(['K', 'L', 'M', 'N'].map((name) => store(name, 'sample-old')));
+    // By a clock that was ahead, and long before.
+    await database.run("UPDATE api_keys SET updated_at = updated_at + 5 WHERE name = 'L'");
+    await database.run("UPDATE api_keys SET updated_at = updated_at - 5 WHERE name = 'M'");
+    const snapshot = await takeSnapshot(vault);
+    for (const id of ids) await gateway('DELETE', `/v1/api-keys/${id}`);
+    for (const name of ['K', 'L', 'M']) await store(name, 'sample-new');
+    expect((await sendSnapshot(vault, snapshot)).body).toEqual({ restored: 1, kept: 3 });
+    const values = await Promise.all(['K', 'L', 'M', 'N'].map(decrypted));
+    expect(values).toEqual(['sample-new', 'sample-new', 'sample-new', 'sample-old']);
+    // Nor does one wait behind the newer, to come back once that is deleted.
+    expect((await gateway('GET', '/v1/api-keys')).body.keys).toHaveLength(4);
+  });
+
+  it('by merge puts back each of several rows of one name, and the one that counted counts again', async () => {
+    const { database, vault } = await start();
+    const names = { name: 'K', updatedAt: 1_745_000_000 };
+    for (const id of ['older', 'newer', 'newest']) await database.insert(keyA, { ...names, id });
+    await database.run("UPDATE api_keys SET updated_at = updated_at - 1 WHERE id = 'older'");
+    const snapshot = await takeSnapshot(vault);
+    const counting = async () => (await vault.gateway('POST', '/v1/api-keys/decrypt', { name: 'K' })).body.key.id;
+    for (const gone of [['older'], ['newer'], ['newest'], ['older', 'newer'], ['newer', 'newest']]) {
+      for (const id of gone) await database.run('DELETE FROM api_keys WHERE id = ?', [id]);
+      expect((await sendSnapshot(vault, snapshot)).body).toEqual({ restored: gone.length, kept: 3 - gone.length });
+      expect(await counting()).toBe('newest');
+    }
+    // Its row id is another row's by now, and under a greater one it would count.
+    await database.run("UPDATE api_keys SET id = 'other', name = 'other' WHERE id = 'newer'");
+    expect((await sendSnapshot(vault, snapshot)).body).toEqual({ restored: 0, kept: 3 });
+    expect(await counting()).toBe('newest');
+  });
+
   it('by merge is refused where the active key is not in the keyring: every row would look as if it were damaged', async () => {
     const { newer, snapshot, vault, alone } = await replacedUnderNextKey();
     const lacking = await alone();

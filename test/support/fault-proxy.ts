@@ -24,8 +24,8 @@ export type Fault =
 
 export interface FaultProxy {
   readonly url: string;
-  /** Asked for every request that carries SQL. */
-  fault: () => Fault;
+  /** Asked for every request that carries SQL, with its body. */
+  fault: (body: string) => Fault;
   /** Lets go of what was held back, and answers how many requests that were once the server has carried them out. */
   release: () => Promise<number>;
 }
@@ -38,7 +38,7 @@ export async function startFaultProxy(serverPort: number): Promise<FaultProxy> {
   let held: (() => Promise<unknown>)[] = [];
   const proxy = {
     url: '',
-    fault: (): Fault => 'none',
+    fault: (_body: string): Fault => 'none',
     release: async (): Promise<number> => {
       const released = held;
       held = [];
@@ -47,9 +47,11 @@ export async function startFaultProxy(serverPort: number): Promise<FaultProxy> {
     },
   };
   const server: Server = createServer((incoming, outgoing) => {
-    const fault = incoming.method === 'POST' ? proxy.fault() : 'none';
-    if (fault !== 'late') return void handle(incoming, outgoing, serverPort, fault);
-    void readAll(incoming).then((body) => held.push(() => carryOut(incoming, outgoing, body, serverPort)));
+    void readAll(incoming).then((body) => {
+      const fault = incoming.method === 'POST' ? proxy.fault(body.toString('utf8')) : 'none';
+      if (fault === 'late') held.push(() => carryOut(incoming, outgoing, body, serverPort));
+      else void handle(incoming, outgoing, body, serverPort, fault);
+    });
   });
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
   const address = server.address();
@@ -61,8 +63,13 @@ export async function startFaultProxy(serverPort: number): Promise<FaultProxy> {
   return proxy;
 }
 
-async function handle(incoming: IncomingMessage, outgoing: ServerResponse, port: number, fault: Fault): Promise<void> {
-  const body = await readAll(incoming);
+async function handle(
+  incoming: IncomingMessage,
+  outgoing: ServerResponse,
+  body: Buffer,
+  port: number,
+  fault: Fault,
+): Promise<void> {
   if (fault === 'slow by size') await sleep((body.length / 1_048_576) * msPerMebibyte);
   if (fault === 'cut before') return void incoming.socket.destroy();
   if (fault === '500 before') return void outgoing.writeHead(500).end('{"error":"broken on purpose"}');

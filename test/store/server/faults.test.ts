@@ -239,6 +239,29 @@ describe('a write that the network delivers after its caller was told that it fa
   });
 });
 
+describe('the one commit of a rotation that a server does not carry out in time', () => {
+  it.each([
+    ['silence before', false],
+    ['silence after', true],
+  ] as const)('(%s) does not keep it from being finished', { timeout: 120_000 }, async (fault, isInOneCommit) => {
+    const { proxy, vault, database } = await start({ PROVARA_MASTER_KEY_NEW: keyB });
+    for (const id of ['a', 'b']) await database.insert(keyA, { id });
+    let commits = 0;
+    proxy.fault = (body) => {
+      const isCommit = body.includes('encrypted_value = r.value') && body.includes('vault_active_key');
+      commits += isCommit ? 1 : 0;
+      return isCommit ? fault : 'none';
+    };
+    const { done } = await vault.services.rotator.start({});
+    expect(await done).toMatchObject({ state: 'completed', rowsRotated: 2, rowsVerified: 2 });
+    expect(commits).toBeGreaterThan(0);
+    const { records } = (await vault.admin('GET', '/admin/audit?limit=1000')).body;
+    const switches = records.filter(({ act }: { act: string }) => act === 'rotation.switch');
+    expect(switches.map(({ details }: { details: unknown }) => details)).toMatchObject([{ in_one_commit: isInOneCommit }]);
+    expect(await database.open(keyB, 'a')).toBe('sample-value-of-a');
+  });
+});
+
 describe('more callers than the server is asked at once', () => {
   it('do not outlast a silence: the vault serves and is ready as soon as it is over', { timeout: 120_000 }, async () => {
     const { vault, proxy } = await start();
