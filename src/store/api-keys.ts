@@ -72,6 +72,8 @@ const newestOfName = `SELECT rowid FROM api_keys WHERE tenant_id IS ? AND name =
 const rowWithTag = 'SELECT 1 FROM api_keys WHERE tenant_id IS ? AND name = ? AND auth_tag = ?';
 /** The guard that fails where a name stands for another row than the audit record says. */
 export const rowIdGuard = 'row_id';
+/** As {@link ApiKeyRow.id} is read, whatever another program has made of it. */
+const readId = "iif(typeof(id) = 'text', id, '')";
 const isActive = 'EXISTS (SELECT 1 FROM vault_active_key WHERE key_id = ?)';
 
 /** Where a row stands among others by its id, whatever another program has made of that; and the rows behind such a place. */
@@ -193,8 +195,8 @@ export class ApiKeyStore {
               WHERE NOT EXISTS (SELECT 1 FROM api_keys WHERE tenant_id IS ? AND name = ?) AND ${isActive}`,
         args: [id, tenantId, name, provider, encryptedValue, iv, authTag, keyId, authTag, now, now, tenantId, name, keyId],
       },
-      auditStatement(record, `EXISTS (${rowWithTag} AND id = ?)`, [tenantId, name, authTag, id]),
-      guard(rowIdGuard, `NOT EXISTS (${rowWithTag} AND id <> ?)`, [tenantId, name, authTag, id]),
+      auditStatement(record, `EXISTS (${rowWithTag} AND ${readId} = ?)`, [tenantId, name, authTag, id]),
+      guard(rowIdGuard, `NOT EXISTS (${rowWithTag} AND ${readId} <> ?)`, [tenantId, name, authTag, id]),
     ]);
     if (replaced === 1) return 'replaced';
     return inserted === 1 ? 'inserted' : null;

@@ -155,28 +155,29 @@ function forgetStatements(id: string): Statement[] {
   ];
 }
 
-const ofRestore = 's.restore_id = ? AND s.table_name = ?';
+/** No covered table has such a name. */
+const ofRestore = 'vault_staged.restore_id = ? AND vault_staged.table_name = ?';
 
 function mergeStatements(id: string, { table, primaryKey, columnsPutBack }: MovedTable, takenAt: number): Statement[] {
   const name = quote(table);
   const key = primaryKey === null ? null : quote(primaryKey);
   const isAsRead = ciphertextColumns
-    .map((column, index) => `AND ${name}.${column} IS ${decodeCell('s.present_cells', index)}`)
+    .map((column, index) => `AND ${name}.${column} IS ${decodeCell('vault_staged.present_cells', index)}`)
     .join(' ');
-  const isSame = key === null ? '' : `AND ${name}.${key} IS s.match_key`;
+  const isSame = key === null ? '' : `AND ${name}.${key} IS vault_staged.match_key`;
   const isMissing =
     key === null
-      ? `NOT EXISTS (SELECT 1 FROM ${name} AS t WHERE t.rowid = s.row_id)`
-      : `NOT EXISTS (SELECT 1 FROM ${name} AS t WHERE t.${key} = s.match_key)
-       AND NOT (s.match_key IS NULL AND EXISTS (SELECT 1 FROM ${name} AS t WHERE t.rowid = s.row_id AND t.${key} IS NULL))`;
-  const hasFreeRowId = `NOT EXISTS (SELECT 1 FROM ${name} AS t WHERE t.rowid = s.row_id)`;
+      ? `NOT EXISTS (SELECT 1 FROM ${name} AS t WHERE t.rowid = vault_staged.row_id)`
+      : `NOT EXISTS (SELECT 1 FROM ${name} AS t WHERE t.${key} = vault_staged.match_key)
+       AND NOT (vault_staged.match_key IS NULL AND EXISTS (SELECT 1 FROM ${name} AS t WHERE t.rowid = vault_staged.row_id AND t.${key} IS NULL))`;
+  const hasFreeRowId = `NOT EXISTS (SELECT 1 FROM ${name} AS t WHERE t.rowid = vault_staged.row_id)`;
   const isOutdated = table.toLowerCase() === apiKeysTable ? `AND NOT ${isOutdatedKey(columnsPutBack, takenAt)}` : '';
-  const missing = `FROM vault_restore_rows AS s WHERE ${ofRestore} AND s.present_row_id IS NULL AND ${isMissing} ${isOutdated}`;
+  const missing = `FROM vault_restore_rows AS vault_staged WHERE ${ofRestore} AND vault_staged.present_row_id IS NULL AND ${isMissing} ${isOutdated}`;
   const { list, values, assignments } = columnsOf(columnsPutBack);
   const moves = [
-    `UPDATE ${name} SET ${assignments} FROM vault_restore_rows AS s
-     WHERE ${ofRestore} AND ${name}.rowid = s.present_row_id ${isSame} ${isAsRead}`,
-    `INSERT INTO ${name} (rowid, ${list}) SELECT s.row_id, ${values} ${missing} AND ${hasFreeRowId}`,
+    `UPDATE ${name} SET ${assignments} FROM vault_restore_rows AS vault_staged
+     WHERE ${ofRestore} AND ${name}.rowid = vault_staged.present_row_id ${isSame} ${isAsRead}`,
+    `INSERT INTO ${name} (rowid, ${list}) SELECT vault_staged.row_id, ${values} ${missing} AND ${hasFreeRowId}`,
     // Those whose row id another row has taken meanwhile, under whichever comes next.
     `INSERT INTO ${name} (${list}) SELECT ${values} ${missing}`,
   ];
@@ -190,19 +191,19 @@ function mergeStatements(id: string, { table, primaryKey, columnsPutBack }: Move
  */
 function isOutdatedKey(columns: readonly string[], takenAt: number): string {
   const positions = new Map(columns.map((column, index) => [column.toLowerCase(), index]));
-  const cellOf = (column: string): string => decodeCell('s.cells', positions.get(column) ?? columns.length);
+  const cellOf = (column: string): string => decodeCell('vault_staged.cells', positions.get(column) ?? columns.length);
   const times = `(${cellOf('updated_at')}, ${cellOf('created_at')})`;
-  const isRowIdTaken = `EXISTS (SELECT 1 FROM ${apiKeysTable} AS t WHERE t.rowid = s.row_id)`;
+  const isRowIdTaken = `EXISTS (SELECT 1 FROM ${apiKeysTable} AS t WHERE t.rowid = vault_staged.row_id)`;
   return `EXISTS (SELECT 1 FROM ${apiKeysTable} AS n WHERE n.tenant_id IS ${cellOf('tenant_id')} AND n.name IS ${cellOf('name')}
-    AND (n.updated_at >= ${takenAt} OR ((n.updated_at, n.created_at) = ${times} AND n.rowid > s.row_id AND ${isRowIdTaken})))`;
+    AND (n.updated_at >= ${takenAt} OR ((n.updated_at, n.created_at) = ${times} AND n.rowid > vault_staged.row_id AND ${isRowIdTaken})))`;
 }
 
 /** Rows that stay are updated in place: deleting them could take along other programs' rows that refer to them. */
 function deleteOthersStatement(id: string, { table, primaryKey }: MovedTable): Statement {
   const name = quote(table);
-  const isSame = primaryKey === null ? '' : `AND s.match_key IS ${name}.${quote(primaryKey)}`;
+  const isSame = primaryKey === null ? '' : `AND vault_staged.match_key IS ${name}.${quote(primaryKey)}`;
   const sql = `DELETE FROM ${name} WHERE NOT EXISTS (
-    SELECT 1 FROM vault_restore_rows AS s WHERE ${ofRestore} AND s.row_id = ${name}.rowid ${isSame})`;
+    SELECT 1 FROM vault_restore_rows AS vault_staged WHERE ${ofRestore} AND vault_staged.row_id = ${name}.rowid ${isSame})`;
   return { sql, args: [id, table] };
 }
 
@@ -210,15 +211,15 @@ function replaceStatements(id: string, { table, columnsPutBack }: MovedTable): S
   const name = quote(table);
   const { list, values, assignments } = columnsOf(columnsPutBack);
   const moves = [
-    `UPDATE ${name} SET ${assignments} FROM vault_restore_rows AS s WHERE ${ofRestore} AND ${name}.rowid = s.row_id`,
-    `INSERT INTO ${name} (rowid, ${list}) SELECT s.row_id, ${values} FROM vault_restore_rows AS s
-     WHERE ${ofRestore} AND NOT EXISTS (SELECT 1 FROM ${name} AS t WHERE t.rowid = s.row_id)`,
+    `UPDATE ${name} SET ${assignments} FROM vault_restore_rows AS vault_staged WHERE ${ofRestore} AND ${name}.rowid = vault_staged.row_id`,
+    `INSERT INTO ${name} (rowid, ${list}) SELECT vault_staged.row_id, ${values} FROM vault_restore_rows AS vault_staged
+     WHERE ${ofRestore} AND NOT EXISTS (SELECT 1 FROM ${name} AS t WHERE t.rowid = vault_staged.row_id)`,
   ];
   return moves.map((sql) => ({ sql, args: [id, table] }));
 }
 
 function columnsOf(columns: readonly string[]): { list: string; values: string; assignments: string } {
-  const values = columns.map((_column, index) => decodeCell('s.cells', index));
+  const values = columns.map((_column, index) => decodeCell('vault_staged.cells', index));
   return {
     list: columns.map(quote).join(', '),
     values: values.join(', '),

@@ -318,6 +318,20 @@ describe('listing', () => {
     );
   });
 
+  it.each(['NULL', "x'00ff'"])('replaces a row whose id is %s like any other, and on record', async (id) => {
+    const { url, gateway: database } = await temporaryDatabase({ withTable: false });
+    await database.run(gatewayTableSql.replace('id text PRIMARY KEY NOT NULL', 'id text PRIMARY KEY'));
+    await database.insert(keyA, { id: 'K' });
+    await database.run(`UPDATE api_keys SET id = ${id}`);
+    const { gateway, admin } = await startVault(url);
+    const stored = await gateway('POST', '/v1/api-keys', { name: 'K', provider: 'openai', value: 'sample-new' });
+    expect([stored.status, stored.body.updated]).toEqual([200, true]);
+    expect((await gateway('POST', '/v1/api-keys/decrypt', { name: 'K' })).body.key.value).toBe('sample-new');
+    const { records } = (await admin('GET', '/admin/audit')).body;
+    expect(records.filter(({ act }: { act: string }) => act === 'key.store')).toHaveLength(1);
+    expect(await database.rows()).toHaveLength(1);
+  });
+
   it('names the key that a row wants where the keyring lacks it', async () => {
     const { url } = await temporaryDatabase();
     const first = await startVault(url, { PROVARA_MASTER_KEY: keyB });

@@ -254,6 +254,22 @@ describe('a restore', () => {
     expect(await database.open(keyA, 'two')).toBe('sample-newer');
   });
 
+  it('goes into a table of any name, also of one that the statements use themselves', async () => {
+    const { url, gateway: database } = await temporaryDatabase();
+    const names = ['n', 'p', 'r', 's', 't'];
+    for (const name of names) {
+      await database.run(connectorTableSql.replace(connectors, name));
+      await database.insert(keyA, { id: 'gone' }, name);
+    }
+    const vault = await startVault(url, { VAULT_ENCRYPTED_TABLES: `api_keys,${names}`, VAULT_SNAPSHOT_DIR: temporaryFolder() });
+    const snapshot = await takeSnapshot(vault);
+    for (const mode of ['merge', 'replace']) {
+      for (const name of names) await database.run(`DELETE FROM ${name}`);
+      expect((await sendSnapshot(vault, snapshot, mode)).body).toMatchObject({ restored: names.length });
+      for (const name of names) expect(await database.rows(name)).toHaveLength(1);
+    }
+  });
+
   it('by merge puts no value in the place of a newer one that was stored after a row of that name had been deleted', async () => {
     const { database, vault } = await start();
     const { gateway } = vault;
