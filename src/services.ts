@@ -142,7 +142,7 @@ export function buildServices(
     },
     /** Begins the file of the audit log anew, where it has been moved away. Throws ConfigurationError. */
     reopenAuditLog: async () => sink?.open(),
-    stateOf: (record: MasterKeyRecord, known: readonly MasterKeyRecord[]) => stateOf(record, keyring, known),
+    stateOf: (record: MasterKeyRecord) => stateOf(record, keyring),
     reportMasterKeys: () => reportMasterKeys({ ...stores, coverage, keyring, surveyor, rotationDueDays }),
     /**
      * Brings the schema up to date, finds the active key, joins the live replicas, and takes up an unfinished rotation. Throws

@@ -70,7 +70,10 @@ export class Anchors {
     this.#context = context;
   }
 
-  /** Begins both chains: the log's names the table's last record, the table's the log's first. Throws StorageUnavailableError, and may be called again then. */
+  /**
+   * Begins both chains: the log's names the table's last record, the table's the log's first. Throws StorageUnavailableError, and may be
+   * called again then.
+   */
   async start(): Promise<void> {
     const { log, journal, store, keys, intervalMs, details } = this.#context;
     await keys.refresh();

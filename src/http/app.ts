@@ -128,6 +128,7 @@ export async function addVault(app: FastifyInstance, options: AppOptions): Promi
     async (inner: FastifyInstance) => {
       if (isShed) inner.addHook('onRequest', shed);
       inner.addHook('onRequest', requireRole(options.tokens, roles, rateLimits));
+      if (isShed) inner.addHook('onRequest', (_request, _reply, done) => done(options.readiness.unprepared ?? undefined));
       inner.addHook('onRoute', refuseUnknownQuery);
       for (const plugin of routes) await inner.register(plugin);
     };

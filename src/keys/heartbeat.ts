@@ -11,6 +11,7 @@ const intervalMs = 5_000;
 export class Heartbeat {
   readonly #replicas: ReplicaStore;
   readonly #replica: { readonly id: string; readonly host: string; readonly keyIds: readonly string[] };
+  #first: Promise<void> | null = null;
   #beats: Repetition | null = null;
 
   constructor(replicas: ReplicaStore, keyring: Keyring) {
@@ -20,13 +21,15 @@ export class Heartbeat {
 
   /** Resolves once the replica is on record, and may be called again where it rejects. A later beat that fails is made up for by the next. */
   async start(): Promise<void> {
-    await this.#replicas.beat(this.#replica);
+    this.#first = this.#replicas.beat(this.#replica);
+    await this.#first;
     this.#beats ??= new Repetition(intervalMs, () => this.#replicas.beat(this.#replica));
   }
 
   async stop(): Promise<void> {
-    if (this.#beats === null) return;
-    await this.#beats.stop();
+    if (this.#first === null) return;
+    await this.#first.catch(() => undefined);
+    await this.#beats?.stop();
     await this.#replicas.remove(this.#replica.id).catch(() => undefined);
   }
 }

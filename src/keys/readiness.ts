@@ -49,6 +49,12 @@ export class ReadinessCheck {
     this.#context = context;
   }
 
+  /** Why nothing may be served yet, or null: a rotation waits for the keys of those replicas alone that have joined. */
+  get unprepared(): StorageUnavailableError | null {
+    if (this.#context.isPrepared()) return null;
+    return new StorageUnavailableError('The database was away when the vault started: nothing is served until it is prepared.');
+  }
+
   /** Answers what an operator should look at. Throws StorageUnavailableError, or ConfigurationError with the reasons. */
   async assertReady(): Promise<string[]> {
     return within(this.#check(), answerWithinMs, () => {
@@ -57,8 +63,8 @@ export class ReadinessCheck {
   }
 
   async #check(): Promise<string[]> {
-    const { rotations, masterKeys, isPrepared } = this.#context;
-    if (!isPrepared()) throw new StorageUnavailableError('The database has not answered since the vault started.');
+    const { rotations, masterKeys } = this.#context;
+    if (this.unprepared !== null) throw this.unprepared;
     // At once: a server may be far away.
     const [unfinished, activeKeyId, others] = await Promise.all([
       rotations.findUnfinished(),

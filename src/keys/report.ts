@@ -1,6 +1,7 @@
 /** What an operator needs to know of every master key before adding, rotating or retiring one. */
 
 import type { Keyring } from '../crypto/keyring.ts';
+import type { MasterKey } from '../crypto/master-key.ts';
 import type { EncryptedTables } from '../store/encrypted-tables.ts';
 import type { MasterKeyRecord, MasterKeyStore } from '../store/master-keys.ts';
 import type { RotationStore, SkippedRow } from '../store/rotations.ts';
@@ -11,7 +12,7 @@ import type { Surveyor } from './surveyor.ts';
 
 export const secondsPerDay = 86_400;
 
-/** `staged`: never was active, and may become it. `retired`: was, here or before the vault, and is not any more. */
+/** `staged`: never was active. `retired`: was, or is given as an old key, and is not any more. */
 export type MasterKeyState = 'active' | 'staged' | 'retired';
 
 export interface MasterKeyReport {
@@ -24,7 +25,7 @@ export interface MasterKeyReport {
   /** Whole days since it became active, or since the vault first saw it. */
   readonly ageDays: number;
   readonly rotationDue: boolean;
-  /** Nothing that the vault can see needs it any more. */
+  /** Nothing that the vault can see needs it any more, nor does a rotation go to it next. */
   readonly safeToRetire: boolean;
   readonly statelessLastUsedAt: number | null;
 }
@@ -45,21 +46,22 @@ export async function reportMasterKeys(context: ReportContext): Promise<{ active
   const found = await surveyor.survey();
   const needed = await keyIdsStillNeeded(context, found);
   const records = await masterKeys.all();
+  const staged = stagedKey(context.keyring, records);
   const activeKeyId = records.find(({ isActive }) => isActive)?.keyId ?? null;
-  return { activeKeyId, keys: records.map((record) => reportKey(context, record, records, found, needed)) };
+  return { activeKeyId, keys: records.map((record) => reportKey(context, record, staged, found, needed)) };
 }
 
 function reportKey(
   { keyring, rotationDueDays }: ReportContext,
   record: MasterKeyRecord,
-  known: readonly MasterKeyRecord[],
+  staged: MasterKey | null,
   { rowsByKeyId }: Survey,
   needed: (keyId: string) => boolean,
 ): MasterKeyReport {
   const { keyId, statelessLastUsedAt } = record;
   const source = keyring.entries.find(({ key }) => key.id === keyId)?.sources[0] ?? null;
   const rows = source === null ? null : (rowsByKeyId.get(keyId) ?? 0);
-  const state = stateOf(record, keyring, known);
+  const state = stateOf(record, keyring);
   const ageDays = Math.floor(ageSecondsOf(record) / secondsPerDay);
   return {
     keyId,
@@ -68,7 +70,7 @@ function reportKey(
     rows,
     ageDays,
     rotationDue: isRotationDue(record, rotationDueDays),
-    safeToRetire: state === 'retired' && rows === 0 && !needed(keyId),
+    safeToRetire: state !== 'active' && staged?.id !== keyId && rows === 0 && !needed(keyId),
     statelessLastUsedAt,
   };
 }
@@ -103,14 +105,10 @@ async function keyIdsStillNeeded(
   return (keyId) => needed.has(keyId);
 }
 
-/** Of the keys that are known. One that never was active and is not in this keyring may be staged on another replica. */
-export function stateOf(
-  { keyId, isActive, activatedAt }: MasterKeyRecord,
-  keyring: Keyring,
-  known: readonly MasterKeyRecord[],
-): MasterKeyState {
+/** One that never was active is an old key where it is given as nothing else: of a table that was rotated before the vault. */
+export function stateOf({ keyId, isActive, activatedAt }: MasterKeyRecord, keyring: Keyring): MasterKeyState {
   if (isActive) return 'active';
-  const key = keyring.get(keyId);
-  const isStaged = activatedAt === null && (key === undefined || key === stagedKey(keyring, known));
-  return isStaged ? 'staged' : 'retired';
+  const sources = keyring.entries.find(({ key }) => key.id === keyId)?.sources ?? [];
+  const isOld = activatedAt !== null || (sources.length > 0 && sources.every((source) => source === 'PROVARA_MASTER_KEY_OLD'));
+  return isOld ? 'retired' : 'staged';
 }

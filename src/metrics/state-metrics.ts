@@ -13,7 +13,7 @@ import type { VaultMetrics } from './vault-metrics.ts';
 export interface StateSource {
   readonly readiness: ReadinessCheck;
   readonly masterKeys: MasterKeyStore;
-  readonly stateOf: (record: MasterKeyRecord, known: readonly MasterKeyRecord[]) => MasterKeyState;
+  readonly stateOf: (record: MasterKeyRecord) => MasterKeyState;
   readonly rotations: RotationStore;
   readonly seals: SealMeter;
   readonly database: Pick<Database, 'counters'>;
@@ -77,7 +77,7 @@ export class StateMetrics {
     for (const record of records) {
       const { keyId, isPassphrase } = record;
       const key_id = labelOfKey(keyId, isPassphrase);
-      const state = stateOf(record, records);
+      const state = stateOf(record);
       ages.set(`${key_id} ${state}`, Math.max(ageSecondsOf(record), ages.get(`${key_id} ${state}`) ?? 0));
       age.set({ key_id, state }, ages.get(`${key_id} ${state}`) ?? 0);
       due.inc({ key_id }, isRotationDue(record, rotationDueDays) ? 1 : 0);

@@ -135,9 +135,9 @@ async function chooseKeys(
   const toKeyId = request.newKeyId ?? staged?.id ?? repeatedKeyId(keyring, activeKeyId);
   if (request.oldKeyId !== undefined) return { fromKeyId: request.oldKeyId, toKeyId };
   if (activeKeyId === null) throw new ConfigurationError('No key of the keyring opens a row: check PROVARA_MASTER_KEY.');
-  if (toKeyId !== activeKeyId) return { fromKeyId: activeKeyId, toKeyId };
+  if (toKeyId !== activeKeyId || staged !== null) return { fromKeyId: activeKeyId, toKeyId };
   const finished = await records?.rotations.findLastCompletedTo(toKeyId);
-  const other = keyring.entries.find(({ key }) => key.id !== toKeyId && key !== staged);
+  const other = keyring.entries.find(({ key }) => key.id !== toKeyId);
   return { fromKeyId: finished?.fromKeyId ?? other?.key.id ?? toKeyId, toKeyId };
 }
 

@@ -50,7 +50,7 @@ export class RotationThreads implements Rotator {
     return this.#inTurn.dryRun(async () => {
       signal?.throwIfAborted();
       const thread = this.#begin<DryRun>(request, true);
-      signal?.addEventListener('abort', () => void thread.stop());
+      signal?.addEventListener('abort', () => thread.stop());
       return thread.result;
     });
   }

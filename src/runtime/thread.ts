@@ -94,7 +94,10 @@ export interface RequestControl<Note> {
   readonly tell: (note: Note) => void;
 }
 
-/** To be called by the thread, once. What has been opened for a request must be closed before its response: nothing else is waited for. What `movedOf` names of a response is moved to whoever asked, and not copied. */
+/**
+ * To be called by the thread, once. What was opened for a request is to be closed before its response: nothing else is waited for. What
+ * `movedOf` names of a response is moved to whoever asked, and not copied.
+ */
 export function answerRequests<Request, Response, Note = never>(
   respond: (request: Request, control: RequestControl<Note>) => Response | Promise<Response>,
   movedOf: (response: Response) => readonly TransferListItem[] = () => [],

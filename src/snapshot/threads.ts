@@ -88,7 +88,7 @@ export class SnapshotThreads implements SnapshotWork {
     try {
       signal?.throwIfAborted();
       const thread = this.#threads.start<Result>(entry, task, onSwitched, moved);
-      signal?.addEventListener('abort', () => void thread.stop());
+      signal?.addEventListener('abort', () => thread.stop());
       return thread.result;
     } catch (error) {
       for (const file of moved) await file.close().catch(() => undefined);
