@@ -32,12 +32,16 @@ const onOneFile = [
   'test/store/file/**/*.test.ts',
   'test/rotation/random-kills.test.ts',
   'test/{rotation,snapshot}/threads.test.ts',
+  // Without a database at all.
+  'test/keys/seal-meter.test.ts',
+  'test/store/replacement-writer.test.ts',
+  'test/vault/{text-workers,use-recorder,values}.test.ts',
 ];
 const onOneServer = ['test/store/server/**/*.test.ts'];
 /** A second run, on another Node, leaves out what takes long, or makes the image or the package once more. */
 const isQuick = process.env.VAULT_TEST_QUICK === 'true';
 const long = [
-  'test/e2e/{audit,image,logs,package,rests,secrecy,snapshot}.test.ts',
+  'test/e2e/{audit,image,logs,package,rests,rotation-thread,secrecy,snapshot}.test.ts',
   'test/cli/snapshot.test.ts',
   'test/store/file/**',
   'test/rotation/{cancel-and-resume,crash-matrix,under-load,random-kills,frozen-owner,gate.property,lease}.test.ts',

@@ -15,7 +15,7 @@ import { keyA, keyB, keyC, keyIdA, keyIdB, temporaryDatabase } from '../support/
 const unknownKey = 'e5'.repeat(32);
 const keys = { old: keyA, new: keyB, other: keyC, unknown: unknownKey };
 /** Fewer where a statement is a call over the network: what the gate decides is the same there. */
-const numRuns = process.env.VAULT_TEST_ENGINE === 'server' ? 50 : 150;
+const numRuns = process.env.VAULT_TEST_ENGINE === 'server' ? 25 : 150;
 const connectors = 'context_connector_credentials';
 
 const someRow = fc.record({
