@@ -105,20 +105,19 @@ export class ReplacementWriter {
 }
 
 export function decodePage({ table, cells }: EncryptedPage): EncryptedRow[] {
-  return decodeRowsOfTexts(cells).map(([rowIdText, id = null, encryptedValue, iv, authTag, ...bound]) => {
-    const rowId = String(rowIdText);
-    return {
-      rowId,
-      id: id === null || id === 0 ? `rowid:${rowId}` : id.toString('utf8'),
-      ciphertext: isText(encryptedValue) && isText(iv) && isText(authTag) ? { encryptedValue, iv, authTag } : null,
-      binding: bindingOf(table, bound),
-    };
-  });
+  return decodeRowsOfTexts(cells).map((texts) => toEncryptedRow(table, texts));
 }
 
-function bindingOf(table: string, [tenantId, name, provider]: DecodedText[]): BindingColumns | null {
-  if (!(tenantId === null || isText(tenantId)) || !isText(name) || !isText(provider)) return null;
-  return { table, tenantId, name, provider };
+function toEncryptedRow(table: string, texts: DecodedText[]): EncryptedRow {
+  const [rowIdText, id = null, encryptedValue, iv, authTag, tenantId, name, provider] = texts;
+  const rowId = String(rowIdText);
+  const isBound = (tenantId === null || isText(tenantId)) && isText(name) && isText(provider);
+  return {
+    rowId,
+    id: id === null || id === 0 ? `rowid:${rowId}` : id.toString('utf8'),
+    ciphertext: isText(encryptedValue) && isText(iv) && isText(authTag) ? { encryptedValue, iv, authTag } : null,
+    binding: isBound ? { table, tenantId, name, provider } : null,
+  };
 }
 
 function isText(value: DecodedText | undefined): value is string {
