@@ -170,7 +170,7 @@ async function withBar<Result>(report: () => RotationProgress, work: Promise<Res
   }
 }
 
-/** With those of an option before it. A comma that is part of an id is written `\\,`. Throws ValidationError. */
+/** With those of an option before it. A comma that is part of an id is written `\,`. Throws ValidationError. */
 export function parseSkip(value: string, before: readonly string[] = []): string[] {
   const ids = value.split(/(?<!\\),/).map((id) => id.trim().replaceAll('\\,', ','));
   if (ids.includes('')) throw new ValidationError('--skip takes ids, comma-separated.');

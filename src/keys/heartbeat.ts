@@ -19,7 +19,7 @@ export class Heartbeat {
     this.#replica = { id: randomUUID(), host: hostname(), keyIds: keyring.entries.map(({ key }) => key.id) };
   }
 
-  /** Resolves once the replica is on record, and may be called again where it rejects. A later beat that fails is made up for by the next. */
+  /** Resolves once the replica is on record; may be called again where it rejects. A later beat that fails is made up for by the next. */
   async start(): Promise<void> {
     this.#first = this.#replicas.beat(this.#replica);
     await this.#first;
