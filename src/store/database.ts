@@ -35,6 +35,8 @@ const maxReads = 20;
 const maxLookups = 16;
 /** A server lets one writer at a time: more only wait inside it, and one that is given up there may hold its lock for seconds. */
 const maxWrites = 2;
+/** On a file, through all of its tries: each that waits for the lock blocks the event loop, and would not get it sooner beside others. */
+const maxFileWrites = 1;
 /** The native client frees its statements only between turns of the event loop (libsql-js#153). */
 const operationsPerTurn = 50;
 
@@ -59,6 +61,17 @@ export function databaseFilePath(url: string): string {
 /** One attempt at an operation, which is given up at `endsAtMs` by `performance.now()`. */
 type Attempt<T> = (endsAtMs: number) => Promise<T>;
 
+interface AttemptOptions {
+  /** How long one may take on a server. */
+  readonly timeoutMs: number;
+  /** Of those under way at once on a server. */
+  readonly limit?: LimitFunction;
+  /** By `performance.now()`; now, unless it had to wait for its turn. */
+  readonly submittedAtMs?: number;
+  /** Whether an attempt may have been carried out. */
+  readonly sent?: { readonly isUnsettled: boolean };
+}
+
 export class Database {
   readonly #connection: Connection;
   /** The same connection; null to a server. */
@@ -69,6 +82,7 @@ export class Database {
   readonly #limit = pLimit(maxReads);
   readonly #lookupLimit = pLimit(maxLookups);
   readonly #writeLimit = pLimit(maxWrites);
+  readonly #fileWriteLimit = pLimit(maxFileWrites);
   #operations = 0;
   readonly #counters = { retries: 0, failures: 0 };
 
@@ -92,13 +106,14 @@ export class Database {
 
   /** On a server an attempt may take `workMs` longer than one that reads a few rows. */
   async read(sql: string, args: readonly Argument[] = [], workMs = 0): Promise<readonly Row[]> {
-    const { rows } = await this.#attempt(() => this.#connection.execute({ sql, args }), attemptMs + workMs);
+    const { rows } = await this.#attempt(() => this.#connection.execute({ sql, args }), { timeoutMs: attemptMs + workMs });
     return rows;
   }
 
   /** As {@link read}, but it waits behind none of those: for what a chat completion waits for. */
   async lookUp(sql: string, args: readonly Argument[]): Promise<readonly Row[]> {
-    const { rows } = await this.#attempt(() => this.#connection.execute({ sql, args }), attemptMs, this.#lookupLimit);
+    const options = { timeoutMs: attemptMs, limit: this.#lookupLimit };
+    const { rows } = await this.#attempt(() => this.#connection.execute({ sql, args }), options);
     return rows;
   }
 
@@ -151,9 +166,9 @@ export class Database {
   /** See {@link MarkedWrite}. */
   async #writeMarked(statements: readonly Statement[], workMs: number): Promise<number[]> {
     const write = new MarkedWrite(this.#connection, this.#clock, statements);
-    const timeoutMs = attemptMs + sendingMs(write.statements) + workMs;
+    const options = { timeoutMs: attemptMs + sendingMs(write.statements) + workMs, limit: this.#writeLimit, sent: write };
     try {
-      return await this.#attempt((endsAtMs) => write.send(endsAtMs), timeoutMs, this.#writeLimit, write);
+      return await this.#attempt((endsAtMs) => write.send(endsAtMs), options);
     } catch (error) {
       if (!write.isDoneBefore(error)) throw write.asGuardFailure(error);
       return write
@@ -166,8 +181,10 @@ export class Database {
 
   async #batch(statements: readonly Statement[], isSynced?: boolean): Promise<readonly Result[]> {
     const send = (endsAtMs: number) => this.#connection.batch(statements, endsAtMs, isSynced);
+    const options = { timeoutMs: attemptMs + sendingMs(statements), submittedAtMs: performance.now() };
     try {
-      return await this.#attempt(send, attemptMs + sendingMs(statements));
+      if (this.#file === null) return await this.#attempt(send, options);
+      return await this.#fileWriteLimit(() => this.#attempt(send, options));
     } catch (error) {
       throw asGuardFailure(error, statements);
     }
@@ -177,17 +194,19 @@ export class Database {
    * Tries again, without blocking, what another writer or the network has kept from being done. A file's connection is
    * replaced each time: after SQLITE_BUSY it may acknowledge writes that are rolled back later (libsql-client-ts#352).
    */
-  async #attempt<T>(operation: Attempt<T>, timeoutMs: number, limit = this.#limit, sent = { isUnsettled: false }): Promise<T> {
+  async #attempt<T>(operation: Attempt<T>, options: AttemptOptions): Promise<T> {
     this.#operations += 1;
     if (this.#operations % operationsPerTurn === 0) await nextTurn();
-    const deadlineMs = performance.now() + retryTotalMs;
+    const { submittedAtMs = performance.now(), timeoutMs, limit = this.#limit, sent } = options;
+    const deadlineMs = submittedAtMs + retryTotalMs;
+    if (performance.now() > deadlineMs) throw this.#givenUp(new AttemptTimeoutError('Others wait before it.'), false);
     for (let delayMs = 5; ; delayMs = Math.min(delayMs * 2, maxRetryDelayMs)) {
       try {
         return await this.#attemptOnce(operation, timeoutMs, limit);
       } catch (error) {
         const isFinal = kindOf(error) === 'final';
         if (!isFinal) this.#file?.reconnect();
-        if (isFinal || performance.now() + delayMs > deadlineMs) throw this.#givenUp(error, sent.isUnsettled);
+        if (isFinal || performance.now() + delayMs > deadlineMs) throw this.#givenUp(error, sent?.isUnsettled === true);
         this.#counters.retries += 1;
         await sleep(delayMs * (0.5 + Math.random()));
       }

@@ -25,6 +25,7 @@ const throttlingStatuses = [408, 425, 429];
 /** What SQLite's codes mean to an operator. */
 const meanings: readonly (readonly [RegExp, string])[] = [
   [/^SQLITE_(BUSY|LOCKED)/, 'another writer keeps it locked'],
+  [/^ETIMEDOUT/, 'it did not answer in time'],
   [/^TRANSACTION_TIMEOUT/, 'the transaction took so long that the server gave its lock to another writer'],
   [/^SQLITE_FULL/, 'the disk is full'],
   [

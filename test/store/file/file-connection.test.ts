@@ -108,6 +108,44 @@ describe('a batch that does not wait for the disk', () => {
   });
 });
 
+describe('writes to a file whose lock another program holds', () => {
+  const writes = 20;
+
+  async function waiting() {
+    const { url, gateway } = await open();
+    const database = new Database({ url });
+    await database.useWriteAheadLog();
+    const lock = await gateway.client.transaction('write');
+    const results = Array.from({ length: writes }, (_, index) =>
+      database.write([{ sql: 'INSERT INTO t (b) VALUES (?)', args: [`${index}`] }]),
+    );
+    return { database, lock, settled: Promise.allSettled(results) };
+  }
+
+  it('try for it one at a time, since each try keeps reads waiting, and are carried out in their order once it is free', async () => {
+    const { database, lock, settled } = await waiting();
+    await expect.poll(() => database.counters.retries).toBeGreaterThan(3);
+    await lock.rollback();
+    expect(new Set((await settled).map(({ status }) => status))).toEqual(new Set(['fulfilled']));
+    expect(database.counters.retries).toBeLessThan(writes);
+    const rows = await database.read('SELECT b FROM t ORDER BY a');
+    expect(rows.map(({ b }) => Number(b))).toEqual(Array.from({ length: writes }, (_, index) => index));
+    await database.close();
+  });
+
+  it('are all given up where it stays taken, those without a try too, and none of them is carried out later', async () => {
+    const { database, lock, settled } = await waiting();
+    for (const result of await settled) {
+      expect(result).toMatchObject({ status: 'rejected', reason: expect.any(StorageUnavailableError) });
+    }
+    expect(database.counters).toMatchObject({ failures: writes, retries: expect.toSatisfy((retries) => retries < 2 * writes) });
+    await lock.rollback();
+    expect(await database.write([{ sql: "INSERT INTO t (b) VALUES ('next')" }])).toEqual([1]);
+    expect(await database.read('SELECT b FROM t')).toEqual([{ b: 'next' }]);
+    await database.close();
+  });
+});
+
 describe('a file that is away for a moment', () => {
   it('is read on, and written to once it is back', async () => {
     const { url } = await open();
