@@ -2,7 +2,7 @@
 
 import { type ChildProcess, spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { cpSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -22,16 +22,19 @@ let isVerified = false;
 export interface SqldServer {
   readonly url: string;
   readonly port: number;
+  /** Its data, which may be copied once it is stopped. */
+  readonly folder: string;
   /** Ends the process; the data stays. */
   readonly stop: (signal?: NodeJS.Signals) => Promise<void>;
   /** Starts it again on the same data and port. */
   readonly start: () => Promise<void>;
 }
 
-/** Resolves once the server answers. Its process and folder go with the test. */
-export async function startSqld(args: readonly string[] = []): Promise<SqldServer> {
+/** Resolves once the server answers, on a copy of that folder where one is given. Its process and folder go with the test. */
+export async function startSqld(args: readonly string[] = [], copied?: string): Promise<SqldServer> {
   verifyBinary();
   const folder = mkdtempSync(join(tmpdir(), 'provara-vault-sqld-'));
+  if (copied !== undefined) cpSync(copied, folder, { recursive: true });
   const port = await freePort();
   const url = `http://127.0.0.1:${port}`;
   let child: ChildProcess | null = null;
@@ -59,7 +62,7 @@ export async function startSqld(args: readonly string[] = []): Promise<SqldServe
     rmSync(folder, { recursive: true, force: true });
   });
   await start();
-  return { url, port, stop, start };
+  return { url, port, folder, stop, start };
 }
 
 function verifyBinary(): void {
