@@ -8,7 +8,7 @@ import { runCli } from '../support/process.ts';
 import { keyA, keyB, temporaryDatabase } from '../support/vault.ts';
 
 const script = fileURLToPath(new URL('../support/rotator.mjs', import.meta.url));
-const rows = 1_200;
+const rows = 600;
 
 interface Outcome {
   readonly signal: string | null;
