@@ -12,7 +12,7 @@ import type { RotationRequest } from '../rotation/plan.ts';
 import { Progress } from '../rotation/progress.ts';
 import type { Services } from '../services.ts';
 import { type Environment, SettingsReader } from '../settings.ts';
-import type { RotationProgress } from '../store/rotations.ts';
+import type { RotationProgress } from '../store/rotation-record.ts';
 import { exitCodes } from './exit-codes.ts';
 import { onOneLine, print, printError, printJson } from './output.ts';
 import { readConfig, untilSignalled, withServices } from './session.ts';

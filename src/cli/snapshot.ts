@@ -94,15 +94,16 @@ export function parseMode(value: string): RestoreMode {
 async function checkFile(file: string, json: boolean, environment: Environment): Promise<number> {
   const keyring = readKeyringConfig(keptEnvironment(environment));
   const spool = await Spool.from(sourceOf(file), Number.POSITIVE_INFINITY);
-  const { header, rows, rowsUnopened, rowsByKeyId, hmacKeyId } = await checkSnapshot(spool, keyring);
+  const { header, rows, rowsUnopened, rowsByKeyId } = await checkSnapshot(spool, keyring);
   await spool.close();
   if (json) {
     const { created_at, active_key_id } = header;
     const counts = { rows_unopened: rowsUnopened, rows_by_key_id: Object.fromEntries(rowsByKeyId) };
-    printJson({ rows, hmac_key_id: hmacKeyId, created_at, active_key_id, ...counts });
+    // The key that is active also authenticates.
+    printJson({ rows, hmac_key_id: active_key_id, created_at, active_key_id, ...counts });
     return rowsUnopened === 0 ? exitCodes.done : exitCodes.rowsDoNotOpen;
   }
-  print(`[snapshot] whole and authentic under ${hmacKeyId}: ${rows - rowsUnopened} of ${rows} row(s) open.`);
+  print(`[snapshot] whole and authentic under ${header.active_key_id}: ${rows - rowsUnopened} of ${rows} row(s) open.`);
   print(`[snapshot] taken ${header.created_at}; active key ${header.active_key_id}`);
   for (const [keyId, count] of rowsByKeyId) print(`[snapshot] needs ${keyId}: ${count} row(s)`);
   if (rowsUnopened === 0) return exitCodes.done;

@@ -6,7 +6,7 @@ import type { Survey } from '../keys/survey.ts';
 import type { DryRun } from '../rotation/engine.ts';
 import { dryRunMessage, leftMessage, rotationMessage, rotationWarnings } from '../rotation/messages.ts';
 import type { AuditRow } from '../store/audit.ts';
-import { isRunning, type RotationProgress, type RotationRecord } from '../store/rotations.ts';
+import { isRunning, type RotationProgress, type RotationRecord } from '../store/rotation-record.ts';
 import type { ListedApiKey } from '../vault/api-keys.ts';
 import type { ApiKeyAnswer, AuditRecordAnswer, RotationAnswer } from './schemas.ts';
 

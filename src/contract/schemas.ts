@@ -2,7 +2,7 @@
 
 import type { Readable } from 'node:stream';
 import { type Static, type TSchema, Type } from 'typebox';
-import { rotationStates } from '../store/rotations.ts';
+import { rotationStates } from '../store/rotation-record.ts';
 import { maxPlaintextBytes } from '../vault/values.ts';
 
 /** The format of {@link Label}, which JSON Schema itself cannot express: it counts characters, not bytes. */

@@ -44,6 +44,11 @@ export class Keyring {
     return this.#keys.get(keyId);
   }
 
+  /** The key that this setting holds. */
+  givenAs(source: string): MasterKey | undefined {
+    return this.entries.find(({ sources }) => sources.includes(source))?.key;
+  }
+
   /** What logs call a key that this keyring holds. */
   labelOf(keyId: string): string {
     return labelOfKey(keyId, this.get(keyId)?.isPassphrase === true);

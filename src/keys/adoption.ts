@@ -1,14 +1,12 @@
 /** Decides, once per database, which key of the keyring its rows are encrypted under. */
 
-import type { Keyring, KeyringEntry } from '../crypto/keyring.ts';
+import type { Keyring } from '../crypto/keyring.ts';
 import type { MasterKey } from '../crypto/master-key.ts';
 import { ConfigurationError } from '../errors.ts';
 import type { EncryptedTables } from '../store/encrypted-tables.ts';
 import type { MasterKeyName, MasterKeyStore } from '../store/master-keys.ts';
 import { type CoverageSettings, inspectCoverage } from './coverage.ts';
 import { coveredRows, openCoveredRow } from './covered-rows.ts';
-
-const primarySource = 'PROVARA_MASTER_KEY';
 
 export interface AdoptionContext {
   readonly tables: EncryptedTables;
@@ -36,7 +34,7 @@ export function nameOf(key: MasterKey): MasterKeyName {
 }
 
 async function findKeyInUse({ tables, coverage, keyring }: AdoptionContext): Promise<MasterKey | null> {
-  const primary = keyring.entries.find(({ sources }) => sources.includes(primarySource));
+  const primary = keyring.givenAs('PROVARA_MASTER_KEY');
   const rowsByKey = new Map<MasterKey, number>();
   let isEmpty = true;
   const { covered } = await inspectCoverage(tables, coverage, 1);
@@ -45,7 +43,7 @@ async function findKeyInUse({ tables, coverage, keyring }: AdoptionContext): Pro
     const opened = openCoveredRow(keyring, row);
     if (opened === null) continue;
     opened.plaintext.fill(0);
-    if (opened.key === primary?.key) return opened.key;
+    if (opened.key === primary) return primary;
     rowsByKey.set(opened.key, (rowsByKey.get(opened.key) ?? 0) + 1);
   }
   if (isEmpty) return firstKeyOfEmptyTable(primary);
@@ -53,12 +51,12 @@ async function findKeyInUse({ tables, coverage, keyring }: AdoptionContext): Pro
   return most?.[0] ?? null;
 }
 
-function firstKeyOfEmptyTable(primary: KeyringEntry | undefined): MasterKey | null {
-  if (primary?.key.isPassphrase) {
+function firstKeyOfEmptyTable(primary: MasterKey | undefined): MasterKey | null {
+  if (primary?.isPassphrase) {
     throw new ConfigurationError(
       'PROVARA_MASTER_KEY must be 64 hexadecimal characters: a passphrase is accepted only for rows that were written with it. ' +
         'Make a key with `npm run key:generate`.',
     );
   }
-  return primary?.key ?? null;
+  return primary ?? null;
 }

@@ -5,7 +5,8 @@ import { ConfigurationError, StorageUnavailableError } from '../errors.ts';
 import { within } from '../runtime/within.ts';
 import type { EncryptedTables } from '../store/encrypted-tables.ts';
 import type { MasterKeyStore } from '../store/master-keys.ts';
-import { isRunning, type RotationRecord, type RotationStore } from '../store/rotations.ts';
+import { isRunning, type RotationRecord } from '../store/rotation-record.ts';
+import type { RotationStore } from '../store/rotations.ts';
 import { nameOfKey } from './active-key.ts';
 import { type CoverageSettings, inspectCoverage, rowsOf } from './coverage.ts';
 import { wasActive } from './staged-key.ts';
@@ -131,7 +132,7 @@ export class ReadinessCheck {
   }
 
   async #isStagedInVain(): Promise<boolean> {
-    const next = this.#context.keyring.entries.find(({ sources }) => sources.includes('PROVARA_MASTER_KEY_NEW'))?.key;
+    const next = this.#context.keyring.givenAs('PROVARA_MASTER_KEY_NEW');
     return next?.isPassphrase === true && !wasActive(await this.#context.masterKeys.all(), next.id);
   }
 
@@ -147,7 +148,7 @@ export class ReadinessCheck {
     return within(this.#survey, waitMs, () => this.#lastSurvey);
   }
 
-  /** After a rotation or a replacement of this process: what the last survey found is no longer so, and another is due. */
+  /** After a rotation, or a restore by `replace`, that this process has run: what the last survey found is no longer so, and another is due. */
   outdate(): void {
     this.#outdatedAtMs = performance.now();
   }

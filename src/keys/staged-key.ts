@@ -10,9 +10,8 @@ import type { MasterKeyRecord } from '../store/master-keys.ts';
  * tool has rotated: to rotate back to that, unasked, would be worse than to repeat a rotation.
  */
 export function stagedKey(keyring: Keyring, known: readonly MasterKeyRecord[]): MasterKey | null {
-  const [next, primary] = ['PROVARA_MASTER_KEY_NEW', 'PROVARA_MASTER_KEY'].map(
-    (source) => keyring.entries.find(({ sources }) => sources.includes(source))?.key,
-  );
+  const next = keyring.givenAs('PROVARA_MASTER_KEY_NEW');
+  const primary = keyring.givenAs('PROVARA_MASTER_KEY');
   if (known.some(({ keyId, isActive }) => isActive && keyId === next?.id)) return null;
   return [next, primary].find((key) => key !== undefined && !wasActive(known, key.id)) ?? null;
 }

@@ -7,7 +7,8 @@ import { ageSecondsOf, isRotationDue, type MasterKeyState } from '../keys/report
 import { maxSeals, type SealMeter } from '../keys/seal-meter.ts';
 import type { Database } from '../store/database.ts';
 import type { MasterKeyRecord, MasterKeyStore } from '../store/master-keys.ts';
-import { type RotationStore, rotationStates } from '../store/rotations.ts';
+import { isRunning, rotationStates } from '../store/rotation-record.ts';
+import type { RotationStore } from '../store/rotations.ts';
 import type { VaultMetrics } from './vault-metrics.ts';
 
 export interface StateSource {
@@ -95,7 +96,7 @@ export class StateMetrics {
     const shown = unfinished ?? (await rotations.findLastFinished());
     const { rotationState, rotationRunning, rotationDone, rotationTotal } = this.#gauges;
     for (const state of rotationStates) rotationState.set({ state }, shown?.state === state ? 1 : 0);
-    rotationRunning.set((await rotations.findRunningId()) === null ? 0 : 1);
+    rotationRunning.set(unfinished !== null && isRunning(unfinished) ? 1 : 0);
     rotationDone.set(unfinished?.progress?.rowsDone ?? 0);
     rotationTotal.set(unfinished?.progress?.rowsTotal ?? 0);
   }

@@ -37,7 +37,7 @@ export class RowClassifier {
     if (opened === null) return { kind: 'failed', failure: this.#failure(table, row) };
     const { from, to } = this.#plan;
     const key = opened.key === to ? 'new' : opened.key === from ? 'old' : 'other';
-    if (key !== 'new' || this.#isUpgraded(row)) return { kind: 'to_rotate', key, plaintext: opened.plaintext };
+    if (key !== 'new' || this.#isToUpgrade(row)) return { kind: 'to_rotate', key, plaintext: opened.plaintext };
     opened.plaintext.fill(0);
     return { kind: 'rotated' };
   }
@@ -70,7 +70,7 @@ export class RowClassifier {
     return this.#plan.isSwitched ? openCoveredRow(this.#keyring, row) : null;
   }
 
-  #isUpgraded({ ciphertext, binding }: EncryptedRow): boolean {
+  #isToUpgrade({ ciphertext, binding }: EncryptedRow): boolean {
     return this.#plan.upgradeFormat && binding !== null && ciphertext !== null && formatOf(ciphertext) === 1;
   }
 

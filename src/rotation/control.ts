@@ -3,13 +3,24 @@
 import type { Actor } from '../audit/event.ts';
 import type { AuditJournal } from '../audit/journal.ts';
 import { NotFoundError, RotationInProgressError } from '../errors.ts';
-import type { RotationRecord, RotationStore } from '../store/rotations.ts';
+import type { RotationRecord } from '../store/rotation-record.ts';
+import type { RotationStore } from '../store/rotations.ts';
 
 /** Throws NotFoundError. */
 export async function findRotation(rotations: RotationStore, id: string): Promise<RotationRecord> {
   const rotation = await rotations.find(id);
   if (rotation === null) throw new NotFoundError('There is no such rotation.');
   return rotation;
+}
+
+/** Why one cannot be begun, or goes no further, while another owner has the lease. */
+export async function inProgressError(rotations: RotationStore): Promise<RotationInProgressError> {
+  const runningId = (await rotations.findUnfinished())?.id ?? null;
+  const message =
+    runningId === null
+      ? 'Another process has just finished this rotation: run it again to see that all is done.'
+      : `Rotation ${runningId} is running: wait for it, see GET /admin/rotate/${runningId}.`;
+  return new RotationInProgressError(message, { rotation_id: runningId });
 }
 
 interface CancelContext {

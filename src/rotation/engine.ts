@@ -7,15 +7,15 @@ import { randomUUID } from 'node:crypto';
 import { type AuditEvent, vaultActor } from '../audit/event.ts';
 import { assertNothingUncovered, inspectCoverage, rowsOf } from '../keys/coverage.ts';
 import { isMigrated } from '../store/migrations.ts';
-import type { RotationProgress, RotationRecord } from '../store/rotations.ts';
-import { findRotation } from './control.ts';
+import type { RotationProgress, RotationRecord } from '../store/rotation-record.ts';
+import { inProgressError } from './control.ts';
 import { assertPassed } from './gate.ts';
 import { type Inspection, inspectAll } from './inspection.ts';
 import { assertNotStopping, LeaseHolder } from './lease-holder.ts';
 import { planRotation, type RotationPlan, type RotationRequest } from './plan.ts';
 import { Progress } from './progress.ts';
 import { assertReplicasHoldKeys } from './replica-check.ts';
-import { inProgressError, type RotationContext, RotationRun } from './run.ts';
+import { type RotationContext, RotationRun } from './run.ts';
 
 export interface DryRun extends Inspection {
   readonly fromKeyId: string;
@@ -103,7 +103,9 @@ export class RotationEngine implements Rotator {
     if (lease === null) throw await inProgressError(rotations);
     const progress = new Progress();
     const holder = new LeaseHolder(rotations, lease, progress, this.#stop.signal);
-    const run = new RotationRun(this.#context, plan.unfinished === null ? plan : await this.#caughtUp(plan), holder, progress);
+    // Since the plan was made whoever had the lease may have switched.
+    const present = lease.isSwitched ? { ...plan, isSwitched: true, activeKeyId: plan.to.id } : plan;
+    const run = new RotationRun(this.#context, present, holder, progress);
     const done = run.finish().finally(() => {
       if (this.#running === running) this.#running = null;
     });
@@ -111,12 +113,6 @@ export class RotationEngine implements Rotator {
     done.catch(() => undefined);
     this.#running = running;
     return running;
-  }
-
-  /** Between the plan and the lease whoever had that may have switched; nobody else can from now on. */
-  async #caughtUp(plan: RotationPlan): Promise<RotationPlan> {
-    const { isSwitched } = await findRotation(this.#context.rotations, plan.unfinished?.id ?? '');
-    return isSwitched ? { ...plan, isSwitched, activeKeyId: plan.to.id } : plan;
   }
 
   async close(): Promise<void> {

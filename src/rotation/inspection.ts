@@ -33,10 +33,12 @@ export function everything({ tableNames }: Pick<TableWork, 'tableNames'>): Cover
 }
 
 /** Opens every row. Each pass that is made asks for an `isToSeal` of its own. Throws StorageUnavailableError. */
-export function inspectAll(work: TableWork, sealing?: () => (page: EncryptedPage) => boolean): Promise<Inspection> {
+export function inspectAll(
+  work: TableWork,
+  sealing: () => (page: EncryptedPage) => boolean = () => () => false,
+): Promise<Inspection> {
   const { tables, workers } = work;
-  const isToSeal = (): ((page: EncryptedPage) => boolean) => sealing?.() ?? (() => false);
-  return tables.pass(() => inspect(work, workers.work(coveredPages(tables, everything(work)), isToSeal())));
+  return tables.pass(() => inspect(work, workers.work(coveredPages(tables, everything(work)), sealing())));
 }
 
 /** Adds up what is reported of the pages of one pass: see {@link EncryptedTables.pass}. */

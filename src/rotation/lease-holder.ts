@@ -2,7 +2,8 @@
 
 import { StorageUnavailableError } from '../errors.ts';
 import { Repetition } from '../runtime/repetition.ts';
-import { type Lease, leaseSeconds, type RotationStore } from '../store/rotations.ts';
+import { leaseSeconds } from '../store/rotation-record.ts';
+import type { Lease, RotationStore } from '../store/rotations.ts';
 import type { Progress } from './progress.ts';
 
 export const renewalIntervalMs = (leaseSeconds * 1000) / 3;

@@ -1,6 +1,6 @@
 /** The sentences about a rotation that operators and their scripts read, the same over HTTP and on the command line. */
 
-import { leaseSeconds, type RotationRecord } from '../store/rotations.ts';
+import { leaseSeconds, type RotationRecord } from '../store/rotation-record.ts';
 import type { Inspection } from './inspection.ts';
 import { rowsLateOf } from './verify.ts';
 

@@ -9,7 +9,8 @@ import { tableAmong } from '../keys/coverage.ts';
 import { stagedKey, wasActive } from '../keys/staged-key.ts';
 import type { EncryptedTables } from '../store/encrypted-tables.ts';
 import type { MasterKeyRecord, MasterKeyStore } from '../store/master-keys.ts';
-import type { RotationRecord, RotationStore, SkippedRow } from '../store/rotations.ts';
+import type { RotationRecord, SkippedRow } from '../store/rotation-record.ts';
+import type { RotationStore } from '../store/rotations.ts';
 
 export interface RotationRequest {
   readonly oldKeyId?: string | undefined;
@@ -143,8 +144,7 @@ async function chooseKeys(
 
 /** With nothing staged: the active key where that is `PROVARA_MASTER_KEY_NEW`, and the call repeats a finished rotation. */
 function repeatedKeyId(keyring: Keyring, activeKeyId: string | null): string {
-  const next = keyring.entries.find(({ sources }) => sources.includes('PROVARA_MASTER_KEY_NEW'))?.key;
-  if (activeKeyId !== null && next?.id === activeKeyId) return activeKeyId;
+  if (activeKeyId !== null && keyring.givenAs('PROVARA_MASTER_KEY_NEW')?.id === activeKeyId) return activeKeyId;
   throw new ValidationError(
     'No new key is staged: set PROVARA_MASTER_KEY_NEW to a fresh key (npm run key:generate) and restart.',
   );
@@ -153,7 +153,9 @@ function repeatedKeyId(keyring: Keyring, activeKeyId: string | null): string {
 function newKey(keyring: Keyring, known: KnownKeys, keyId: string): MasterKey {
   const key = keyring.get(keyId);
   if (key === undefined) {
-    throw new ConfigurationError(`The new master key ${keyId} is not in the keyring: set it as PROVARA_MASTER_KEY_NEW.`);
+    throw new ConfigurationError(
+      `The new master key ${nameOfKey(known, keyId)} is not in the keyring: set it as PROVARA_MASTER_KEY_NEW.`,
+    );
   }
   if (key.isPassphrase && !wasActive(known, keyId)) {
     throw new ValidationError('The new master key must be 64 hexadecimal characters: make one with `npm run key:generate`.');

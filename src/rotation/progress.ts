@@ -1,6 +1,6 @@
 /** How far a rotation is, for whoever watches it. */
 
-import type { RotationProgress } from '../store/rotations.ts';
+import type { RotationProgress } from '../store/rotation-record.ts';
 
 export class Progress {
   #rowsDone = 0;

@@ -3,7 +3,8 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import type { Keyring } from '../crypto/keyring.ts';
-import { VaultError } from '../errors.ts';
+import { StorageUnavailableError, VaultError } from '../errors.ts';
+import { isRunning, type RotationRecord } from '../store/rotation-record.ts';
 import type { RotationStore } from '../store/rotations.ts';
 import type { Rotator } from './engine.ts';
 
@@ -36,13 +37,8 @@ export class Resumption {
     this.#stop.abort();
   }
 
-  /** A lease that is held is waited for: its owner either ends the rotation or loses it. */
   async #resume(): Promise<void> {
-    let unfinished = await this.#rotations.findUnfinished();
-    while (unfinished !== null && (await this.#rotations.findRunningId()) !== null) {
-      await sleep(pollMs, null, { signal: this.#stop.signal, ref: false });
-      unfinished = await this.#rotations.findUnfinished();
-    }
+    const unfinished = await this.#findLeft();
     if (unfinished === null) return;
     // Without the old key it can be finished where no row needs that; otherwise it is left to who has it.
     const { signal } = this.#stop;
@@ -51,5 +47,17 @@ export class Resumption {
     const { id, done } = await this.#rotator.start({});
     this.#logger.info({ rotation_id: id }, 'taking up an unfinished rotation');
     await done;
+  }
+
+  /** A lease that is held is waited for: its owner either ends the rotation or loses it. So is a database that does not answer. */
+  async #findLeft(): Promise<RotationRecord | null> {
+    for (;;) {
+      const unfinished = await this.#rotations.findUnfinished().catch((error: unknown) => {
+        if (error instanceof StorageUnavailableError) return undefined;
+        throw error;
+      });
+      if (unfinished === null || (unfinished !== undefined && !isRunning(unfinished))) return unfinished;
+      await sleep(pollMs, null, { signal: this.#stop.signal, ref: false });
+    }
   }
 }

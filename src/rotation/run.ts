@@ -11,14 +11,15 @@ import { nameOf } from '../keys/adoption.ts';
 import { assertNothingUncovered, type CoverageSettings, inspectCoverage, rowsOf } from '../keys/coverage.ts';
 import type { CoveredPart } from '../keys/covered-rows.ts';
 import { auditStatement } from '../store/audit.ts';
-import { type Database, isFileUrl } from '../store/database.ts';
+import type { Database } from '../store/database.ts';
 import { type EncryptedTables, tableStateGuard } from '../store/encrypted-tables.ts';
 import { GuardFailedError, type Statement } from '../store/guards.ts';
 import { activateStatements, activeKeyGuard, type MasterKeyStore } from '../store/master-keys.ts';
 import { addMissingColumns } from '../store/migrations.ts';
 import { type ReplicaStore, replicaKeysGuard } from '../store/replicas.ts';
-import type { RotationRecord, RotationSnapshot, RotationStore, RotationUpdate } from '../store/rotations.ts';
-import { findRotation } from './control.ts';
+import type { RotationRecord, RotationSnapshot, RotationUpdate } from '../store/rotation-record.ts';
+import type { RotationStore } from '../store/rotations.ts';
+import { findRotation, inProgressError } from './control.ts';
 import { assertPassed, sealsFirstPages } from './gate.ts';
 import { type Inspection, inspectAll, type TableWork } from './inspection.ts';
 import type { LeaseHolder } from './lease-holder.ts';
@@ -57,7 +58,7 @@ export interface RotationContext {
   readonly writeSnapshot: ((actor: Actor) => Promise<RotationSnapshot>) | null;
   /** Who opens and seals the rows. */
   readonly startWorkers: StartPageWorkers;
-  /** Called once the new key is the active one. */
+  /** Called once every row has been written: not where that was interrupted, also behind the switch. */
   readonly onSwitched: () => void;
 }
 
@@ -71,6 +72,9 @@ export class RotationRun {
   #mayHaveWritten: boolean;
   /** Whether one commit has taken longer than the server lets one take. */
   #isTooSlow = false;
+  /** Found by the last gate, and rotated since. */
+  #rowsScanned = 0;
+  #rowsRotated = 0;
   /** Of the state before, where one was written. */
   #snapshot: RotationSnapshot | null = null;
 
@@ -167,6 +171,7 @@ export class RotationRun {
     this.#progress.begin(rowsOf(found));
     const report = await inspectAll(this.#work, sealsFirstPages);
     const { rowsScanned, rowsSkipped, rowsNew, rowsToUpgrade, rowsOther } = report;
+    [this.#rowsScanned, this.#rowsRotated] = [rowsScanned, 0];
     const counts = { rowsScanned, rowsSkipped, rowsRotated: 0, rowsAlreadyRotated: rowsNew - rowsToUpgrade };
     await rotations.advance(this.#holder.lease, { state: 'gating', ...counts });
     assertPassed(report);
@@ -205,13 +210,17 @@ export class RotationRun {
     this.#holder.assertHeld();
     try {
       await this.#switch({ state: 'verifying', rowsRotated: commit.rowsRotated, isSwitched: true }, commit.statements);
+      this.#rowsRotated = commit.rowsRotated;
       return true;
     } catch (error) {
       if (error instanceof GuardFailedError && error.guard === tableStateGuard) return false;
       const { database, rotations } = this.#context;
-      if (!(error instanceof StorageUnavailableError) || isFileUrl(database.location.url)) throw error;
+      if (!(error instanceof StorageUnavailableError) || database.isOnFile) throw error;
       this.#isTooSlow = true;
-      return (await findRotation(rotations, this.#rotationId)).isSwitched;
+      // One that had switched before says nothing of this commit: the chunks find out.
+      const isCommitted = !this.#plan.isSwitched && (await findRotation(rotations, this.#rotationId)).isSwitched;
+      if (isCommitted) this.#rowsRotated = commit.rowsRotated;
+      return isCommitted;
     }
   }
 
@@ -219,14 +228,13 @@ export class RotationRun {
     const { database, rotations, replicas } = this.#context;
     const { lease } = this.#holder;
     const hasNeighbours = (await replicas.live()).length > 0;
-    let rowsRotated = (await rotations.find(lease.rotationId))?.rowsRotated ?? 0;
     await writeChunks(work, this.#plan.to.id, pages, async (chunk) => {
-      const [changed = 0] = await rotations.advance(lease, { state, rowsRotated }, [chunk]);
-      rowsRotated += changed;
+      const [changed = 0] = await rotations.advance(lease, { state, rowsRotated: this.#rowsRotated }, [chunk]);
+      this.#rowsRotated += changed;
       if (hasNeighbours) await database.giveWay();
       return changed;
     });
-    await rotations.advance(lease, { state, rowsRotated });
+    await rotations.advance(lease, { state, rowsRotated: this.#rowsRotated });
   }
 
   /** Makes the new key the active one, in one transaction with these statements. */
@@ -270,27 +278,22 @@ export class RotationRun {
     for (let pass = 1; ; pass += 1) {
       this.#holder.assertHeld();
       await rotations.advance(lease, { state: 'verifying' });
-      this.#progress.begin((await rotations.find(lease.rotationId))?.rowsScanned ?? 0);
+      this.#progress.begin(this.#rowsScanned);
       let isAnyLate = false;
       const found = await verify(this.#work, async (late, page) => {
         isAnyLate = true;
         await this.#rotateLate(late, page);
       });
       const { rowsScanned, rowsNew, rowsToUpgrade, rowsSkipped, rowsFailed } = found;
-      const counts = { rowsScanned, rowsVerified: rowsNew - rowsToUpgrade, rowsSkipped };
+      const rowsVerified = rowsNew - rowsToUpgrade;
+      // Of the rows that are there: one that was written again meanwhile was rotated again, and counted each time.
+      const counts = { rowsScanned, rowsVerified, rowsSkipped, rowsRotated: Math.min(this.#rowsRotated, rowsVerified) };
       if (rowsFailed > 0 || rowsLateOf(found) > 0) {
-        const rotated = await this.#rowsRotated(counts.rowsVerified);
-        return { state: 'verify_failed', ...counts, ...rotated, error: verificationFailure(found) };
+        return { state: 'verify_failed', ...counts, error: verificationFailure(found) };
       }
       if (isAnyLate && pass < maxVerifyPasses) continue;
-      return { state: 'completed', ...counts, ...(await this.#rowsRotated(counts.rowsVerified)) };
+      return { state: 'completed', ...counts };
     }
-  }
-
-  /** Of the rows that are there: one that was written again meanwhile was rotated again, and counted each time. */
-  async #rowsRotated(rowsVerified: number): Promise<Pick<RotationUpdate, 'rowsRotated'>> {
-    const { rowsRotated } = await findRotation(this.#context.rotations, this.#rotationId);
-    return { rowsRotated: Math.min(rowsRotated, rowsVerified) };
   }
 
   async #rotateLate(late: readonly CoveredPart[], page: PageReport): Promise<void> {
@@ -321,13 +324,4 @@ export class RotationRun {
       logger.warn({ rotation_id: rotationId, reason: message }, 'rotation ended, which could not be recorded');
     }
   }
-}
-
-export async function inProgressError(rotations: RotationStore): Promise<RotationInProgressError> {
-  const runningId = (await rotations.findRunningId()) ?? (await rotations.findUnfinished())?.id ?? null;
-  const message =
-    runningId === null
-      ? 'Another process has just finished this rotation: run it again to see that all is done.'
-      : `Rotation ${runningId} is running: wait for it, see GET /admin/rotate/${runningId}.`;
-  return new RotationInProgressError(message, { rotation_id: runningId });
 }

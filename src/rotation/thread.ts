@@ -4,7 +4,7 @@ import pLimit from 'p-limit';
 import type { Level, Logger } from 'pino';
 import type { ThreadSettings } from '../config.ts';
 import { TaskThreads } from '../runtime/task-threads.ts';
-import type { RotationProgress, RotationRecord } from '../store/rotations.ts';
+import type { RotationProgress, RotationRecord } from '../store/rotation-record.ts';
 import type { DryRun, DryRunWatch, Rotator, RunningRotation } from './engine.ts';
 import type { RotationRequest } from './plan.ts';
 import { Progress } from './progress.ts';

@@ -5,6 +5,7 @@ import type { Keyring } from '../crypto/keyring.ts';
 import { readLines } from '../runtime/lines.ts';
 import { type Throttle, unthrottled } from '../runtime/throttle.ts';
 import {
+  hmacOf,
   malformed,
   maxLineBytes,
   readHeader,
@@ -14,20 +15,19 @@ import {
   type SnapshotHeader,
   type SnapshotRow,
   type SnapshotTable,
+  type SnapshotTrailer,
 } from './format.ts';
 import { keyIdOf, nameOfRow } from './rows.ts';
 import type { Spool } from './spool.ts';
-import { hmacOf } from './take.ts';
 
 export interface CheckedSnapshot {
+  /** It names the key whose subkey authenticates the snapshot as the active one. */
   readonly header: SnapshotHeader;
   readonly rows: number;
   /** How many rows no key opens, as none did when it was taken. */
   readonly rowsUnopened: number;
   /** How many rows each key opens. */
   readonly rowsByKeyId: ReadonlyMap<string, number>;
-  /** The key whose subkey authenticates it. */
-  readonly hmacKeyId: string;
 }
 
 /** A row of a snapshot, with the table that it is of. */
@@ -37,14 +37,17 @@ export interface TableRow {
 }
 
 /**
- * Reads it twice: authenticates every byte, and then opens every row, but for as many as its maker could not open either, which
+ * Authenticates every byte before it opens every row, but for as many as its maker could not open either, which
  * are kept as they are. Throws InvalidSnapshotError, `details.reason` saying why; and what `throttle` throws.
  */
 export async function checkSnapshot(spool: Spool, keyring: Keyring, throttle: Throttle = unthrottled): Promise<CheckedSnapshot> {
-  const { rows, key_id: hmacKeyId } = await authenticate(spool, keyring);
+  const ending = await readToEnd(spool);
+  assertAuthentic(ending, keyring);
+  const { rows, trailer } = ending;
   const rowsByKeyId = new Map<string, number>();
   const header = await readSnapshotHeader(spool);
-  if (header.active_key_id !== hmacKeyId) malformed('its header names another active key than the one that authenticates it');
+  if (header.active_key_id !== trailer.key_id)
+    malformed('its header names another active key than the one that authenticates it');
   let rowsUnopened = 0;
   let unopened: TableRow | null = null;
   for await (const tableRow of readSnapshotRows(spool)) {
@@ -58,7 +61,7 @@ export async function checkSnapshot(spool: Spool, keyring: Keyring, throttle: Th
     throttle();
   }
   if (unopened !== null && rowsUnopened > header.rows_unopened) throw unopenedRefusal(header, keyring, unopened);
-  return { header, rows, rowsUnopened, rowsByKeyId, hmacKeyId };
+  return { header, rows, rowsUnopened, rowsByKeyId };
 }
 
 /** Of a snapshot that has been authenticated. */
@@ -125,7 +128,15 @@ class RowWalk {
   }
 }
 
-async function authenticate(spool: Spool, keyring: Keyring): Promise<{ rows: number; key_id: string }> {
+/** What a snapshot says at its end, and what it is. */
+interface Ending {
+  readonly trailer: SnapshotTrailer;
+  /** The SHA-256 of all lines before the trailer. */
+  readonly digest: Buffer;
+  readonly rows: number;
+}
+
+async function readToEnd(spool: Spool): Promise<Ending> {
   const hash = createHash('sha256');
   let lines = 0;
   let last: Buffer | null = null;
@@ -137,8 +148,10 @@ async function authenticate(spool: Spool, keyring: Keyring): Promise<{ rows: num
   }
   const trailer = last === null ? null : await readTrailer(last);
   if (trailer === null) throw refusal('truncated', 'it does not end with a trailer');
-  const digest = hash.digest();
-  const rows = lines - 2;
+  return { trailer, digest: hash.digest(), rows: lines - 2 };
+}
+
+function assertAuthentic({ trailer, digest, rows }: Ending, keyring: Keyring): void {
   if (trailer.sha256 !== digest.toString('hex') || trailer.rows !== rows) {
     throw refusal(
       'edited',
@@ -156,7 +169,6 @@ async function authenticate(spool: Spool, keyring: Keyring): Promise<{ rows: num
   if (!timingSafeEqual(Buffer.from(hmacOf(key, digest), 'hex'), Buffer.from(trailer.hmac, 'hex'))) {
     throw refusal('foreign', `its HMAC is not that of the master key ${key.id}: no vault with that key has made it`);
   }
-  return { rows, key_id: key.id };
 }
 
 function unopenedRefusal({ key_ids }: SnapshotHeader, keyring: Keyring, { table, row }: TableRow) {

@@ -1,7 +1,9 @@
 /** The lines of a snapshot, written and read in one spelling only: see docs/formats.md. */
 
+import { createHmac } from 'node:crypto';
 import { type Static, type TSchema, Type } from 'typebox';
 import type { Validator } from 'typebox/compile';
+import { type MasterKey, snapshotKeyOf } from '../crypto/master-key.ts';
 import { InvalidSnapshotError } from '../errors.ts';
 
 const snapshotFormat = 'provara-vault/snapshot/1';
@@ -77,6 +79,11 @@ export function writeHeader(header: SnapshotHeader): string {
 /** `cells`: JSON as the store codes it. */
 export function writeRow(table: string, rowId: string, cells: string): string {
   return `{"table":${JSON.stringify(table)},"rowid":"${rowId}","cells":${cells}}\n`;
+}
+
+/** The trailer's: of the SHA-256 over all lines before it. */
+export function hmacOf(key: MasterKey, digest: Buffer): string {
+  return createHmac('sha256', snapshotKeyOf(key)).update(digest).digest('hex');
 }
 
 export function writeTrailer(trailer: SnapshotTrailer): string {

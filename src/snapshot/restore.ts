@@ -189,7 +189,7 @@ async function tryReplace(
   } catch (error) {
     onSwitched();
     // Kept unless it is certain that nothing has been written: it may be all there is of what was there before.
-    if (error instanceof GuardFailedError || isConstraint(error)) await unlink(before.path);
+    if (error instanceof GuardFailedError || isConstraint(error)) await unlink(before.path).catch(() => undefined);
     if (error instanceof GuardFailedError && error.guard === presentGuard) return null;
     throw error;
   }

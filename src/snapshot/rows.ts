@@ -67,7 +67,10 @@ function ciphertextOf(columns: readonly string[], cells: readonly Cell[]): Encry
 
 function bindingOf(table: string, columns: readonly string[], cells: readonly Cell[]): EncryptedRow['binding'] {
   const [tenantId = null, name = null, provider = null] = textsOf(columns, cells, bindingColumns);
-  return table !== apiKeysTable || name === null || provider === null ? null : { table, tenantId, name, provider };
+  const isTenantDamaged = tenantId === null && (cells[positionOf(columns, 'tenant_id')] ?? null) !== null;
+  return table !== apiKeysTable || isTenantDamaged || name === null || provider === null
+    ? null
+    : { table, tenantId, name, provider };
 }
 
 /** Each null where it is no text. */

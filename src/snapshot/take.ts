@@ -1,9 +1,9 @@
 /** Takes a snapshot of the covered tables in bounded memory: ciphertext only, authenticated by the active key. */
 
-import { createHash, createHmac } from 'node:crypto';
+import { createHash } from 'node:crypto';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Keyring } from '../crypto/keyring.ts';
-import { type MasterKey, snapshotKeyOf } from '../crypto/master-key.ts';
+import type { MasterKey } from '../crypto/master-key.ts';
 import { ConfigurationError } from '../errors.ts';
 import { missingKeyError } from '../keys/active-key.ts';
 import type { CoverageSettings } from '../keys/coverage.ts';
@@ -11,7 +11,7 @@ import type { Throttle } from '../runtime/throttle.ts';
 import type { Cell } from '../store/cells.ts';
 import type { MasterKeyStore } from '../store/master-keys.ts';
 import type { CodedRow, SnapshotRows, TableShape } from '../store/snapshot-rows.ts';
-import { maxLineBytes, type SnapshotHeader, type SnapshotTable, writeHeader, writeRow, writeTrailer } from './format.ts';
+import { hmacOf, maxLineBytes, type SnapshotHeader, type SnapshotTable, writeHeader, writeRow, writeTrailer } from './format.ts';
 import { keyIdOf, nameOfRow } from './rows.ts';
 import { Spool } from './spool.ts';
 
@@ -144,9 +144,4 @@ async function* chunksOf(header: SnapshotHeader, spool: Spool, key: MasterKey): 
   const digest = hash.digest();
   const rows = header.tables.reduce((sum, table) => sum + table.rows, 0);
   yield Buffer.from(writeTrailer({ rows, sha256: digest.toString('hex'), key_id: key.id, hmac: hmacOf(key, digest) }), 'utf8');
-}
-
-/** Of the SHA-256 over all lines before the trailer. */
-export function hmacOf(key: MasterKey, digest: Buffer): string {
-  return createHmac('sha256', snapshotKeyOf(key)).update(digest).digest('hex');
 }

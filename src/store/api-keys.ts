@@ -66,8 +66,8 @@ const bytesOfRow = textColumns.map((name) => `coalesce(octet_length(${name}), 0)
 const pageBytes = 2_000_000;
 
 /** Of several rows of one tenant and name, the one that counts. */
-const newestFirst = 'updated_at DESC, created_at DESC, rowid DESC';
-const newestOfName = `SELECT rowid FROM api_keys WHERE tenant_id IS ? AND name = ? ORDER BY ${newestFirst} LIMIT 1`;
+const newestOf = (tenantId: string, name: string): string =>
+  `(SELECT rowid FROM api_keys WHERE tenant_id IS ${tenantId} AND name = ${name} ORDER BY updated_at DESC, created_at DESC, rowid DESC LIMIT 1)`;
 /** A tag of 16 bytes is of one sealing alone. */
 const rowWithTag = 'SELECT 1 FROM api_keys WHERE tenant_id IS ? AND name = ? AND auth_tag = ?';
 /** The guard that fails where a name stands for another row than the audit record says. */
@@ -128,9 +128,7 @@ export class ApiKeyStore {
 
   /** As {@link list}, but of several rows of one name only the newest. */
   async listNewest(tenantId: string | null, page: PageRequest): Promise<RowPage> {
-    const isNewest = `rowid = (
-      SELECT rowid FROM api_keys WHERE tenant_id IS outer_row.tenant_id AND name = outer_row.name ORDER BY ${newestFirst} LIMIT 1)`;
-    return this.#page(isNewest, tenantId, page);
+    return this.#page(`rowid = ${newestOf('outer_row.tenant_id', 'outer_row.name')}`, tenantId, page);
   }
 
   /** Of large rows a page holds fewer than were asked for, and at least one; fewer still where the server does not send so much at once. */
@@ -185,7 +183,7 @@ export class ApiKeyStore {
     const [replaced, inserted] = await this.#write([
       {
         sql: `UPDATE api_keys SET provider = ?, encrypted_value = ?, iv = ?, auth_tag = ?, key_id = ?, key_id_tag = ?, updated_at = max(?, updated_at)
-              WHERE rowid = (${newestOfName}) AND ${isActive}`,
+              WHERE rowid = ${newestOf('?', '?')} AND ${isActive}`,
         args: [provider, encryptedValue, iv, authTag, keyId, authTag, now, tenantId, name, keyId],
       },
       {
@@ -222,8 +220,7 @@ export class ApiKeyStore {
 
   async #findByNames(lookups: readonly NameLookup[]): Promise<(ApiKeyRow | null)[]> {
     const sql = `SELECT place, ${columns} FROM (SELECT key AS place, value AS lookup FROM json_each(?)) CROSS JOIN api_keys
-      ON api_keys.rowid = (
-        SELECT rowid FROM api_keys WHERE tenant_id IS lookup->>0 AND name = lookup->>1 ORDER BY ${newestFirst} LIMIT 1)`;
+      ON api_keys.rowid = ${newestOf('lookup->>0', 'lookup->>1')}`;
     const found: (ApiKeyRow | null)[] = lookups.map(() => null);
     const rows = await withColumns(this.#database, () => this.#database.lookUp(sql, [JSON.stringify(lookups)]));
     for (const row of rows) found[integer(row, 'place')] = toApiKeyRow(row);

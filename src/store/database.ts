@@ -99,6 +99,11 @@ export class Database {
     this.location = { ...location, fileIdentity: this.#file?.identity };
   }
 
+  /** Where nothing is lost on the way, and what a commit takes is nobody's limit. */
+  get isOnFile(): boolean {
+    return this.#file !== null;
+  }
+
   /** Lets readers and a writer of a file work side by side; recorded in the file, so once is enough. */
   async useWriteAheadLog(): Promise<void> {
     if (this.#file !== null) await this.read('PRAGMA journal_mode = WAL');

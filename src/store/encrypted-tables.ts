@@ -4,8 +4,8 @@
  */
 
 import { AnswerTooLargeError, ConfigurationError } from '../errors.ts';
-import { encodeRowsOfTexts } from './cells.ts';
-import { integer, type Row, text, type Value } from './connection.ts';
+import { encodeRowsOfTexts, toBuffer } from './cells.ts';
+import { integer, type Row, text } from './connection.ts';
 import { type Database, pageWorkMs } from './database.ts';
 import {
   apiKeysTable,
@@ -69,7 +69,7 @@ export class EncryptedTables {
         const rows = integer(found, 'rows');
         if (rows === 0) return;
         const to = BigInt(text(found, 'last_row_id'));
-        yield { table, range: { from, to }, rows, cells: toBytes(found['cells']) };
+        yield { table, range: { from, to }, rows, cells: toBuffer(found.cells) };
         from = to + 1n;
         // Of large rows no more are asked for than fit: the database would read them for nothing.
         limit = Math.min(most, rows * 2);
@@ -175,8 +175,4 @@ export function tableStateStatements(table: string, pages: readonly ExpectedRows
 
 export function quote(identifier: string): string {
   return `"${identifier.replaceAll('"', '""')}"`;
-}
-
-function toBytes(cells: Value | undefined): Uint8Array {
-  return cells instanceof Uint8Array ? cells : new Uint8Array(cells as ArrayBuffer);
 }

@@ -158,6 +158,8 @@ function forgetStatements(id: string): Statement[] {
 /** No covered table has such a name. */
 const ofRestore = 'vault_staged.restore_id = ? AND vault_staged.table_name = ?';
 
+const isRowIdTaken = (table: string): string => `EXISTS (SELECT 1 FROM ${table} AS t WHERE t.rowid = vault_staged.row_id)`;
+
 function mergeStatements(id: string, { table, primaryKey, columnsPutBack }: MovedTable, takenAt: number): Statement[] {
   const name = quote(table);
   const key = primaryKey === null ? null : quote(primaryKey);
@@ -167,17 +169,16 @@ function mergeStatements(id: string, { table, primaryKey, columnsPutBack }: Move
   const isSame = key === null ? '' : `AND ${name}.${key} IS vault_staged.match_key`;
   const isMissing =
     key === null
-      ? `NOT EXISTS (SELECT 1 FROM ${name} AS t WHERE t.rowid = vault_staged.row_id)`
+      ? `NOT ${isRowIdTaken(name)}`
       : `NOT EXISTS (SELECT 1 FROM ${name} AS t WHERE t.${key} = vault_staged.match_key)
        AND NOT (vault_staged.match_key IS NULL AND EXISTS (SELECT 1 FROM ${name} AS t WHERE t.rowid = vault_staged.row_id AND t.${key} IS NULL))`;
-  const hasFreeRowId = `NOT EXISTS (SELECT 1 FROM ${name} AS t WHERE t.rowid = vault_staged.row_id)`;
   const isOutdated = table.toLowerCase() === apiKeysTable ? `AND NOT ${isOutdatedKey(columnsPutBack, takenAt)}` : '';
   const missing = `FROM vault_restore_rows AS vault_staged WHERE ${ofRestore} AND vault_staged.present_row_id IS NULL AND ${isMissing} ${isOutdated}`;
   const { list, values, assignments } = columnsOf(columnsPutBack);
   const moves = [
     `UPDATE ${name} SET ${assignments} FROM vault_restore_rows AS vault_staged
      WHERE ${ofRestore} AND ${name}.rowid = vault_staged.present_row_id ${isSame} ${isAsRead}`,
-    `INSERT INTO ${name} (rowid, ${list}) SELECT vault_staged.row_id, ${values} ${missing} AND ${hasFreeRowId}`,
+    `INSERT INTO ${name} (rowid, ${list}) SELECT vault_staged.row_id, ${values} ${missing} AND NOT ${isRowIdTaken(name)}`,
     // Those whose row id another row has taken meanwhile, under whichever comes next.
     `INSERT INTO ${name} (${list}) SELECT ${values} ${missing}`,
   ];
@@ -193,9 +194,8 @@ function isOutdatedKey(columns: readonly string[], takenAt: number): string {
   const positions = new Map(columns.map((column, index) => [column.toLowerCase(), index]));
   const cellOf = (column: string): string => decodeCell('vault_staged.cells', positions.get(column) ?? columns.length);
   const times = `(${cellOf('updated_at')}, ${cellOf('created_at')})`;
-  const isRowIdTaken = `EXISTS (SELECT 1 FROM ${apiKeysTable} AS t WHERE t.rowid = vault_staged.row_id)`;
   return `EXISTS (SELECT 1 FROM ${apiKeysTable} AS n WHERE n.tenant_id IS ${cellOf('tenant_id')} AND n.name IS ${cellOf('name')}
-    AND (n.updated_at >= ${takenAt} OR ((n.updated_at, n.created_at) = ${times} AND n.rowid > vault_staged.row_id AND ${isRowIdTaken})))`;
+    AND (n.updated_at >= ${takenAt} OR ((n.updated_at, n.created_at) = ${times} AND n.rowid > vault_staged.row_id AND ${isRowIdTaken(apiKeysTable)})))`;
 }
 
 /** Rows that stay are updated in place: deleting them could take along other programs' rows that refer to them. */
@@ -213,7 +213,7 @@ function replaceStatements(id: string, { table, columnsPutBack }: MovedTable): S
   const moves = [
     `UPDATE ${name} SET ${assignments} FROM vault_restore_rows AS vault_staged WHERE ${ofRestore} AND ${name}.rowid = vault_staged.row_id`,
     `INSERT INTO ${name} (rowid, ${list}) SELECT vault_staged.row_id, ${values} FROM vault_restore_rows AS vault_staged
-     WHERE ${ofRestore} AND NOT EXISTS (SELECT 1 FROM ${name} AS t WHERE t.rowid = vault_staged.row_id)`,
+     WHERE ${ofRestore} AND NOT ${isRowIdTaken(name)}`,
   ];
   return moves.map((sql) => ({ sql, args: [id, table] }));
 }

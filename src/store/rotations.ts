@@ -1,85 +1,22 @@
-/** The record of every rotation, and the lease that lets one owner at a time run one. The database's clock times the lease. */
+/** Records rotations, and has the lease that lets one owner at a time run one. The database's clock times the lease. */
 
 import { type AuditLine, auditStatement } from './audit.ts';
-import { integer, integerOrNull, type Row, text, textOrNull } from './connection.ts';
+import { integer, text } from './connection.ts';
 import type { Database } from './database.ts';
 import { guard, type Statement } from './guards.ts';
 import { withColumns } from './migrations.ts';
-
-export const rotationStates = [
-  'gating',
-  'writing',
-  'verifying',
-  'completed',
-  'cancelled',
-  'failed',
-  'interrupted',
-  'verify_failed',
-] as const;
-type RotationState = (typeof rotationStates)[number];
-const runningStates: readonly RotationState[] = ['gating', 'writing', 'verifying'];
-
-/** A row that a rotation leaves out. */
-export interface SkippedRow {
-  readonly table: string;
-  readonly id: string;
-}
-
-/** How far a rotation is, in its present phase. */
-export interface RotationProgress {
-  readonly rowsDone: number;
-  readonly rowsTotal: number;
-  readonly rowsPerSecond: number;
-  /** Null before a rate is known. */
-  readonly secondsLeft: number | null;
-}
-
-/** Where the tables are kept as they were before the rotation wrote anything. */
-export interface RotationSnapshot {
-  /** Absolute, on the machine of the process that wrote it. */
-  readonly path: string;
-  /** Of the whole file, in hex. */
-  readonly sha256: string;
-}
-
-interface RotationCounts {
-  readonly rowsScanned: number;
-  readonly rowsRotated: number;
-  readonly rowsAlreadyRotated: number;
-  readonly rowsSkipped: number;
-  readonly rowsVerified: number;
-}
-
-export interface RotationRecord extends RotationCounts {
-  readonly id: string;
-  readonly state: RotationState;
-  readonly fromKeyId: string;
-  readonly toKeyId: string;
-  readonly upgradeFormat: boolean;
-  readonly skippedRows: readonly SkippedRow[];
-  /** The tables that it covers, as their names were spelt when it was begun or last taken up. */
-  readonly coveredTables: readonly string[];
-  /** Whether the new key was the active one already when it was begun, so that it is not its doing where a row needs the old one. */
-  readonly isRerun: boolean;
-  /** Why it did not complete, or null. */
-  readonly error: string | null;
-  /** Unix seconds. */
-  readonly startedAt: number;
-  readonly finishedAt: number | null;
-  /** As its owner last reported it, at most some seconds ago; null where it does not run. */
-  readonly progress: RotationProgress | null;
-  /** Null where no folder for snapshots is set, or nothing was to be written. */
-  readonly snapshot: RotationSnapshot | null;
-  /** Whether it has come to the switch of the active key, from where on it may have written. */
-  readonly isSwitched: boolean;
-  /** How often a row was found under the old key after all had been written, since it last ended as `verify_failed`. */
-  readonly rowsFoundLate: number;
-}
-
-/** Whether some process is at work on it. */
-export function isRunning({ state }: Pick<RotationRecord, 'state'>): boolean {
-  return runningStates.includes(state);
-}
+import {
+  finalStates,
+  isLeaseExpired,
+  leaseSeconds,
+  type RotationProgress,
+  type RotationRecord,
+  type RotationUpdate,
+  rotationColumns,
+  type SkippedRow,
+  toRotationRecord,
+  updateStatement,
+} from './rotation-record.ts';
 
 type Choices = 'id' | 'fromKeyId' | 'toKeyId' | 'upgradeFormat' | 'skippedRows' | 'coveredTables' | 'isRerun';
 
@@ -93,35 +30,15 @@ export interface Lease {
   readonly rotationId: string;
   readonly owner: string;
   readonly fence: number;
+  /** Whether the rotation had come to its switch before it was taken: nobody else can switch from then on. */
+  readonly isSwitched: boolean;
 }
-
-export interface RotationUpdate extends Partial<RotationCounts> {
-  readonly state: RotationState;
-  readonly error?: string | null;
-  readonly snapshot?: RotationSnapshot;
-  readonly isSwitched?: true;
-  /** Beside those found before. */
-  readonly rowsFoundLate?: number;
-}
-
-/** Seconds without renewal after which another owner may take the lease. */
-export const leaseSeconds = 15;
-
-/** So is one that runs for longer than it may: the clock has been set back since, and whoever holds it renews it in seconds. */
-const isExpired = `(expires_at <= unixepoch() OR expires_at > unixepoch() + ${leaseSeconds})`;
 
 /** The guard that fails once the lease belongs to somebody else. */
 const fenceGuard = 'rotation_fence';
 
 /** The guard that fails while a rotation is unfinished. */
 export const noRotationGuard = 'no_rotation';
-
-/** Whatever its owner wrote down last: one that has not renewed its lease has left the rotation. */
-const presentState = `iif(state IN (${runningStates.map((state) => `'${state}'`).join(', ')}) AND NOT EXISTS (
-    SELECT 1 FROM vault_rotation_lease WHERE rotation_id = vault_rotations.id AND NOT ${isExpired}), 'interrupted', state) AS state`;
-const columns = `id, ${presentState}, from_key_id, to_key_id, upgrade_format, skipped_rows, covered_tables, rerun, rows_scanned, rows_rotated,
-  rows_already_rotated, rows_skipped, rows_verified, rows_found_late, error, started_at, finished_at, progress, snapshot, switched`;
-const finalStates = "'completed', 'cancelled', 'failed'";
 
 export class RotationStore {
   readonly #database: Database;
@@ -170,30 +87,19 @@ export class RotationStore {
     return row === undefined ? 0 : integer(row, 'fence');
   }
 
-  /** The id of the rotation whose lease is held and has not expired, or null. */
-  async findRunningId(): Promise<string | null> {
-    const [row] = await this.#database.read(`SELECT rotation_id FROM vault_rotation_lease WHERE NOT (${isExpired})`);
-    return row === undefined ? null : textOrNull(row, 'rotation_id');
-  }
-
   /**
    * Takes the lease and records the rotation, also in the audit, or takes up the unfinished one of that id again, in one step. Null where
    * another owner holds the lease or another rotation is unfinished.
    */
   async begin(rotation: NewRotation, owner: string, record: AuditLine): Promise<Lease | null> {
-    const { id, fromKeyId, toKeyId } = rotation;
-    const [upgradeFormat, isForced, isRerun] = [
-      rotation.upgradeFormat ? 1 : 0,
-      rotation.isForced ? 1 : 0,
-      rotation.isRerun ? 1 : 0,
-    ];
+    const { id, fromKeyId, toKeyId, upgradeFormat, isForced, isRerun } = rotation;
     const lists = [JSON.stringify(rotation.skippedRows), JSON.stringify(rotation.coveredTables)];
     const itselfFinished = `SELECT 1 FROM vault_rotations WHERE id = ? AND state IN (${finalStates})`;
     const otherUnfinished = `SELECT 1 FROM vault_rotations WHERE state NOT IN (${finalStates}) AND id <> ?`;
     const [lease] = await this.#database.write([
       {
         sql: `UPDATE vault_rotation_lease SET rotation_id = ?, owner = ?, fence = fence + 1, expires_at = unixepoch() + ${leaseSeconds}
-              WHERE ${isExpired} AND NOT EXISTS (${otherUnfinished}) AND NOT EXISTS (${itselfFinished})`,
+              WHERE ${isLeaseExpired} AND NOT EXISTS (${otherUnfinished}) AND NOT EXISTS (${itselfFinished})`,
         args: [id, owner, id, id],
       },
       {
@@ -203,13 +109,16 @@ export class RotationStore {
               ON CONFLICT (id) DO UPDATE SET state = 'gating', error = NULL, finished_at = NULL, progress = NULL, forced = excluded.forced,
                 upgrade_format = excluded.upgrade_format, skipped_rows = excluded.skipped_rows, covered_tables = excluded.covered_tables,
                 rows_found_late = iif(state = 'verify_failed', 0, rows_found_late)`,
-        args: [id, fromKeyId, toKeyId, upgradeFormat, isForced, ...lists, isRerun, owner],
+        args: [id, fromKeyId, toKeyId, Number(upgradeFormat), Number(isForced), ...lists, Number(isRerun), owner],
       },
       auditStatement(record, 'EXISTS (SELECT 1 FROM vault_rotation_lease WHERE owner = ?)', [owner]),
     ]);
     if (lease !== 1) return null;
-    const [row] = await this.#database.read('SELECT fence FROM vault_rotation_lease WHERE owner = ?', [owner]);
-    return row === undefined ? null : { rotationId: id, owner, fence: integer(row, 'fence') };
+    const sql = 'SELECT fence, switched FROM vault_rotation_lease JOIN vault_rotations ON id = rotation_id WHERE owner = ?';
+    const [row] = await this.#database.read(sql, [owner]);
+    return row === undefined
+      ? null
+      : { rotationId: id, owner, fence: integer(row, 'fence'), isSwitched: integer(row, 'switched') === 1 };
   }
 
   /** Keeps the lease for another {@link leaseSeconds}, and reports how far its rotation is. False once it belongs to somebody else. */
@@ -270,7 +179,7 @@ export class RotationStore {
   }
 
   async #one(clause: string, args: string[] = []): Promise<RotationRecord | null> {
-    const [row] = await this.#database.read(`SELECT ${columns} FROM vault_rotations ${clause} LIMIT 1`, args);
+    const [row] = await this.#database.read(`SELECT ${rotationColumns} FROM vault_rotations ${clause} LIMIT 1`, args);
     return row === undefined ? null : toRotationRecord(row);
   }
 }
@@ -283,59 +192,4 @@ export function noRotationStatement(fence: number): Statement {
 
 function fenceStatement({ owner, fence }: Lease): Statement {
   return guard(fenceGuard, 'EXISTS (SELECT 1 FROM vault_rotation_lease WHERE owner = ? AND fence = ?)', [owner, fence]);
-}
-
-/** What the update leaves out stays as it is, but for the error. */
-function updateStatement(id: string, update: RotationUpdate): Statement {
-  const sql = `UPDATE vault_rotations SET state = ?, error = ?,
-      rows_scanned = coalesce(?, rows_scanned), rows_rotated = coalesce(?, rows_rotated),
-      rows_already_rotated = coalesce(?, rows_already_rotated), rows_skipped = coalesce(?, rows_skipped),
-      rows_verified = coalesce(?, rows_verified), rows_found_late = rows_found_late + ?,
-      snapshot = coalesce(?, snapshot), switched = max(switched, ?)
-    WHERE id = ?`;
-  const { rowsScanned, rowsRotated, rowsAlreadyRotated, rowsSkipped, rowsVerified, rowsFoundLate = 0 } = update;
-  const counts = [rowsScanned, rowsRotated, rowsAlreadyRotated, rowsSkipped, rowsVerified];
-  const snapshot = update.snapshot === undefined ? null : JSON.stringify(update.snapshot);
-  return {
-    sql,
-    args: [
-      update.state,
-      update.error ?? null,
-      ...counts.map((count) => count ?? null),
-      rowsFoundLate,
-      snapshot,
-      update.isSwitched ? 1 : 0,
-      id,
-    ],
-  };
-}
-
-function toRotationRecord(row: Row): RotationRecord {
-  const state = text(row, 'state') as RotationState;
-  return {
-    id: text(row, 'id'),
-    state,
-    fromKeyId: text(row, 'from_key_id'),
-    toKeyId: text(row, 'to_key_id'),
-    upgradeFormat: integer(row, 'upgrade_format') === 1,
-    skippedRows: JSON.parse(text(row, 'skipped_rows')) as SkippedRow[],
-    coveredTables: JSON.parse(text(row, 'covered_tables')) as string[],
-    isRerun: integer(row, 'rerun') === 1,
-    rowsScanned: integer(row, 'rows_scanned'),
-    rowsRotated: integer(row, 'rows_rotated'),
-    rowsAlreadyRotated: integer(row, 'rows_already_rotated'),
-    rowsSkipped: integer(row, 'rows_skipped'),
-    rowsVerified: integer(row, 'rows_verified'),
-    rowsFoundLate: integer(row, 'rows_found_late'),
-    error: textOrNull(row, 'error'),
-    startedAt: integer(row, 'started_at'),
-    finishedAt: integerOrNull(row, 'finished_at'),
-    progress: isRunning({ state }) ? fromJson<RotationProgress>(textOrNull(row, 'progress')) : null,
-    snapshot: fromJson<RotationSnapshot>(textOrNull(row, 'snapshot')),
-    isSwitched: integer(row, 'switched') === 1,
-  };
-}
-
-function fromJson<Value>(json: string | null): Value | null {
-  return json === null ? null : (JSON.parse(json) as Value);
 }

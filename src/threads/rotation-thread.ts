@@ -8,7 +8,7 @@ import { answerRequests } from '../runtime/thread.ts';
 import { createThrottle } from '../runtime/throttle.ts';
 import { buildEngine, buildStores } from '../services.ts';
 import { Database } from '../store/database.ts';
-import type { RotationRecord } from '../store/rotations.ts';
+import type { RotationRecord } from '../store/rotation-record.ts';
 
 const progressIntervalMs = 200;
 

@@ -1,9 +1,12 @@
 /** A rotation can be called off before it switches, by anybody; and one whose process has gone is finished by the next start. */
 
 import { setTimeout as sleep } from 'node:timers/promises';
+import { pino } from 'pino';
 import { describe, expect, it } from 'vitest';
 import { vaultActor } from '../../src/audit/event.ts';
 import { readCliConfig } from '../../src/config.ts';
+import { parseMasterKey } from '../../src/crypto/master-key.ts';
+import { StorageUnavailableError } from '../../src/errors.ts';
 import { createSilentLogger } from '../../src/logging.ts';
 import { cancelRotation } from '../../src/rotation/control.ts';
 import { renewalIntervalMs } from '../../src/rotation/lease-holder.ts';
@@ -206,6 +209,26 @@ describe('a rotation whose process has gone', () => {
     expect(await database.open(keyB, 'a')).toBe('sample-value-of-a');
   });
 
+  it('is finished also where the database did not answer while the lease was waited for', async () => {
+    const { url, database } = await abandonedRotation();
+    await database.run('UPDATE vault_rotation_lease SET expires_at = unixepoch() + 5');
+    let failures = 0;
+    class AwayDatabase extends Database {
+      override async read(...given: Parameters<Database['read']>): ReturnType<Database['read']> {
+        const isAway = failures < 2 && given[0].includes('ORDER BY started_at DESC');
+        failures += isAway ? 1 : 0;
+        if (isAway) throw new StorageUnavailableError('It is away.');
+        return super.read(...given);
+      }
+    }
+    const environment = { DATABASE_URL: url, PROVARA_MASTER_KEY: keyA, ...staged };
+    const services = buildServices(readCliConfig(environment), createSilentLogger(), new AwayDatabase({ url }));
+    await services.prepare();
+    await expect.poll(() => database.open(keyB, 'b')).toBe('sample-value-of-b');
+    expect(failures).toBe(2);
+    await services.close();
+  });
+
   it('is taken up without what was last heard of how far it is', async () => {
     const { url, database } = await abandonedRotation();
     await database.run(`UPDATE vault_rotations SET progress = '{"rowsDone":9,"rowsTotal":9,"rowsPerSecond":1,"secondsLeft":0}'`);
@@ -258,6 +281,21 @@ describe('a rotation whose process has gone', () => {
     await database.run('UPDATE vault_rotations SET from_key_id = ?', [keyIdC]);
     await database.run('UPDATE vault_rotation_lease SET expires_at = 0');
     expect((await (await startVault(url, staged)).gateway('GET', '/ready')).status).toBe(200);
+  });
+
+  it('is left alone by a replica that lacks its new key, and the log calls that as everybody may know it', async () => {
+    const { url, database } = await abandonedRotation();
+    const passphraseId = parseMasterKey('sample passphrase').id;
+    await database.run('UPDATE vault_rotations SET to_key_id = ?', [passphraseId]);
+    await database.run('INSERT INTO vault_master_keys (key_id, is_passphrase, first_seen_at) VALUES (?, 1, 1)', [passphraseId]);
+    await database.run('UPDATE vault_rotation_lease SET expires_at = 0');
+    const lines: string[] = [];
+    const logger = pino({}, { write: (line) => void lines.push(line) });
+    const services = buildServices(readCliConfig({ DATABASE_URL: url, PROVARA_MASTER_KEY: keyA }), logger);
+    await services.prepare();
+    await expect.poll(() => lines.join('')).toContain('The new master key passphrase is not in the keyring');
+    expect(lines.join('')).not.toContain(passphraseId);
+    await services.close();
   });
 
   it('is left alone by a replica that lacks its new key, which serves once it is left, and shows as interrupted', async () => {

@@ -21,9 +21,9 @@ describe('a renewal', () => {
     const { rotations, lease, expire } = await begun();
     await expire();
     expect(await rotations.renew({ ...lease, fence: lease.fence - 1 }, new Progress().report())).toBe(false);
-    expect(await rotations.findRunningId()).toBeNull();
+    expect((await rotations.findUnfinished())?.state).toBe('interrupted');
     expect(await rotations.renew(lease, new Progress().report())).toBe(true);
-    expect(await rotations.findRunningId()).toBe('sample');
+    expect((await rotations.findUnfinished())?.state).toBe('gating');
   });
 
   it('that fails does not end the rotation: it is made up for by the next', async () => {
@@ -35,7 +35,7 @@ describe('a renewal', () => {
     await expect.poll(() => database.counters.failures).toBeGreaterThan(0);
     await gateway.run('ALTER TABLE lease_away RENAME TO vault_rotation_lease');
     expect(() => holder.assertHeld()).not.toThrow();
-    await expect.poll(() => rotations.findRunningId()).toBe('sample');
+    await expect.poll(async () => (await rotations.findUnfinished())?.state).toBe('gating');
     expect(holder.isLost).toBe(false);
   });
 });

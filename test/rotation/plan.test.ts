@@ -1,7 +1,7 @@
 /** What a rotation takes for granted where the call does not say it: its keys, whom it asks first, and what it leaves out. */
 
 import { describe, expect, it } from 'vitest';
-import type { SkippedRow } from '../../src/store/rotations.ts';
+import type { SkippedRow } from '../../src/store/rotation-record.ts';
 import type { GatewayDatabase } from '../support/gateway.ts';
 import { keyA, keyB, keyC, keyIdA, keyIdB, keyIdC, startVault, temporaryDatabase } from '../support/vault.ts';
 

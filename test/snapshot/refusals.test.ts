@@ -1,14 +1,19 @@
 /** A snapshot that is not whole, not authentic or not of these tables is refused with the reason, and nothing is touched. */
 
-import { readdirSync } from 'node:fs';
+import { readdirSync, rmSync } from 'node:fs';
+import { basename, join } from 'node:path';
 import { Readable } from 'node:stream';
 import { describe, expect, it } from 'vitest';
 import { readCliConfig } from '../../src/config.ts';
 import { parseMasterKey } from '../../src/crypto/master-key.ts';
 import { sealRow } from '../../src/crypto/row.ts';
 import { InvalidSnapshotError } from '../../src/errors.ts';
+import { createSilentLogger } from '../../src/logging.ts';
+import { buildServices } from '../../src/services.ts';
 import { checkSnapshot } from '../../src/snapshot/check.ts';
 import { Spool } from '../../src/snapshot/spool.ts';
+import { Database } from '../../src/store/database.ts';
+import { presentGuard } from '../../src/store/restores.ts';
 import { connectorTableSql } from '../support/gateway.ts';
 import { bytesOf, linesOf, sendSnapshot, signed, takeSnapshot } from '../support/snapshot.ts';
 import {
@@ -23,6 +28,7 @@ import {
   startVault,
   temporaryDatabase,
   temporaryFolder,
+  tester,
 } from '../support/vault.ts';
 
 const connectors = 'context_connector_credentials';
@@ -326,6 +332,30 @@ describe('a replacement', () => {
     await database.run(`CREATE TRIGGER meanwhile AFTER INSERT ON vault_restore_present WHEN new.table_name = '${connectors}'
       BEGIN DELETE FROM api_keys WHERE name = 'K2'; END`);
     expect((await sendSnapshot(vault, snapshot, 'replace')).body).toEqual({ restored: 5, kept: 0 });
+  });
+
+  it('is made at another attempt also where what was kept at the first has been moved away', async () => {
+    const { url, snapshot, vault } = await start();
+    await vault.close();
+    const folder = temporaryFolder();
+    let attempts = 0;
+    class TidiedDatabase extends Database {
+      override async write(...given: Parameters<Database['write']>): ReturnType<Database['write']> {
+        attempts += given[0].some(({ guard }) => guard === presentGuard) ? 1 : 0;
+        if (attempts === 1) {
+          for (const name of readdirSync(folder)) rmSync(join(folder, name));
+          await super.write([{ sql: "DELETE FROM api_keys WHERE name = 'K2'" }]);
+        }
+        return super.write(...given);
+      }
+    }
+    const environment = { DATABASE_URL: url, PROVARA_MASTER_KEY: keyA, ...covered, VAULT_SNAPSHOT_DIR: folder };
+    const services = buildServices(readCliConfig(environment), createSilentLogger(), new TidiedDatabase({ url }));
+    const sent = Readable.from([Buffer.from(snapshot)]);
+    const result = await services.snapshots.restore(tester, sent, 'replace', Number.POSITIVE_INFINITY);
+    expect(result).toMatchObject({ restored: 5, kept: 0 });
+    expect([attempts, readdirSync(folder)]).toEqual([2, [basename(result.before?.path ?? '')]]);
+    await services.close();
   });
 
   it.each([

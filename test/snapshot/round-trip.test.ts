@@ -243,6 +243,18 @@ describe('a restore', () => {
     expect(await database.open(unknownKey, 'foreign')).toBe('sample-newer');
   });
 
+  it('by merge puts back a row whose tenant has become bytes, since it opens no more', async () => {
+    const { vault, database } = await start();
+    expect((await vault.gateway('POST', '/v1/api-keys', { name: 'K', provider: 'openai', value: 'sample-value' })).status).toBe(
+      201,
+    );
+    const snapshot = await takeSnapshot(vault);
+    await database.run("UPDATE api_keys SET tenant_id = x'0102'");
+    expect(JSON.parse((await takeSnapshot(vault)).split('\n')[0] ?? '')).toMatchObject({ rows_unopened: 1 });
+    expect((await sendSnapshot(vault, snapshot)).body).toEqual({ restored: 1, kept: 0 });
+    expect((await vault.gateway('POST', '/v1/api-keys/decrypt', { name: 'K' })).body.key.value).toBe('sample-value');
+  });
+
   it('by merge finds a row by its id where its row id is another row’s by now', async () => {
     const { database, vault } = await start();
     for (const id of ['one', 'two']) await database.insert(keyA, { id });

@@ -8,7 +8,8 @@ import { cancelRotation, findRotation } from '../../rotation/control.ts';
 import type { DryRun, Rotator } from '../../rotation/engine.ts';
 import type { RotationRequest } from '../../rotation/plan.ts';
 import { within } from '../../runtime/within.ts';
-import type { RotationRecord, RotationStore } from '../../store/rotations.ts';
+import type { RotationRecord } from '../../store/rotation-record.ts';
+import type { RotationStore } from '../../store/rotations.ts';
 import { actorOf } from '../auth.ts';
 import { goneSignal } from '../gone.ts';
 
