@@ -17,7 +17,8 @@ RUN npm ci --omit=dev
 FROM node:24-bookworm-slim
 ENV NODE_ENV=production
 WORKDIR /app
-COPY package.json ./
+# npm would write its arguments, which may hold a key, to a log of its own.
+COPY package.json .npmrc ./
 COPY scripts/build.mjs ./scripts/
 COPY --from=dependencies /app/node_modules ./node_modules
 COPY --from=build /app/dist ./dist

@@ -15,7 +15,7 @@ import { adoptActiveKey } from './keys/adoption.ts';
 import { AgeWatch } from './keys/age-watch.ts';
 import { Heartbeat } from './keys/heartbeat.ts';
 import { ReadinessCheck } from './keys/readiness.ts';
-import { reportMasterKeys, stateOf } from './keys/report.ts';
+import { reportMasterKeys } from './keys/report.ts';
 import { SealMeter } from './keys/seal-meter.ts';
 import type { Survey } from './keys/survey.ts';
 import { type Surveyor, SurveyThreads, surveyHere } from './keys/surveyor.ts';
@@ -30,7 +30,7 @@ import { ApiKeyStore } from './store/api-keys.ts';
 import { AuditStore } from './store/audit.ts';
 import { Database } from './store/database.ts';
 import { EncryptedTables } from './store/encrypted-tables.ts';
-import { type MasterKeyRecord, MasterKeyStore } from './store/master-keys.ts';
+import { MasterKeyStore } from './store/master-keys.ts';
 import { isMigrated, migrate } from './store/migrations.ts';
 import { ReplicaStore } from './store/replicas.ts';
 import { RestoreStore } from './store/restores.ts';
@@ -142,7 +142,7 @@ export function buildServices(
     },
     /** Begins the file of the audit log anew, where it has been moved away. Throws ConfigurationError. */
     reopenAuditLog: async () => sink?.open(),
-    stateOf: (record: MasterKeyRecord) => stateOf(record, keyring),
+    keyring,
     reportMasterKeys: () => reportMasterKeys({ ...stores, coverage, keyring, surveyor, rotationDueDays }),
     /**
      * Brings the schema up to date, finds the active key, joins the live replicas, and takes up an unfinished rotation. Throws

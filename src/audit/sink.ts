@@ -40,6 +40,7 @@ export class AuditSink {
   #turn: Promise<unknown> = Promise.resolve();
   #isFlushing = false;
   #isFailing = false;
+  #recovery: Promise<void> | null = null;
 
   /** `target` is `stdout` or a path. `onFailure` is told when the sink stops taking lines, once each time. */
   constructor(target: string, onFailure: (error: unknown) => void = () => undefined) {
@@ -68,10 +69,16 @@ export class AuditSink {
     });
   }
 
-  /** Writes what was kept. Rejects where that fails again. */
-  async recover(): Promise<void> {
-    await withPatience(this.#inTurn(() => this.#drain()));
-    this.#isFailing = false;
+  /** Writes what was kept, once for all who ask for it meanwhile. Rejects where that fails again. */
+  recover(): Promise<void> {
+    this.#recovery ??= withPatience(this.#inTurn(() => this.#drain()))
+      .then(() => {
+        this.#isFailing = false;
+      })
+      .finally(() => {
+        this.#recovery = null;
+      });
+    return this.#recovery;
   }
 
   /** Writes what is left, as far as that succeeds. */

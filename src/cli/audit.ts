@@ -9,7 +9,7 @@ import { readLines } from '../runtime/lines.ts';
 import type { Environment } from '../settings.ts';
 import type { AuditStore } from '../store/audit.ts';
 import { exitCodes } from './exit-codes.ts';
-import { assertReadable } from './input.ts';
+import { assertReadableTwice } from './input.ts';
 import { print, printError, printJson } from './output.ts';
 import { readConfig, withServices } from './session.ts';
 
@@ -28,7 +28,7 @@ export interface AuditVerifyFlags {
 /** Answers the exit code. */
 export async function verifyAuditRecords(flags: AuditVerifyFlags, environment: Environment): Promise<number> {
   const files = flags.file ?? [];
-  for (const file of files) assertReadable(file);
+  for (const file of files) assertReadableTwice(file);
   if (!flags.database && files.length === 0) throw new ValidationError('--no-database needs a --file.');
   const log: AuditSource[] = files.length === 0 ? [] : [{ sink: 'log', lines: () => linesOf(files) }];
   const options = { isPruned: flags.pruned === true };

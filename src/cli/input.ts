@@ -14,3 +14,10 @@ export function assertReadable(path: string): void {
   }
   if (isFolder) throw new ValidationError(`${path} is a folder, and no file.`);
 }
+
+/** As {@link assertReadable}, but a pipe is empty at the second time. */
+export function assertReadableTwice(path: string): void {
+  assertReadable(path);
+  if (!statSync(path).isFile())
+    throw new ValidationError(`${path} is read twice, and is no regular file: write it to one first.`);
+}

@@ -57,5 +57,6 @@ function printStatus({ active_key_id, keys, rotation }: Awaited<ReturnType<typeo
     print(`[status] ${key_id}: ${state}, ${held}${safe_to_retire ? ', safe to retire' : ''}`);
   }
   print(rotation === null ? '[status] no rotation yet' : `[status] last rotation: ${rotation.state}, ${rotation.message}`);
+  if (rotation?.error) printError(rotation.error, '');
   for (const warning of rotation?.warnings ?? []) print(`[status] ${warning}`);
 }

@@ -124,8 +124,8 @@ export function presentAuditRow({ line }: AuditRow, cursor: string): AuditRecord
     tenant_id: textOf('tenant_id'),
     name: textOf('name'),
     id: textOf('id'),
-    details: typeof details === 'object' ? (details as Record<string, unknown> | null) : null,
+    details: typeof details === 'object' && !Array.isArray(details) ? (details as Record<string, unknown> | null) : null,
     chain: textOf('chain'),
-    seq: typeof seq === 'number' ? seq : null,
+    seq: Number.isSafeInteger(seq) ? (seq as number) : null,
   };
 }

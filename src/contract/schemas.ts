@@ -210,6 +210,7 @@ const SkipIds = Type.Array(Type.String({ minLength: 1 }), {
 const keyChoice = { old_key_id: Type.Optional(KeyId), new_key_id: Type.Optional(KeyId), skip_ids: Type.Optional(SkipIds) };
 export const DryRunBody = Type.Object(keyChoice, strict);
 export const ExecuteBody = Type.Object({ ...keyChoice, upgrade_format: Type.Optional(Type.Boolean()) }, strict);
+export type ExecuteBody = Static<typeof ExecuteBody>;
 export const ExecuteQuery = Type.Object({ wait: Type.Optional(Type.Integer({ minimum: 0, maximum: 600, default: 25 })) }, strict);
 
 export const DryRunAnswer = Type.Object(

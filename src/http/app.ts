@@ -204,7 +204,7 @@ function addJsonParser(app: FastifyInstance): void {
   app.addHook('preValidation', (request, _reply, done) => {
     const { method, body } = request;
     if (method === 'POST' && body === undefined) request.body = {};
-    const isRefused = method === 'DELETE' && Object.keys(body ?? {}).length > 0;
+    const isRefused = method === 'DELETE' && body !== undefined && JSON.stringify(body) !== '{}';
     done(isRefused ? new ValidationError('DELETE takes no body: its fields belong in the query.') : undefined);
   });
 }

@@ -5,7 +5,7 @@ import type { Socket } from 'node:net';
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { FastifySchemaValidationError } from 'fastify/types/schema.js';
 import { labelFormat, unicodeFormat } from '../contract/schemas.ts';
-import { type ErrorCode, type ErrorDetails, VaultError } from '../errors.ts';
+import { type ErrorCode, type ErrorDetails, NotFoundError, VaultError } from '../errors.ts';
 
 const statusByCode: Readonly<Record<ErrorCode, number>> = {
   validation_error: 400,
@@ -74,12 +74,10 @@ export function toErrorAnswer(error: unknown): ErrorAnswer {
 }
 
 export function addErrorHandling(app: FastifyInstance): void {
-  app.setErrorHandler((error, request, reply) => sendError(error, request, reply));
-  app.setNotFoundHandler((request, reply) => {
-    const message = 'There is no such route: see /openapi.json.';
-    request.errorType = 'not_found';
-    return reply.code(404).send({ error: { type: 'not_found', message, request_id: request.id } });
-  });
+  app.setErrorHandler(sendError);
+  app.setNotFoundHandler((request, reply) =>
+    sendError(new NotFoundError('There is no such route: see /openapi.json.'), request, reply),
+  );
 }
 
 /** The answer to bytes that are no HTTP request, so that there is no reply object to answer with. False where nobody is there to answer. */

@@ -2,40 +2,26 @@
 
 import type { Keyring } from '../crypto/keyring.ts';
 import { labelOfKey, type MasterKey } from '../crypto/master-key.ts';
-import { ConfigurationError } from '../errors.ts';
+import { ConfigurationError, DecryptFailedError } from '../errors.ts';
 import type { MasterKeyRecord, MasterKeyStore } from '../store/master-keys.ts';
 
-/** For so long a remembered key id is used to seal. A store is conditional on it, so that age costs a retry, never a wrong row. */
+/** For so long what has been read is used. A store is conditional on it, so that age costs a retry, never a wrong row. */
 const maxAgeMs = 100;
 
 export class ActiveKey {
-  readonly #store: MasterKeyStore;
   readonly #keyring: Keyring;
-  /** Asked once for all who want it at a time. `untilMs`: by `performance.now()`. */
-  #read: { readonly keyId: Promise<string | null>; untilMs: number } | null = null;
+  readonly #id: Remembered<string | null>;
+  readonly #known: Remembered<readonly MasterKeyRecord[]>;
 
   constructor(store: MasterKeyStore, keyring: Keyring) {
-    this.#store = store;
     this.#keyring = keyring;
+    this.#id = new Remembered(() => store.activeKeyId());
+    this.#known = new Remembered(() => store.all());
   }
 
   /** Null on a table for which none has been found. */
   id(): Promise<string | null> {
-    if (this.#read === null || performance.now() > this.#read.untilMs) this.#read = this.#begin();
-    return this.#read.keyId;
-  }
-
-  #begin() {
-    const read = { keyId: this.#store.activeKeyId(), untilMs: Number.POSITIVE_INFINITY };
-    read.keyId.then(
-      () => {
-        read.untilMs = performance.now() + maxAgeMs;
-      },
-      () => {
-        read.untilMs = 0;
-      },
-    );
-    return read;
+    return this.#id.get();
   }
 
   /** Throws ConfigurationError where the keyring does not hold the active key. */
@@ -43,24 +29,57 @@ export class ActiveKey {
     const keyId = await this.id();
     if (keyId === null) throw new ConfigurationError('No key of the keyring opens a row: check PROVARA_MASTER_KEY.');
     const key = this.#keyring.get(keyId);
-    if (key === undefined) throw missingKeyError(await this.#store.all(), keyId);
+    if (key === undefined) throw missingKeyError(await this.#known.get(), keyId);
     return key;
   }
 
   /** Forgets what was read, so that the next use asks the database. */
   forget(): void {
-    this.#read = null;
+    this.#id.forget();
   }
 
   /**
-   * Throws ConfigurationError where a ciphertext may be fine and only its key missing: a key that this database knows,
-   * named by the ciphertext, or the active key where it names none. Returns otherwise.
+   * ConfigurationError where a ciphertext that does not open may be fine and only its key missing: a key that this database knows,
+   * named by the ciphertext, or the active key where it names none. Anything else is one error.
    */
-  async assertKeyPresent(namedKeyId: string | null): Promise<void> {
+  async whyUnopened(namedKeyId: string | null): Promise<ConfigurationError | DecryptFailedError> {
     const keyId = namedKeyId ?? (await this.id());
-    if (keyId === null || this.#keyring.get(keyId) !== undefined) return;
-    const known = await this.#store.all();
-    if (known.some((record) => record.keyId === keyId)) throw missingKeyError(known, keyId);
+    if (keyId === null || this.#keyring.get(keyId) !== undefined) return new DecryptFailedError();
+    const known = await this.#known.get();
+    return known.some((record) => record.keyId === keyId) ? missingKeyError(known, keyId) : new DecryptFailedError();
+  }
+}
+
+/** Read once for all who want it at a time, and kept for {@link maxAgeMs}. */
+class Remembered<Value> {
+  readonly #read: () => Promise<Value>;
+  /** `untilMs`: by `performance.now()`. */
+  #last: { readonly value: Promise<Value>; untilMs: number } | null = null;
+
+  constructor(read: () => Promise<Value>) {
+    this.#read = read;
+  }
+
+  get(): Promise<Value> {
+    if (this.#last === null || performance.now() > this.#last.untilMs) this.#last = this.#begin();
+    return this.#last.value;
+  }
+
+  forget(): void {
+    this.#last = null;
+  }
+
+  #begin() {
+    const begun = { value: this.#read(), untilMs: Number.POSITIVE_INFINITY };
+    begun.value.then(
+      () => {
+        begun.untilMs = performance.now() + maxAgeMs;
+      },
+      () => {
+        begun.untilMs = 0;
+      },
+    );
+    return begun;
   }
 }
 

@@ -16,7 +16,7 @@ export interface AdoptionContext {
 }
 
 /**
- * Records the keyring's keys, and makes one active where the database names none yet: `PROVARA_MASTER_KEY` if it opens a
+ * Records the keyring's keys, unless it lacks the active one, and makes one active where the database names none yet: `PROVARA_MASTER_KEY` if it opens a
  * row or there is none, else the key that opens most. Adopts nothing where no key opens any row. Throws
  * ConfigurationError where the first key of an empty table is a passphrase.
  */
@@ -26,6 +26,9 @@ export async function adoptActiveKey(context: AdoptionContext): Promise<void> {
     const key = await findKeyInUse(context);
     if (key !== null) await masterKeys.adopt(nameOf(key));
   }
+  const activeKeyId = await masterKeys.activeKeyId();
+  // Without the active key the others may be anybody's: a mistyped one would be on record for good.
+  if (activeKeyId !== null && keyring.get(activeKeyId) === undefined) return;
   await masterKeys.register(keyring.entries.map(({ key }) => nameOf(key)));
 }
 

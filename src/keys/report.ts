@@ -78,7 +78,8 @@ function reportKey(
 
 /** Since it became active, or since the vault first saw it. */
 export function ageSecondsOf({ activatedAt, firstSeenAt }: MasterKeyRecord): number {
-  return Date.now() / 1000 - (activatedAt ?? firstSeenAt);
+  // The database's clock, which says when that was, may be ahead of this one.
+  return Math.max(0, Date.now() / 1000 - (activatedAt ?? firstSeenAt));
 }
 
 export function isRotationDue(record: MasterKeyRecord, rotationDueDays: number): boolean {

@@ -1,12 +1,13 @@
 /** What a scrape reads of the vault's state, at a bounded cost: a few single rows, and the count of rows that readiness keeps. */
 
+import type { Keyring } from '../crypto/keyring.ts';
 import { labelOfKey } from '../crypto/master-key.ts';
 import { StorageUnavailableError, VaultError } from '../errors.ts';
 import type { ReadinessCheck } from '../keys/readiness.ts';
-import { ageSecondsOf, isRotationDue, type MasterKeyState } from '../keys/report.ts';
+import { ageSecondsOf, isRotationDue, stateOf } from '../keys/report.ts';
 import { maxSeals, type SealMeter } from '../keys/seal-meter.ts';
 import type { Database } from '../store/database.ts';
-import type { MasterKeyRecord, MasterKeyStore } from '../store/master-keys.ts';
+import type { MasterKeyStore } from '../store/master-keys.ts';
 import { isRunning, rotationStates } from '../store/rotation-record.ts';
 import type { RotationStore } from '../store/rotations.ts';
 import type { VaultMetrics } from './vault-metrics.ts';
@@ -14,7 +15,7 @@ import type { VaultMetrics } from './vault-metrics.ts';
 export interface StateSource {
   readonly readiness: ReadinessCheck;
   readonly masterKeys: MasterKeyStore;
-  readonly stateOf: (record: MasterKeyRecord) => MasterKeyState;
+  readonly keyring: Keyring;
   readonly rotations: RotationStore;
   readonly seals: SealMeter;
   readonly database: Pick<Database, 'counters'>;
@@ -68,7 +69,7 @@ export class StateMetrics {
 
   /** Two passphrases have one label: what is counted adds up, and of ages the greater shows. */
   async #readKeys(): Promise<void> {
-    const { masterKeys, stateOf, seals, rotationDueDays, readiness } = this.#source;
+    const { masterKeys, keyring, seals, rotationDueDays, readiness } = this.#source;
     const records = await masterKeys.all();
     const sealed = await masterKeys.seals();
     const survey = await readiness.latestSurvey();
@@ -78,12 +79,13 @@ export class StateMetrics {
     for (const record of records) {
       const { keyId, isPassphrase } = record;
       const key_id = labelOfKey(keyId, isPassphrase);
-      const state = stateOf(record);
+      const state = stateOf(record, keyring);
       ages.set(`${key_id} ${state}`, Math.max(ageSecondsOf(record), ages.get(`${key_id} ${state}`) ?? 0));
       age.set({ key_id, state }, ages.get(`${key_id} ${state}`) ?? 0);
       due.inc({ key_id }, isRotationDue(record, rotationDueDays) ? 1 : 0);
       sealsGauge.inc({ key_id }, (sealed.get(keyId) ?? 0) + seals.pending(keyId));
-      if (survey !== null) rows.inc({ key_id }, survey.rowsByKeyId.get(keyId) ?? 0);
+      // Which rows are under a key that is not here, nobody can tell.
+      if (survey !== null && keyring.get(keyId) !== undefined) rows.inc({ key_id }, survey.rowsByKeyId.get(keyId) ?? 0);
     }
     // Not 0 before they have been counted.
     if (survey === null) rowsUnopened.remove();

@@ -30,21 +30,19 @@ export class VaultMetrics implements VaultObserver {
     this.#labelByKeyId = new Map(keyring.entries.map(({ key }) => [key.id, keyring.labelOf(key.id)]));
     this.#requests = new Histogram({
       name: `${prefix}http_request_duration_seconds`,
-      help: 'Time from the first byte of a request to the last of its answer.',
+      help: 'Time from the headers of a request to the last byte of its answer.',
       labelNames: ['method', 'route', 'status'],
       buckets: requestSeconds,
       registers: [this.registry],
     });
-    this.#auditFailures = new Counter({
-      name: `${prefix}audit_failures_total`,
-      help: 'Audit records that the sink did not accept; what they were about was refused.',
-      registers: [this.registry],
-    });
-    this.#logLinesDropped = new Counter({
-      name: `${prefix}log_lines_dropped_total`,
-      help: 'Lines of the log that were dropped, since standard output took nothing.',
-      registers: [this.registry],
-    });
+    this.#auditFailures = this.#counter(
+      'audit_failures_total',
+      'Calls that were refused since the audit did not take their records.',
+    );
+    this.#logLinesDropped = this.#counter(
+      'log_lines_dropped_total',
+      'Lines of the log that were dropped, since standard output took nothing.',
+    );
     this.#decrypts = this.#createDecrypts();
   }
 
@@ -62,7 +60,7 @@ export class VaultMetrics implements VaultObserver {
     this.#requests.observe({ ...labels, status: String(status) }, seconds);
   }
 
-  /** For whoever writes the audit: a record was not accepted. */
+  /** For whoever writes the audit: a call's records were not accepted. */
   auditFailed(): void {
     this.#auditFailures.inc();
   }
@@ -89,18 +87,18 @@ export class VaultMetrics implements VaultObserver {
     });
   }
 
+  #counter<Label extends string>(name: string, help: string, labelNames: readonly Label[] = []): Counter<Label> {
+    return new Counter({ name: prefix + name, help, labelNames: [...labelNames], registers: [this.registry] });
+  }
+
   #label(keyId: string | null): string {
     return (keyId === null ? undefined : this.#labelByKeyId.get(keyId)) ?? otherKeyLabel;
   }
 
   /** Every series is there from the start, so that its first increase shows. */
   #createDecrypts(): Counter<'key_id' | 'outcome'> {
-    const decrypts = new Counter<'key_id' | 'outcome'>({
-      name: `${prefix}decrypts_total`,
-      help: 'Plaintexts asked for, by the key that opened them or that they name, and outcome.',
-      labelNames: ['key_id', 'outcome'],
-      registers: [this.registry],
-    });
+    const help = 'Ciphertexts that callers had opened or rewrapped, by the key that opened them or that they name, and outcome.';
+    const decrypts = this.#counter('decrypts_total', help, ['key_id', 'outcome']);
     for (const label of new Set([...this.#labelByKeyId.values(), otherKeyLabel])) {
       for (const outcome of outcomes) {
         decrypts.inc({ key_id: label, outcome }, 0);

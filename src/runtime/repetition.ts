@@ -2,12 +2,13 @@
 
 export class Repetition {
   readonly #timer: NodeJS.Timeout;
-  #underWay: Promise<unknown> = Promise.resolve();
+  #underWay: Promise<void> = Promise.resolve();
 
   /** Where `work` fails, the next time makes up for it. One that takes longer than the interval has the next beside it. */
   constructor(intervalMs: number, work: () => Promise<unknown>) {
     this.#timer = setInterval(() => {
-      this.#underWay = Promise.allSettled([this.#underWay, work()]);
+      // Without their results, each of which would hold all those before it.
+      this.#underWay = Promise.allSettled([this.#underWay, work()]).then(() => undefined);
     }, intervalMs).unref();
   }
 

@@ -76,7 +76,8 @@ export function translate(error: unknown): unknown {
     return new MissingSchemaError(`The database has no ${kind} ${name}. ${advice}`);
   }
   const status = statusOf(error);
-  if (status === 401 || status === 403) return new ConfigurationError('The database refuses DATABASE_AUTH_TOKEN.');
+  if (status === 401 || status === 403)
+    return new ConfigurationError('The database refuses DATABASE_AUTH_TOKEN, or wants one where none is set.');
   if (status !== null && status < 500 && !throttlingStatuses.includes(status)) {
     return new ConfigurationError(`DATABASE_URL does not name a libSQL server: it answers with status ${status}.`);
   }

@@ -166,7 +166,7 @@ export class RotationStore {
     const [, cancelled] = await this.#database.write([
       auditStatement(record, `EXISTS (SELECT 1 FROM vault_rotations WHERE ${cancellable})`, [id]),
       {
-        sql: `UPDATE vault_rotations SET state = 'cancelled', finished_at = unixepoch(), progress = NULL WHERE ${cancellable}`,
+        sql: `UPDATE vault_rotations SET state = 'cancelled', error = NULL, finished_at = unixepoch(), progress = NULL WHERE ${cancellable}`,
         args: [id],
       },
       {

@@ -4,7 +4,7 @@ import { randomUUID } from 'node:crypto';
 import type { Actor, AuditEvent } from '../audit/event.ts';
 import type { AuditJournal } from '../audit/journal.ts';
 import type { AuditLog } from '../audit/log.ts';
-import type { Keyring } from '../crypto/keyring.ts';
+import type { Keyring, OpenedRow } from '../crypto/keyring.ts';
 import { type RowBinding, rowFormatOf, sealRow } from '../crypto/row.ts';
 import { ConfigurationError, DecryptFailedError, NotFoundError, StorageUnavailableError, VaultError } from '../errors.ts';
 import type { ActiveKey } from '../keys/active-key.ts';
@@ -51,6 +51,13 @@ export interface DecryptedApiKey {
   readonly name: string;
   readonly provider: string;
   readonly value: string;
+}
+
+interface OpenedApiKey {
+  readonly key: DecryptedApiKey;
+  /** The master key that opened it. */
+  readonly keyId: string;
+  readonly lastUsedAt: number | null;
 }
 
 /** One of many: its failure does not hide the others. */
@@ -147,7 +154,8 @@ export class ApiKeys {
     const opened = row === null ? notFound() : await this.#openOrRefuse(row);
     await this.#context.log.record(actor, [useOf({ tenantId, name, id: row?.id ?? null }, opened)]);
     if (opened instanceof VaultError) throw opened;
-    return opened;
+    this.#noteUse(opened);
+    return opened.key;
   }
 
   /** Every name of a tenant, each with the newest row's value or with why it does not open. Throws StorageUnavailableError. */
@@ -156,13 +164,16 @@ export class ApiKeys {
     await page.beforeOpening(rows.length);
     const uses: AuditEvent[] = [];
     const items: DecryptedEntry[] = [];
+    const used: OpenedApiKey[] = [];
     for (const row of rows) {
       const opened = await this.#openOrRefuse(row);
       uses.push(useOf(row, opened));
       const { id, name, provider } = row;
-      items.push(opened instanceof VaultError ? { id, name, provider, error: opened } : opened);
+      if (!(opened instanceof VaultError)) used.push(opened);
+      items.push(opened instanceof VaultError ? { id, name, provider, error: opened } : opened.key);
     }
     await this.#context.log.record(actor, uses);
+    for (const opened of used) this.#noteUse(opened);
     return { items, next };
   }
 
@@ -217,26 +228,28 @@ export class ApiKeys {
   }
 
   /** What is wrong with the row alone is its own answer. */
-  async #openOrRefuse(row: ApiKeyRow): Promise<DecryptedApiKey | DecryptFailedError | ConfigurationError> {
-    const { id, tenantId, name, provider } = row;
-    const opened = this.#isRefused(row) ? null : this.#context.keyring.openRow(bindingOf(row), row, row.keyIdHint);
+  async #openOrRefuse(row: ApiKeyRow): Promise<OpenedApiKey | DecryptFailedError | ConfigurationError> {
+    const { id, tenantId, name, provider, lastUsedAt } = row;
+    const opened = this.#open(row);
     if (opened === null) return this.#whyUnopened(row);
-    this.#context.observer.decrypted(opened.key.id, 'opened');
-    this.#context.uses.note(id, row.lastUsedAt);
-    return { id, tenantId, name, provider, value: takeText(opened.plaintext) };
+    return { key: { id, tenantId, name, provider, value: takeText(opened.plaintext) }, keyId: opened.key.id, lastUsedAt };
+  }
+
+  /** Once that is on record: what was refused for want of it was not used. */
+  #noteUse({ key, keyId, lastUsedAt }: OpenedApiKey): void {
+    this.#context.observer.decrypted(keyId, 'opened');
+    this.#context.uses.note(key.id, lastUsedAt);
   }
 
   /** A key that is missing is said, anything else is one error. */
   async #whyUnopened(row: ApiKeyRow): Promise<DecryptFailedError | ConfigurationError> {
-    try {
-      if (!this.#isRefused(row)) await this.#context.activeKey.assertKeyPresent(row.keyIdHint);
-    } catch (error) {
-      if (!(error instanceof ConfigurationError)) throw error;
-      this.#context.observer.decrypted(row.keyIdHint, 'key_missing');
-      return error;
-    }
-    this.#context.observer.decrypted(row.keyIdHint, 'failed');
-    return new DecryptFailedError();
+    const why = this.#isRefused(row) ? new DecryptFailedError() : await this.#context.activeKey.whyUnopened(row.keyIdHint);
+    this.#context.observer.decrypted(row.keyIdHint, why instanceof ConfigurationError ? 'key_missing' : 'failed');
+    return why;
+  }
+
+  #open(row: ApiKeyRow): OpenedRow | null {
+    return this.#isRefused(row) ? null : this.#context.keyring.openRow(bindingOf(row), row, row.keyIdHint);
   }
 
   #isRefused(row: ApiKeyRow): boolean {
@@ -244,7 +257,7 @@ export class ApiKeys {
   }
 
   #masked(row: ApiKeyRow): ListedApiKey {
-    const opened = this.#isRefused(row) ? null : this.#context.keyring.openRow(bindingOf(row), row, row.keyIdHint);
+    const opened = this.#open(row);
     if (opened === null) return { ...row, maskedValue: unreadableMask, keyId: row.keyIdHint };
     return { ...row, maskedValue: maskValue(takeText(opened.plaintext)), keyId: opened.key.id };
   }

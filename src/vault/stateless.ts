@@ -49,7 +49,7 @@ export class StatelessCipher {
   /** Answers in the order of the items, one that does not open with why. Throws StorageUnavailableError. */
   async decrypt(actor: Actor, items: readonly CiphertextInput[]): Promise<(WorkedText | ItemError)[]> {
     const results = await this.#context.workers.work({ act: 'decrypt', items });
-    return this.#recorded(actor, 'text.decrypt', await this.#explained(items, results));
+    return this.#opened(actor, 'text.decrypt', items, results);
   }
 
   /**
@@ -60,7 +60,7 @@ export class StatelessCipher {
     const { id: keyId } = await this.#context.activeKey.sealingKey();
     const results = await this.#context.workers.work({ act: 'rewrap', keyId, items });
     this.#noteSealed(keyId, results);
-    return this.#recorded(actor, 'text.rewrap', await this.#explained(items, results));
+    return this.#opened(actor, 'text.rewrap', items, results);
   }
 
   async #recorded(actor: Actor, act: string, results: (WorkedText | ItemError)[]): Promise<(WorkedText | ItemError)[]> {
@@ -73,14 +73,15 @@ export class StatelessCipher {
     return results;
   }
 
-  /** Of each item that does not open, why. */
-  async #explained(items: readonly CiphertextInput[], { texts, opened }: TextResults): Promise<(WorkedText | ItemError)[]> {
+  /** Of each item that does not open, why. What opened counts as used once that is on record. */
+  async #opened(actor: Actor, act: string, items: readonly CiphertextInput[], { texts, opened }: TextResults) {
+    const results: (WorkedText | ItemError)[] = [];
+    for (const [index, item] of items.entries()) results.push(texts[index] ?? (await this.#whyUnopened(item)));
+    await this.#recorded(actor, act, results);
     for (const [keyId, count] of opened) {
       this.#context.observer.decrypted(keyId, 'opened', count);
       this.#noteUse(keyId);
     }
-    const results: (WorkedText | ItemError)[] = [];
-    for (const [index, item] of items.entries()) results.push(texts[index] ?? (await this.#whyUnopened(item)));
     return results;
   }
 
@@ -94,15 +95,10 @@ export class StatelessCipher {
   /** A key that is missing is said, anything else is one error. */
   async #whyUnopened(input: CiphertextInput): Promise<ItemError> {
     const namedKeyId = 'row' in input ? null : (parseText(input.ciphertext)?.keyId ?? null);
-    try {
-      if ('row' in input || namedKeyId !== null) await this.#context.activeKey.assertKeyPresent(namedKeyId);
-    } catch (error) {
-      if (!(error instanceof ConfigurationError)) throw error;
-      this.#context.observer.decrypted(namedKeyId, 'key_missing');
-      return error;
-    }
-    this.#context.observer.decrypted(namedKeyId, 'failed');
-    return new DecryptFailedError();
+    const isParsed = 'row' in input || namedKeyId !== null;
+    const why = isParsed ? await this.#context.activeKey.whyUnopened(namedKeyId) : new DecryptFailedError();
+    this.#context.observer.decrypted(namedKeyId, why instanceof ConfigurationError ? 'key_missing' : 'failed');
+    return why;
   }
 
   #noteUse(keyId: string): void {

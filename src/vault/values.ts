@@ -36,7 +36,8 @@ export function assertPlaintext(field: string, value: string): void {
 
 /** Eight bullets and the last characters: four, or fewer where that would show more than a quarter. */
 export function maskValue(value: string): string {
-  const characters = Array.from(value);
+  // Of a long one, more than those that could be shown.
+  const characters = Array.from(value.slice(-32));
   const shown = Math.min(4, Math.floor(characters.length * shownShare));
   return bullets + characters.slice(characters.length - shown).join('');
 }

