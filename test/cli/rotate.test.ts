@@ -304,6 +304,9 @@ describe('key:rotate that is stopped before its end', () => {
     expect([code, stdout]).toEqual([9, '']);
     expect(stderr).toMatch(/^error: Stopped by SIG(INT|TERM): run the same command again to finish\.\n$/);
     expect(await database.rows('vault_rotations')).toMatchObject([{ state: 'interrupted' }]);
+    expect((await runCli(['status'], { ...environment, PROVARA_MASTER_KEY: keyA })).stderr).toContain(
+      'run the same again once it is up',
+    );
     const again = await runCli(['rotate', ...flags], environment);
     expect([again.code, again.stdout.split('\n')[0]]).toEqual([0, expect.stringMatching(/^\[rotate\] rotated \d+ of 20000 row/)]);
     expect(await database.rows('vault_rotations')).toMatchObject([{ state: 'completed', rows_verified: 20_000 }]);

@@ -1,5 +1,6 @@
 /** Whatever is done with a key is on record before it is answered or in the same transaction, and where it cannot be, it is not done. */
 
+import { execFileSync } from 'node:child_process';
 import { readFileSync, symlinkSync, unlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
@@ -283,9 +284,21 @@ describe('GET /admin/audit', () => {
     expect(JSON.stringify(body)).not.toContain(value);
   });
 
-  it.each(['x', Buffer.from('["-1"]').toString('base64url')])('refuses the cursor %j', async (cursor) => {
-    const { vault } = await start();
-    expect((await vault.admin('GET', `/admin/audit?after=${cursor}`)).status).toBe(400);
+  it.each(['x', Buffer.from('["-1"]').toString('base64url'), Buffer.from('["text:4B"]').toString('base64url')])(
+    'refuses the cursor %j',
+    async (cursor) => {
+      const { vault } = await start();
+      expect((await vault.admin('GET', `/admin/audit?after=${cursor}`)).status).toBe(400);
+    },
+  );
+
+  it('shows a line that another program has put there as far as it can be read', async () => {
+    const { vault, database } = await start();
+    for (const [sequence, rest] of ['"seq":1.5', '"seq":1e999', '"details":[1]'].entries())
+      await database.run("INSERT INTO vault_audit (chain, sequence, line) VALUES ('x', ?, ?)", [sequence, `{"audit":1,${rest}}`]);
+    const { status, body } = await vault.admin('GET', '/admin/audit');
+    expect(status).toBe(200);
+    expect(body.records.slice(-3)).toMatchObject(Array(3).fill({ seq: null, details: null }));
   });
 
   it('is the operator’s alone', async () => {
@@ -341,6 +354,11 @@ describe('audit verify', () => {
     expect([lacking.code, lacking.stderr]).toEqual([8, expect.stringContaining(keyIdA)]);
     expect((await runCli(['audit', 'verify', '--file', 'nowhere'], environment)).code).toBe(2);
     expect((await runCli(['audit', 'verify', '--no-database'], environment)).code).toBe(2);
+    // It would be empty at the second time, and all well.
+    const pipe = join(temporaryFolder(), 'pipe');
+    execFileSync('mkfifo', [pipe]);
+    const piped = await runCli(['audit', 'verify', '--no-database', '--file', pipe], environment);
+    expect([piped.code, piped.stderr]).toEqual([2, expect.stringContaining('is read twice')]);
     const help = await runCli(['audit', 'verify', '--help'], {});
     expect([help.code, help.stdout]).toEqual([0, expect.stringContaining('npx provara-vault audit verify --file')]);
   });

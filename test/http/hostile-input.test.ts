@@ -30,7 +30,12 @@ describe('a malformed request', () => {
     expect((await gateway('POST', '/v1/api-keys/decrypt?tenant_id=acme', { name: 'K' })).status).toBe(400);
     expect((await admin('POST', '/admin/rotate/dry-run?upgrade_format=1')).status).toBe(400);
     expect((await gateway('GET', '/v1/api-keys/status?tenant_id=acme')).status).toBe(400);
-    expect((await gateway('DELETE', '/v1/api-keys/K', { tenant_id: 'acme' })).status).toBe(400);
+    for (const body of [{ tenant_id: 'acme' }, [1], 5, true, null])
+      expect((await gateway('DELETE', '/v1/api-keys/K', body)).status, JSON.stringify(body)).toBe(400);
+    const elsewhere = Buffer.from('["zz"]').toString('base64url');
+    for (const path of ['/v1/api-keys', '/v1/tenants'])
+      expect((await gateway('GET', `${path}?cursor=${elsewhere}`)).status, path).toBe(400);
+    expect((await gateway('POST', '/v1/api-keys/decrypt-all', { cursor: elsewhere })).status).toBe(400);
     expect((await post(origin, '/v1/api-keys/decrypt', '{"name":"K"}', { 'content-encoding': 'gzip' })).status).toBe(415);
   });
 

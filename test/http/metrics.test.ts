@@ -5,6 +5,7 @@ import { parser } from '@prometheus-io/lezer-promql';
 import { describe, expect, it } from 'vitest';
 import { parse } from 'yaml';
 import { parseMasterKey } from '../../src/crypto/master-key.ts';
+import { gatewaySeal } from '../support/gateway.ts';
 import { keyA, keyB, keyIdA, keyIdB, startVault, type TestVault, temporaryDatabase } from '../support/vault.ts';
 
 const patience = { timeout: 3_000 };
@@ -116,6 +117,9 @@ describe('/metrics', () => {
     const samples = await scrape(vault);
     expect(samples.get('provara_vault_ready')).toBe(0);
     expect(samples.get('provara_vault_decrypts_total{key_id="other",outcome="key_missing"}')).toBe(1);
+    // How many rows a key opens that is not here, nobody can tell.
+    expect([...samples.keys()].filter((series) => series.startsWith('provara_vault_rows{'))).toEqual([]);
+    expect(samples.get('provara_vault_rows_unopened')).toBe(1);
   });
 
   it('counts attempts on the database that are made again, and operations that it fails', async () => {
@@ -132,13 +136,20 @@ describe('/metrics', () => {
     expect((await scrape(vault)).get('provara_vault_storage_failures_total')).toBeGreaterThan(0);
   });
 
-  it('counts each use that was refused because the audit log did not take its record', async () => {
+  it('counts each call that was refused because the audit log did not take its records, and no use of a key then', async () => {
     const { url, gateway } = await temporaryDatabase();
     await gateway.insert(keyA, { id: 'one' });
+    const rewrapped = gatewaySeal(keyA, 'sample');
     const vault = await startVault(url, { VAULT_AUDIT_LOG: '/dev/full' });
     const before = (await scrape(vault)).get('provara_vault_audit_failures_total') ?? 0;
     expect((await vault.gateway('POST', '/v1/api-keys/decrypt', { name: 'one' })).status).toBe(503);
-    expect((await scrape(vault)).get('provara_vault_audit_failures_total')).toBe(before + 1);
+    expect((await vault.gateway('POST', '/v1/api-keys/decrypt-all', {})).status).toBe(503);
+    expect((await vault.gateway('POST', '/v1/decrypt', rewrapped)).status).toBe(503);
+    const samples = await scrape(vault);
+    expect(samples.get('provara_vault_audit_failures_total')).toBe(before + 3);
+    expect(samples.get(`provara_vault_decrypts_total{key_id="${keyIdA}",outcome="opened"}`)).toBe(0);
+    await vault.close();
+    expect(await gateway.rows()).toMatchObject([{ last_used_at: null }]);
   });
 
   it('is what docs/metrics.md lists, and holds all that the dashboard and the alert rules name', async () => {

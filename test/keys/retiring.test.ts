@@ -1,6 +1,7 @@
 /** A key is called safe to retire only while nothing that the vault can see needs it, and only where it can tell; when texts last needed it is told beside. */
 
 import { expect, it } from 'vitest';
+import { parseMasterKey } from '../../src/crypto/master-key.ts';
 import { connectorTableSql, gatewaySeal } from '../support/gateway.ts';
 import { keyA, keyB, keyC, keyIdA, keyIdB, keyIdC, startVault, type TestVault, temporaryDatabase } from '../support/vault.ts';
 
@@ -42,6 +43,23 @@ it('a staged key is not to be retired, and an old one from before the vault is, 
   // A replica that does not have it yet.
   const other = await startVault(url);
   expect(await reportOf(other, keyIdC)).toMatchObject({ state: 'staged', rows: null, safe_to_retire: false });
+});
+
+it('is new, and no younger than that, where the database’s clock is ahead', async () => {
+  const { database, vault } = await rotated();
+  await database.run('UPDATE vault_master_keys SET activated_at = unixepoch() + 100 WHERE key_id = ?', [keyIdB]);
+  expect(await reportOf(vault, keyIdB)).toMatchObject({ age_days: 0 });
+});
+
+it('a key that was mistyped is not on record: a process that lacks the active one records none', async () => {
+  const { url, database, vault } = await rotated();
+  await vault.close();
+  const mistyped = 'd4'.repeat(32);
+  await (await startVault(url, { PROVARA_MASTER_KEY: mistyped })).close();
+  const known = (await database.rows('vault_master_keys')).map(({ key_id }) => key_id);
+  expect(known).not.toContain(parseMasterKey(mistyped).id);
+  await (await startVault(url, { PROVARA_MASTER_KEY: keyB, PROVARA_MASTER_KEY_OLD: mistyped })).close();
+  expect((await database.rows('vault_master_keys')).length).toBe(known.length + 1);
 });
 
 it('no key is safe to retire while one table that is not covered holds rows', async () => {

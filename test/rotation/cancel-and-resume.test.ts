@@ -82,9 +82,10 @@ describe('a cancelled rotation', () => {
     const { admin } = await startVault(url, { ...staged, PROVARA_MASTER_KEY_OLD: keyC });
     const refused = await admin('POST', '/admin/rotate/execute', { old_key_id: keyIdA, new_key_id: keyIdC });
     expect([refused.status, refused.body.error.details.rotation_id]).toEqual([409, id]);
+    await database.run("UPDATE vault_rotations SET error = 'The vault is stopping.'");
     const cancelled = await admin('POST', `/admin/rotate/${id}/cancel`);
     expect(cancelled.status).toBe(200);
-    expect(cancelled.body.rotation).toMatchObject({ id, state: 'cancelled' });
+    expect(cancelled.body.rotation).toMatchObject({ id, state: 'cancelled', error: null });
     expect(await database.open(keyA, 'a')).toBe('sample-value-of-a');
     expect((await admin('GET', '/admin/rotate')).body).toMatchObject({ running: null, last: { id, state: 'cancelled' } });
     const other = await admin('POST', '/admin/rotate/execute', { old_key_id: keyIdA, new_key_id: keyIdC });

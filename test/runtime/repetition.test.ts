@@ -1,6 +1,8 @@
 /** What is done again and again goes on beyond a failure, and once it has been stopped nothing of it is under way. */
 
 import { setTimeout as sleep } from 'node:timers/promises';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import { expect, it } from 'vitest';
 import { Repetition } from '../../src/runtime/repetition.ts';
 
@@ -12,6 +14,23 @@ it('a time that fails is followed by others', async () => {
   });
   await expect.poll(() => times).toBeGreaterThan(2);
   await repetition.stop();
+});
+
+it('what each time came to is held by nothing afterwards', async () => {
+  setFlagsFromString('--expose-gc');
+  const collectGarbage: () => void = runInNewContext('gc');
+  const results: WeakRef<object>[] = [];
+  const repetition = new Repetition(1, async () => {
+    const result = {};
+    results.push(new WeakRef(result));
+    return result;
+  });
+  await expect.poll(() => results.length).toBeGreaterThan(10);
+  await repetition.stop();
+  await sleep(1);
+  collectGarbage();
+  // The last one may still be on the stack of whoever waited for it.
+  expect(results.slice(0, -1).filter((result) => result.deref() !== undefined)).toEqual([]);
 });
 
 it('a stop waits for every time that is under way, and none comes after it', async () => {
