@@ -12,7 +12,7 @@ import type { AuditSettings, CoreConfig, ThreadSettings } from './config.ts';
 import type { Keyring } from './crypto/keyring.ts';
 import { ActiveKey } from './keys/active-key.ts';
 import { adoptActiveKey } from './keys/adoption.ts';
-import { AgeWatch } from './keys/age-watch.ts';
+import { watchAge } from './keys/age-watch.ts';
 import { Heartbeat } from './keys/heartbeat.ts';
 import { ReadinessCheck } from './keys/readiness.ts';
 import { reportMasterKeys } from './keys/report.ts';
@@ -23,6 +23,7 @@ import { RotationEngine, type Rotator } from './rotation/engine.ts';
 import { type StartPageWorkers, workHere, workOnThreads } from './rotation/page-workers.ts';
 import { Resumption } from './rotation/resumption.ts';
 import { RotationThreads } from './rotation/thread.ts';
+import type { Repetition } from './runtime/repetition.ts';
 import { type Throttle, unthrottled } from './runtime/throttle.ts';
 import { Snapshots } from './snapshot/snapshots.ts';
 import { SnapshotThreads, type SnapshotWork, workOnSnapshotsHere } from './snapshot/threads.ts';
@@ -99,7 +100,7 @@ export function buildServices(
     isAuditFailing: () => log.isFailing,
   });
   const snapshots = new Snapshots({ work: snapshotWork, journal, keyring, snapshotDir: config.snapshotDir, logger });
-  const ageWatch = new AgeWatch({ masterKeys, rotationDueDays, logger });
+  let ageWatch: Repetition | null = null;
   const resumption = new Resumption(rotator, rotations, keyring, logger);
   const interrupt = async (): Promise<void> => {
     await Promise.all([rotator.close(), surveyor.close(), snapshots.close()]);
@@ -157,7 +158,7 @@ export function buildServices(
       await heartbeat.start();
       if (sink !== null) await anchors.start();
       resumption.start();
-      ageWatch.start();
+      ageWatch ??= watchAge({ masterKeys, rotationDueDays, logger });
       isPrepared = true;
     },
     /** Brings the schema up to date, and nothing else. */
@@ -168,7 +169,7 @@ export function buildServices(
     checkpoint: () => database.checkpoint(),
     close: async () => {
       resumption.stop();
-      await ageWatch.stop();
+      await ageWatch?.stop();
       await interrupt();
       await textWorkers.close();
       await anchors.stop();

@@ -4,7 +4,7 @@ import type { Keyring } from '../crypto/keyring.ts';
 import type { MasterKey } from '../crypto/master-key.ts';
 import { ConfigurationError } from '../errors.ts';
 import type { EncryptedTables } from '../store/encrypted-tables.ts';
-import type { MasterKeyName, MasterKeyStore } from '../store/master-keys.ts';
+import type { MasterKeyStore } from '../store/master-keys.ts';
 import { type CoverageSettings, inspectCoverage } from './coverage.ts';
 import { coveredRows, openCoveredRow } from './covered-rows.ts';
 
@@ -24,16 +24,12 @@ export async function adoptActiveKey(context: AdoptionContext): Promise<void> {
   const { masterKeys, keyring } = context;
   if ((await masterKeys.activeKeyId()) === null) {
     const key = await findKeyInUse(context);
-    if (key !== null) await masterKeys.adopt(nameOf(key));
+    if (key !== null) await masterKeys.adopt(key);
   }
   const activeKeyId = await masterKeys.activeKeyId();
   // Without the active key the others may be anybody's: a mistyped one would be on record for good.
-  if (activeKeyId !== null && keyring.get(activeKeyId) === undefined) return;
-  await masterKeys.register(keyring.entries.map(({ key }) => nameOf(key)));
-}
-
-export function nameOf(key: MasterKey): MasterKeyName {
-  return { keyId: key.id, isPassphrase: key.isPassphrase };
+  if (activeKeyId === null || keyring.get(activeKeyId) === undefined) return;
+  await masterKeys.register(keyring.entries.map(({ key }) => key));
 }
 
 async function findKeyInUse({ tables, coverage, keyring }: AdoptionContext): Promise<MasterKey | null> {

@@ -14,38 +14,20 @@ export interface AgeWatchContext {
   readonly logger: Pick<Logger, 'warn'>;
 }
 
-export class AgeWatch {
-  readonly #context: AgeWatchContext;
-  readonly #intervalMs: number;
-  #first: Promise<void> = Promise.resolve();
-  #others: Repetition | null = null;
+/** Best effort: a database that does not answer is asked again the next day. */
+export function watchAge(context: AgeWatchContext, intervalMs = dayMs): Repetition {
+  return new Repetition(intervalMs, () => check(context), true);
+}
 
-  constructor(context: AgeWatchContext, intervalMs = dayMs) {
-    this.#context = context;
-    this.#intervalMs = intervalMs;
-  }
-
-  start(): void {
-    this.#first = this.#check().catch(() => undefined);
-    this.#others = new Repetition(this.#intervalMs, () => this.#check());
-  }
-
-  async stop(): Promise<void> {
-    await Promise.all([this.#first, this.#others?.stop()]);
-  }
-
-  /** Best effort: a database that does not answer is asked again the next day. */
-  async #check(): Promise<void> {
-    const { masterKeys, rotationDueDays, logger } = this.#context;
-    const active = (await masterKeys.all()).find((record) => isRotationDue(record, rotationDueDays));
-    if (active === undefined) return;
-    logger.warn(
-      {
-        key_id: labelOfKey(active.keyId, active.isPassphrase),
-        age_days: Math.floor(ageSecondsOf(active) / secondsPerDay),
-        due_days: rotationDueDays,
-      },
-      'the active master key is due for rotation: stage PROVARA_MASTER_KEY_NEW and POST /admin/rotate/execute',
-    );
-  }
+async function check({ masterKeys, rotationDueDays, logger }: AgeWatchContext): Promise<void> {
+  const active = (await masterKeys.all()).find((record) => isRotationDue(record, rotationDueDays));
+  if (active === undefined) return;
+  logger.warn(
+    {
+      key_id: labelOfKey(active.keyId, active.isPassphrase),
+      age_days: Math.floor(ageSecondsOf(active) / secondsPerDay),
+      due_days: rotationDueDays,
+    },
+    'the active master key is due for rotation: stage PROVARA_MASTER_KEY_NEW and POST /admin/rotate/execute',
+  );
 }

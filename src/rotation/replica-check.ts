@@ -1,6 +1,6 @@
 /** Stops a rotation before it writes anything that a live replica could not read. */
 
-import { labelOfKey } from '../crypto/master-key.ts';
+import { labelOfKey, type MasterKey } from '../crypto/master-key.ts';
 import { ReplicaMissingKeyError } from '../errors.ts';
 import type { Statement } from '../store/guards.ts';
 import { type Replica, type ReplicaStore, replicaKeysStatement } from '../store/replicas.ts';
@@ -14,29 +14,26 @@ export async function assertReplicasHoldKeys(replicas: ReplicaStore, plan: Rotat
 
 /** The same as a condition of the batch that switches, for a replica that has started since. */
 export function replicasHoldKeysStatements(plan: RotationPlan): Statement[] {
-  return plan.isForced ? [] : [replicaKeysStatement(neededKeyIds(plan))];
+  return plan.isForced ? [] : [replicaKeysStatement(neededKeys(plan).map(({ id }) => id))];
 }
 
 /** The keys that open every row at any moment. */
-function neededKeyIds({ from, to, isRerun }: RotationPlan): string[] {
-  return [to.id, ...(from === null || isRerun ? [] : [from.id])];
+function neededKeys({ from, to, isRerun }: RotationPlan): MasterKey[] {
+  return from === null || isRerun ? [to] : [to, from];
 }
 
 function missingKeyError(replicas: readonly Replica[], plan: RotationPlan): ReplicaMissingKeyError | null {
   const lacking = replicas.flatMap(({ id, host, keyIds }) => {
-    const missing = neededKeyIds(plan).filter((keyId) => !keyIds.includes(keyId));
-    return missing.length === 0 ? [] : [{ replica: id, host, missing_key_ids: missing }];
+    const missing = neededKeys(plan).filter((key) => !keyIds.includes(key.id));
+    return missing.length === 0 ? [] : [{ replica: id, host, missing }];
   });
   if (lacking.length === 0) return null;
-  const labelOf = (keyId: string): string =>
-    labelOfKey(
-      keyId,
-      [plan.from, plan.to].some((key) => key?.id === keyId && key.isPassphrase),
-    );
-  const names = lacking.map((each) => `${each.host} (${each.replica}) lacks ${each.missing_key_ids.map(labelOf).join(' and ')}`);
+  const labelsOf = (keys: readonly MasterKey[]): string =>
+    keys.map(({ id, isPassphrase }) => labelOfKey(id, isPassphrase)).join(' and ');
+  const names = lacking.map(({ replica, host, missing }) => `${host} (${replica}) lacks ${labelsOf(missing)}`);
   return new ReplicaMissingKeyError(
     `A live replica could not read what the rotation writes: ${names.join('; ')}. ` +
       'Deploy it with both keys, or wait 15 seconds if it is gone.',
-    { replicas: lacking },
+    { replicas: lacking.map(({ missing, ...each }) => ({ ...each, missing_key_ids: missing.map(({ id }) => id) })) },
   );
 }

@@ -5,9 +5,8 @@ import type { Actor, AuditEvent } from '../audit/event.ts';
 import type { AuditJournal } from '../audit/journal.ts';
 import type { AuditKeys } from '../audit/keys.ts';
 import type { Keyring } from '../crypto/keyring.ts';
-import { RotationInProgressError, StorageUnavailableError, VaultError } from '../errors.ts';
+import { DecryptGateFailedError, RotationInProgressError, StorageUnavailableError, VaultError } from '../errors.ts';
 import { nameOfKey } from '../keys/active-key.ts';
-import { nameOf } from '../keys/adoption.ts';
 import { assertNothingUncovered, type CoverageSettings, inspectCoverage, rowsOf } from '../keys/coverage.ts';
 import type { CoveredPart } from '../keys/covered-rows.ts';
 import { auditStatement } from '../store/audit.ts';
@@ -17,7 +16,7 @@ import { GuardFailedError, type Statement } from '../store/guards.ts';
 import { activateStatements, activeKeyGuard, type MasterKeyStore } from '../store/master-keys.ts';
 import { addMissingColumns } from '../store/migrations.ts';
 import { type ReplicaStore, replicaKeysGuard } from '../store/replicas.ts';
-import type { RotationRecord, RotationSnapshot, RotationUpdate } from '../store/rotation-record.ts';
+import type { RotationRecord, RotationUpdate, SnapshotFile } from '../store/rotation-record.ts';
 import type { RotationStore } from '../store/rotations.ts';
 import { findRotation, inProgressError } from './control.ts';
 import { assertPassed, sealsFirstPages } from './gate.ts';
@@ -39,6 +38,7 @@ const maxVerifyPasses = 3;
 /** One commit takes at most 16 MiB of ciphertext, twice as many hex characters. */
 const maxCommitCharacters = 2 * 16 * 1024 * 1024;
 const logIntervalMs = 10_000;
+const switchedBefore = 'The active key had been switched before: keep both keys.';
 
 export interface RotationContext {
   readonly database: Database;
@@ -55,7 +55,7 @@ export interface RotationContext {
   readonly journal: AuditJournal;
   readonly auditKeys: AuditKeys;
   /** Keeps the covered tables as they are, or null where no folder for that is set. Throws ConfigurationError. */
-  readonly writeSnapshot: ((actor: Actor) => Promise<RotationSnapshot>) | null;
+  readonly writeSnapshot: ((actor: Actor) => Promise<SnapshotFile>) | null;
   /** Who opens and seals the rows. */
   readonly startWorkers: StartPageWorkers;
   /** Called once every row has been written: not where that was interrupted, also behind the switch. */
@@ -76,7 +76,7 @@ export class RotationRun {
   #rowsScanned = 0;
   #rowsRotated = 0;
   /** Of the state before, where one was written. */
-  #snapshot: RotationSnapshot | null = null;
+  #snapshot: SnapshotFile | null = null;
 
   constructor(context: RotationContext, plan: RotationPlan, holder: LeaseHolder, progress: Progress) {
     this.#context = context;
@@ -188,9 +188,9 @@ export class RotationRun {
     const { from, activeKeyId } = this.#plan;
     const { masterKeys } = this.#context;
     if (from === null) return;
-    if (activeKeyId === null) await masterKeys.adopt(nameOf(from));
+    if (activeKeyId === null) await masterKeys.adopt(from);
     // One that opens nothing may have been mistyped.
-    else if (rowsOld > rowsOther || rowsSkipped > 0) await masterKeys.register([nameOf(from)]);
+    else if (rowsOld > rowsOther || rowsSkipped > 0) await masterKeys.register([from]);
   }
 
   /** Once, and before anything is written: a rotation that is taken up again after the switch has that of its first attempt. */
@@ -241,7 +241,7 @@ export class RotationRun {
   async #switch(update: RotationUpdate, statements: readonly Statement[]): Promise<void> {
     const { rotations } = this.#context;
     const { fromKeyId, to, activeKeyId } = this.#plan;
-    const conditions = [...replicasHoldKeysStatements(this.#plan), ...activateStatements(activeKeyId ?? fromKeyId, nameOf(to))];
+    const conditions = [...replicasHoldKeysStatements(this.#plan), ...activateStatements(activeKeyId ?? fromKeyId, to)];
     const mayHaveWritten = this.#mayHaveWritten;
     this.#mayHaveWritten = true;
     try {
@@ -316,12 +316,19 @@ export class RotationRun {
     const message = error instanceof VaultError ? error.message : 'An unexpected error; see the log.';
     if (!(error instanceof VaultError)) logger.error({ err: error, rotation_id: rotationId }, 'rotation failed unexpectedly');
     try {
-      const isRefused = error instanceof VaultError && !(error instanceof StorageUnavailableError);
-      const state = isRefused && !this.#mayHaveWritten ? 'failed' : 'interrupted';
-      await this.#recordEnd({ state, error: message });
-      logger.warn({ rotation_id: rotationId, state, reason: message }, 'rotation ended');
+      const end = this.#failure(error, message);
+      await this.#recordEnd(end);
+      logger.warn({ rotation_id: rotationId, state: end.state, reason: end.error }, 'rotation ended');
     } catch {
       logger.warn({ rotation_id: rotationId, reason: message }, 'rotation ended, which could not be recorded');
     }
+  }
+
+  #failure(error: unknown, message: string): RotationUpdate {
+    // That nothing was written, as the gate says, is so of this attempt, and not of the rotation.
+    if (error instanceof DecryptGateFailedError && this.#plan.isSwitched)
+      return { state: 'verify_failed', error: `${message} ${switchedBefore}` };
+    const isRefused = error instanceof VaultError && !(error instanceof StorageUnavailableError);
+    return { state: isRefused && !this.#mayHaveWritten ? 'failed' : 'interrupted', error: message };
   }
 }

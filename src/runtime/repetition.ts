@@ -5,11 +5,13 @@ export class Repetition {
   #underWay: Promise<void> = Promise.resolve();
 
   /** Where `work` fails, the next time makes up for it. One that takes longer than the interval has the next beside it. */
-  constructor(intervalMs: number, work: () => Promise<unknown>) {
-    this.#timer = setInterval(() => {
+  constructor(intervalMs: number, work: () => Promise<unknown>, isAtOnce = false) {
+    const begin = (): void => {
       // Without their results, each of which would hold all those before it.
       this.#underWay = Promise.allSettled([this.#underWay, work()]).then(() => undefined);
-    }, intervalMs).unref();
+    };
+    if (isAtOnce) begin();
+    this.#timer = setInterval(begin, intervalMs).unref();
   }
 
   /** Resolves once what is under way has ended. Never rejects. */

@@ -4,15 +4,9 @@ import { createHash, randomBytes } from 'node:crypto';
 import { open, rename, stat, unlink } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
 import { ConfigurationError } from '../errors.ts';
+import type { SnapshotFile } from '../store/rotation-record.ts';
 import { snapshotStart } from './format.ts';
 import type { Snapshot } from './take.ts';
-
-export interface SnapshotFile {
-  /** Absolute. */
-  readonly path: string;
-  /** Of the whole file, as `sha256sum` prints it. */
-  readonly sha256: string;
-}
 
 /** A name that sorts by time and that nothing has yet. */
 export function newSnapshotPath(folder: string): string {

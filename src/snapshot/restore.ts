@@ -8,22 +8,23 @@ import type { Keyring } from '../crypto/keyring.ts';
 import type { MasterKey } from '../crypto/master-key.ts';
 import { ReplicaMissingKeyError, RotationInProgressError, StorageUnavailableError, ValidationError } from '../errors.ts';
 import { missingKeyError } from '../keys/active-key.ts';
-import { adoptActiveKey, nameOf } from '../keys/adoption.ts';
+import { adoptActiveKey } from '../keys/adoption.ts';
 import { inspectCoverage, rowsOf, tableAmong } from '../keys/coverage.ts';
 import { auditStatement } from '../store/audit.ts';
 import type { Database } from '../store/database.ts';
 import { ciphertextColumns } from '../store/encrypted-rows.ts';
-import { EncryptedTables } from '../store/encrypted-tables.ts';
+import type { EncryptedTables } from '../store/encrypted-tables.ts';
 import { isConstraint } from '../store/failures.ts';
 import { GuardFailedError, type Statement } from '../store/guards.ts';
 import { activeKeyStatements, registerStatement } from '../store/master-keys.ts';
 import { addMissingColumns } from '../store/migrations.ts';
 import { replicaKeysGuard, replicaKeysStatement } from '../store/replicas.ts';
 import { type MovedTable, presentGuard, type RestoreStore } from '../store/restores.ts';
+import type { SnapshotFile } from '../store/rotation-record.ts';
 import { noRotationGuard, noRotationStatement, type RotationStore } from '../store/rotations.ts';
 import type { CodedRow, TableShape } from '../store/snapshot-rows.ts';
 import { type CheckedSnapshot, checkSnapshot, readSnapshotRows } from './check.ts';
-import { newSnapshotPath, type SnapshotFile, writeSnapshotTo } from './file.ts';
+import { newSnapshotPath, writeSnapshotTo } from './file.ts';
 import { refusal, type SnapshotHeader } from './format.ts';
 import { positionOf } from './rows.ts';
 import type { Spool } from './spool.ts';
@@ -36,6 +37,7 @@ const maxReplaceAttempts = 5;
 export type RestoreMode = 'merge' | 'replace';
 
 export interface RestoreContext extends TakeContext {
+  readonly tables: EncryptedTables;
   readonly database: Database;
   readonly rotations: RotationStore;
   readonly restores: RestoreStore;
@@ -80,14 +82,14 @@ export async function restoreSnapshot(
   const fence = await context.rotations.fence();
   await assertNoRotation(context.rotations);
   await addMissingColumns(context.database);
-  const tables = await fittingTables(context, checked);
+  const moved = await fittingTables(context, checked);
   await context.restores.forgetStale();
   const id = randomUUID();
   await context.restores.begin(id);
   try {
     return mode === 'merge'
-      ? await merge({ ...context, actor, id, tables, fence }, spool, checked)
-      : await replace({ ...context, actor, id, tables, fence }, spool, checked);
+      ? await merge({ ...context, actor, id, moved, fence }, spool, checked)
+      : await replace({ ...context, actor, id, moved, fence }, spool, checked);
   } catch (error) {
     await context.restores.forget(id).catch(() => undefined);
     throw await explain(context.rotations, error);
@@ -98,40 +100,40 @@ export async function restoreSnapshot(
 interface Restoring extends RestoreContext {
   readonly actor: Actor;
   readonly id: string;
-  readonly tables: readonly MovedTable[];
+  readonly moved: readonly MovedTable[];
   /** As it was before anything was read: no rotation may come between. */
   readonly fence: number;
 }
 
 async function merge(restoring: Restoring, spool: Spool, { header, rows }: CheckedSnapshot): Promise<RestoreResult> {
-  const { restores, keyring, journal, actor, id, tables, fence, throttle } = restoring;
+  const { restores, keyring, journal, actor, id, moved, fence, throttle } = restoring;
   const mayLackKey = await mayLackKeyOf(restoring);
-  const staging = { restores, keyring, mayLackKey, id, shapes: shapesByName(tables), throttle };
+  const staging = { restores, keyring, mayLackKey, id, shapes: shapesByName(moved), throttle };
   const { keyIds, rowsLeft } = await stageMissing(staging, readSnapshotRows(spool));
   const activeKey = keyring.get(header.active_key_id);
   const conditions = [
     noRotationStatement(fence),
     ...(keyIds.size === 0 ? [] : [replicaKeysStatement([...keyIds])]),
     ...registerStatements(keyring, keyIds),
-    ...(activeKey !== undefined && (await isEmpty(restoring)) ? activeKeyStatements(nameOf(activeKey), true) : []),
+    ...(activeKey !== undefined && (await isEmpty(restoring)) ? activeKeyStatements(activeKey, true) : []),
   ];
   const takenAt = Math.floor(Date.parse(header.created_at) / 1000);
   // Where nobody waits any more, it ends here.
   throttle();
   const restored = await journal.recorded(actor, restoreEvent({ mode: 'merge', rows, left: rowsLeft }), (record) =>
-    restores.merge(id, tables, takenAt, [...conditions, auditStatement(record)]),
+    restores.merge(id, moved, takenAt, [...conditions, auditStatement(record)]),
   );
   // Where rows were left, a key that is lacking may be the active one: then the next start decides.
   if (rowsLeft === 0 && (await restoring.masterKeys.activeKeyId()) === null) {
-    await adoptActiveKey({ ...restoring, tables: new EncryptedTables(restoring.database) });
+    await adoptActiveKey(restoring);
     restoring.onSwitched();
   }
   return { restored, kept: rows - restored, left: rowsLeft, before: null };
 }
 
 /** Whether no covered table holds a row. */
-async function isEmpty({ database, coverage }: RestoreContext): Promise<boolean> {
-  return rowsOf(await inspectCoverage(new EncryptedTables(database), coverage, 1)) === 0;
+async function isEmpty({ tables, coverage }: RestoreContext): Promise<boolean> {
+  return rowsOf(await inspectCoverage(tables, coverage, 1)) === 0;
 }
 
 /**
@@ -149,22 +151,22 @@ async function mayLackKeyOf({ masterKeys, keyring }: RestoreContext): Promise<bo
 function registerStatements(keyring: Keyring, keyIds: Iterable<string>): Statement[] {
   return [...keyIds].flatMap((keyId) => {
     const key = keyring.get(keyId);
-    return key === undefined ? [] : [registerStatement(nameOf(key))];
+    return key === undefined ? [] : [registerStatement(key)];
   });
 }
 
 async function replace(restoring: Restoring, spool: Spool, checked: CheckedSnapshot): Promise<RestoreResult> {
-  const { restores, id, tables, throttle } = restoring;
+  const { restores, id, moved, throttle } = restoring;
   const activeKey = activeKeyOf(restoring.keyring, checked.header.active_key_id);
-  await stageWhole({ restores, id, shapes: shapesByName(tables), throttle }, readSnapshotRows(spool));
+  await stageWhole({ restores, id, shapes: shapesByName(moved), throttle }, readSnapshotRows(spool));
   const conditions = [
     noRotationStatement(restoring.fence),
     replicaKeysStatement([...new Set([activeKey.id, ...checked.rowsByKeyId.keys()])]),
     ...registerStatements(restoring.keyring, checked.rowsByKeyId.keys()),
-    ...activeKeyStatements(nameOf(activeKey), false),
+    ...activeKeyStatements(activeKey, false),
   ];
   for (let attempt = 1; attempt <= maxReplaceAttempts; attempt += 1) {
-    const before = await keepPresent(restoring, id, activeKey.id, tables);
+    const before = await keepPresent(restoring, activeKey.id);
     throttle();
     const restored = await tryReplace(restoring, conditions, before, checked.rows);
     if (restored !== null) return { restored, kept: checked.rows - restored, left: 0, before };
@@ -174,7 +176,7 @@ async function replace(restoring: Restoring, spool: Spool, checked: CheckedSnaps
 
 /** Null where the tables are no longer what `before` keeps. What it keeps is deleted where nothing was written. */
 async function tryReplace(
-  { restores, onSwitched, journal, actor, id, tables }: Restoring,
+  { restores, onSwitched, journal, actor, id, moved }: Restoring,
   conditions: readonly Statement[],
   before: SnapshotFile,
   rows: number,
@@ -182,7 +184,7 @@ async function tryReplace(
   const kept = { before_path: before.path, before_sha256: before.sha256 };
   try {
     const restored = await journal.recorded(actor, restoreEvent({ mode: 'replace', rows, ...kept }), (record) =>
-      restores.replaceAll(id, tables, [...conditions, auditStatement(record)]),
+      restores.replaceAll(id, moved, [...conditions, auditStatement(record)]),
     );
     onSwitched();
     return restored;
@@ -200,14 +202,9 @@ function restoreEvent(details: Readonly<Record<string, unknown>>): AuditEvent {
 }
 
 /** Writes a snapshot of the present state, and notes what it holds so that nothing else is overwritten. */
-async function keepPresent(
-  context: RestoreContext,
-  id: string,
-  firstKeyId: string,
-  tables: readonly MovedTable[],
-): Promise<SnapshotFile> {
-  const { restores, snapshotDir, keyring } = context;
-  const replaced = tables.map(({ table }) => table);
+async function keepPresent(restoring: Restoring, firstKeyId: string): Promise<SnapshotFile> {
+  const { restores, snapshotDir, keyring, id, moved } = restoring;
+  const replaced = moved.map(({ table }) => table);
   await restores.forgetPresent(id);
   const onPage = async ({ table, columns }: TableShape, page: readonly CodedRow[]): Promise<void> => {
     const name = tableAmong(replaced, table);
@@ -219,7 +216,7 @@ async function keepPresent(
     });
     await restores.stagePresent(id, name, rows);
   };
-  const taken = await takeSnapshot(context, { firstKeyId, onPage });
+  const taken = await takeSnapshot(restoring, { firstKeyId, onPage });
   return writeSnapshotTo(newSnapshotPath(snapshotDir ?? '.'), assemble(taken, keyring));
 }
 

@@ -15,8 +15,9 @@ export interface MasterKeyRecord {
   readonly statelessLastUsedAt: number | null;
 }
 
+/** As much of a master key as the database knows. */
 export interface MasterKeyName {
-  readonly keyId: string;
+  readonly id: string;
   readonly isPassphrase: boolean;
 }
 
@@ -91,12 +92,12 @@ export class MasterKeyStore {
 /** Statements for a batch that makes `to` the active key, and that fails unless `expected` or `to` is active. */
 export function activateStatements(expected: string, to: MasterKeyName): Statement[] {
   return [
-    guard(activeKeyGuard, 'EXISTS (SELECT 1 FROM vault_active_key WHERE key_id IN (?, ?))', [expected, to.keyId]),
+    guard(activeKeyGuard, 'EXISTS (SELECT 1 FROM vault_active_key WHERE key_id IN (?, ?))', [expected, to.id]),
     registerStatement(to),
-    { sql: 'UPDATE vault_active_key SET key_id = ? WHERE one = 1', args: [to.keyId] },
+    { sql: 'UPDATE vault_active_key SET key_id = ? WHERE one = 1', args: [to.id] },
     {
       sql: 'UPDATE vault_master_keys SET activated_at = coalesce(activated_at, unixepoch()) WHERE key_id = ?',
-      args: [to.keyId],
+      args: [to.id],
     },
   ];
 }
@@ -106,7 +107,7 @@ export function activeKeyStatements(key: MasterKeyName, isKept: boolean): Statem
   const onConflict = isKept ? 'DO NOTHING' : 'DO UPDATE SET key_id = excluded.key_id';
   return [
     registerStatement(key),
-    { sql: `INSERT INTO vault_active_key (one, key_id) VALUES (1, ?) ON CONFLICT (one) ${onConflict}`, args: [key.keyId] },
+    { sql: `INSERT INTO vault_active_key (one, key_id) VALUES (1, ?) ON CONFLICT (one) ${onConflict}`, args: [key.id] },
     {
       sql: `UPDATE vault_master_keys SET activated_at = unixepoch()
             WHERE key_id = (SELECT key_id FROM vault_active_key) AND activated_at IS NULL`,
@@ -115,9 +116,9 @@ export function activeKeyStatements(key: MasterKeyName, isKept: boolean): Statem
 }
 
 /** For a batch: those known already stay as they are. */
-export function registerStatement({ keyId, isPassphrase }: MasterKeyName): Statement {
+export function registerStatement({ id, isPassphrase }: MasterKeyName): Statement {
   return {
     sql: 'INSERT OR IGNORE INTO vault_master_keys (key_id, is_passphrase, first_seen_at) VALUES (?, ?, unixepoch())',
-    args: [keyId, isPassphrase ? 1 : 0],
+    args: [id, isPassphrase ? 1 : 0],
   };
 }

@@ -31,8 +31,8 @@ export interface RotationProgress {
   readonly secondsLeft: number | null;
 }
 
-/** Where the tables are kept as they were before the rotation wrote anything. */
-export interface RotationSnapshot {
+/** Where the tables are kept as they were. */
+export interface SnapshotFile {
   /** Absolute, on the machine of the process that wrote it. */
   readonly path: string;
   /** Of the whole file, in hex. */
@@ -66,7 +66,7 @@ export interface RotationRecord extends RotationCounts {
   /** As its owner last reported it, at most some seconds ago; null where it does not run. */
   readonly progress: RotationProgress | null;
   /** Null where no folder for snapshots is set, or nothing was to be written. */
-  readonly snapshot: RotationSnapshot | null;
+  readonly snapshot: SnapshotFile | null;
   /** Whether it has come to the switch of the active key, from where on it may have written. */
   readonly isSwitched: boolean;
   /** How often a row was found under the old key after all had been written, since it last ended as `verify_failed`. */
@@ -81,7 +81,7 @@ export function isRunning({ state }: Pick<RotationRecord, 'state'>): boolean {
 export interface RotationUpdate extends Partial<RotationCounts> {
   readonly state: RotationState;
   readonly error?: string | null;
-  readonly snapshot?: RotationSnapshot;
+  readonly snapshot?: SnapshotFile;
   readonly isSwitched?: true;
   /** Beside those found before. */
   readonly rowsFoundLate?: number;
@@ -147,7 +147,7 @@ export function toRotationRecord(row: Row): RotationRecord {
     startedAt: integer(row, 'started_at'),
     finishedAt: integerOrNull(row, 'finished_at'),
     progress: isRunning({ state }) ? fromJson<RotationProgress>(textOrNull(row, 'progress')) : null,
-    snapshot: fromJson<RotationSnapshot>(textOrNull(row, 'snapshot')),
+    snapshot: fromJson<SnapshotFile>(textOrNull(row, 'snapshot')),
     isSwitched: integer(row, 'switched') === 1,
   };
 }

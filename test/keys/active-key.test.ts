@@ -11,7 +11,7 @@ import { keyA, keyIdA, keyIdB, keyIdC, migratedDatabase } from '../support/vault
 async function start() {
   const { database, gateway } = await migratedDatabase();
   const masterKeys = new MasterKeyStore(database);
-  await masterKeys.adopt({ keyId: keyIdA, isPassphrase: false });
+  await masterKeys.adopt({ id: keyIdA, isPassphrase: false });
   const activeKey = new ActiveKey(masterKeys, new Keyring([{ source: 'KEY', key: parseMasterKey(keyA) }]));
   return { database, gateway, masterKeys, activeKey };
 }
@@ -26,7 +26,7 @@ it('what a database has failed to say once is not remembered', async () => {
 
 it('a key that a ciphertext names is missing where the database knows it, though the active one is there', async () => {
   const { masterKeys, activeKey } = await start();
-  await masterKeys.register([{ keyId: keyIdB, isPassphrase: false }]);
+  await masterKeys.register([{ id: keyIdB, isPassphrase: false }]);
   expect((await activeKey.whyUnopened(keyIdB)).message).toContain(`The master key ${keyIdB} is not in the keyring.`);
   for (const keyId of [keyIdA, keyIdC, null]) expect(await activeKey.whyUnopened(keyId)).toBeInstanceOf(DecryptFailedError);
 });

@@ -1,7 +1,7 @@
 /** An active key that is overdue is said so in the log, again and again, and no other key is. */
 
 import { describe, expect, it, onTestFinished } from 'vitest';
-import { AgeWatch } from '../../src/keys/age-watch.ts';
+import { watchAge } from '../../src/keys/age-watch.ts';
 import { keyB, keyIdA, keyIdB, startVault, temporaryDatabase } from '../support/vault.ts';
 
 const patience = { timeout: 30_000 };
@@ -12,19 +12,20 @@ describe('the watch over the age of the active key', () => {
     const { services, admin } = await startVault(url, { PROVARA_MASTER_KEY_NEW: keyB });
     await gateway.run(`UPDATE vault_master_keys SET activated_at = unixepoch() - 366 * 86400 WHERE key_id = '${keyIdA}'`);
     const said: unknown[] = [];
-    const watch = new AgeWatch(
-      { masterKeys: services.masterKeys, rotationDueDays: 365, logger: { warn: (fields: unknown) => said.push(fields) } },
-      5,
-    );
+    const start = () =>
+      watchAge(
+        { masterKeys: services.masterKeys, rotationDueDays: 365, logger: { warn: (fields: unknown) => said.push(fields) } },
+        5,
+      );
+    let watch = start();
     onTestFinished(() => watch.stop());
-    watch.start();
     await expect.poll(() => said.length, patience).toBeGreaterThan(2);
     expect(said[0]).toEqual({ key_id: keyIdA, age_days: 366, due_days: 365 });
 
     expect((await admin('POST', '/admin/rotate/execute')).status).toBe(200);
     await watch.stop();
     said.length = 0;
-    watch.start();
+    watch = start();
     await watch.stop();
     expect(await services.masterKeys.activeKeyId()).toBe(keyIdB);
     expect(said).toEqual([]);
@@ -37,13 +38,13 @@ describe('the watch over the age of the active key', () => {
       `UPDATE vault_master_keys SET first_seen_at = 1, activated_at = iif(key_id = '${keyIdA}', unixepoch() - 364 * 86400, NULL)`,
     );
     const said: unknown[] = [];
-    const watch = new AgeWatch({
-      masterKeys: services.masterKeys,
-      rotationDueDays: 365,
-      logger: { warn: (fields: unknown) => said.push(fields) },
-    });
-    watch.start();
-    await watch.stop();
+    const start = () =>
+      watchAge({
+        masterKeys: services.masterKeys,
+        rotationDueDays: 365,
+        logger: { warn: (fields: unknown) => said.push(fields) },
+      });
+    await start().stop();
     expect(said).toEqual([]);
   });
 });

@@ -58,6 +58,10 @@ it('a key that was mistyped is not on record: a process that lacks the active on
   await (await startVault(url, { PROVARA_MASTER_KEY: mistyped })).close();
   const known = (await database.rows('vault_master_keys')).map(({ key_id }) => key_id);
   expect(known).not.toContain(parseMasterKey(mistyped).id);
+  const { url: unservedUrl, gateway: unserved } = await temporaryDatabase();
+  await unserved.insert(keyA, { id: 'one' });
+  for (const key of [mistyped, keyA]) await (await startVault(unservedUrl, { PROVARA_MASTER_KEY: key })).close();
+  expect((await unserved.rows('vault_master_keys')).map(({ key_id }) => key_id)).toEqual([keyIdA]);
   await (await startVault(url, { PROVARA_MASTER_KEY: keyB, PROVARA_MASTER_KEY_OLD: mistyped })).close();
   expect((await database.rows('vault_master_keys')).length).toBe(known.length + 1);
 });

@@ -170,7 +170,7 @@ describe('a rotation that has switched between the plan of who takes it up and t
     await services.migrate();
     const { id, done } = await services.rotator.start({});
     await expect(done).rejects.toMatchObject({ code: 'decrypt_gate_failed' });
-    expect(await services.rotations.find(id)).toMatchObject({ state: 'interrupted', isSwitched: true });
+    expect(await services.rotations.find(id)).toMatchObject({ state: 'verify_failed', isSwitched: true });
     late.before = async () => undefined;
     await database.run("DELETE FROM api_keys WHERE id = 'unknown'");
     expect(await (await services.rotator.start({})).done).toMatchObject({ id, state: 'completed', rowsVerified: 2 });
@@ -275,6 +275,15 @@ describe('a rotation whose process has gone', () => {
       to_key_id: keyIdC,
       rows_rotated: 2,
     });
+  });
+
+  it('names the rows, once it has switched, that do not open when it is taken up, and says that both keys stay', async () => {
+    const { url, database, id } = await abandonedBehindSwitch();
+    await database.run("UPDATE api_keys SET auth_tag = '00' WHERE id = 'b'");
+    const { admin } = await startVault(url, staged);
+    const rotation = async () => (await admin('GET', `/admin/rotate/${id}`)).body.rotation;
+    await expect.poll(async () => (await rotation()).state).toBe('verify_failed');
+    expect((await rotation()).error).toMatch(/api_keys\.id=b.*keep both keys\.$/);
   });
 
   it('keeps nobody from serving where it was begun with a mistyped key, and left before it had written anything', async () => {

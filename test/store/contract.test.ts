@@ -131,7 +131,7 @@ describe('the store of provider keys', () => {
   it('writes nothing for a key that is not active', async () => {
     const { database, gateway } = await open();
     const store = new ApiKeyStore(database);
-    await new MasterKeyStore(database).adopt({ keyId: keyIdA, isPassphrase: false });
+    await new MasterKeyStore(database).adopt({ id: keyIdA, isPassphrase: false });
     expect(await store.put(sealed('K', keyIdB), 'id-1', 10, record())).toBeNull();
     expect(await gateway.rows()).toEqual([]);
     expect(await store.put(sealed('K', keyIdA), 'id-1', 10, record())).toBe('inserted');
@@ -144,7 +144,7 @@ describe('the store of provider keys', () => {
   it('stores nothing under another id than its audit record says, and nothing whose record cannot be written', async () => {
     const { database, gateway } = await open();
     const store = new ApiKeyStore(database);
-    await new MasterKeyStore(database).adopt({ keyId: keyIdA, isPassphrase: false });
+    await new MasterKeyStore(database).adopt({ id: keyIdA, isPassphrase: false });
     const first = record();
     await store.put(sealed('K', keyIdA), 'id-1', 10, first);
     const before = await gateway.rows();
@@ -159,7 +159,7 @@ describe('the store of provider keys', () => {
   it('tells all of several stores at once but the one whose audit record cannot be written that they are done', async () => {
     const { database, gateway } = await open();
     const store = new ApiKeyStore(database);
-    await new MasterKeyStore(database).adopt({ keyId: keyIdA, isPassphrase: false });
+    await new MasterKeyStore(database).adopt({ id: keyIdA, isPassphrase: false });
     const twice = record();
     await store.put(sealed('K', keyIdA), 'id-1', 10, twice);
     const stores = ['L', 'M', 'N'].map((name) =>

@@ -8,7 +8,7 @@ import { keyIdA, keyIdB, migratedDatabase } from '../support/vault.ts';
 it('of two first starts with different keys one makes its key the active one, and the other leaves it', async () => {
   const { database } = await migratedDatabase();
   const masterKeys = new MasterKeyStore(database);
-  for (const keyId of [keyIdA, keyIdB]) await masterKeys.adopt({ keyId, isPassphrase: false });
+  for (const keyId of [keyIdA, keyIdB]) await masterKeys.adopt({ id: keyId, isPassphrase: false });
   expect(await masterKeys.activeKeyId()).toBe(keyIdA);
   expect((await masterKeys.all()).map(({ keyId, activatedAt }) => [keyId, activatedAt !== null])).toEqual([
     [keyIdA, true],
