@@ -138,7 +138,7 @@ async function listen(app: FastifyInstance, host: string, port: number): Promise
 function greet({ path, added, made }: DevelopmentEnvironment, { host }: ServerConfig, port: number): void {
   const origin = `http://${host.includes(':') ? `[${host}]` : host}:${port}`;
   const lines = [`Provara Vault listens on ${origin} (development: NODE_ENV is not production).`];
-  if (made.length > 0) lines.push(`Made ${made.join(', ')}, and kept them in ${path}.`);
+  if (made.length > 0) lines.push(`Wrote ${made.join(', ')} to ${path}.`);
   if (added.includes('VAULT_GATEWAY_TOKENS')) {
     const token = `$(sed -n 's/^VAULT_GATEWAY_TOKENS=dev://p' '${path.replaceAll("'", `'\\''`)}')`;
     lines.push(

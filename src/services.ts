@@ -13,6 +13,7 @@ import type { Keyring } from './crypto/keyring.ts';
 import { ActiveKey } from './keys/active-key.ts';
 import { adoptActiveKey } from './keys/adoption.ts';
 import { watchAge } from './keys/age-watch.ts';
+import { inspectCoverage } from './keys/coverage.ts';
 import { Heartbeat } from './keys/heartbeat.ts';
 import { ReadinessCheck } from './keys/readiness.ts';
 import { reportMasterKeys } from './keys/report.ts';
@@ -136,6 +137,8 @@ export function buildServices(
     auditStore,
     /** Whether the vault has ever served this database. */
     isMigrated: () => isMigrated(database),
+    /** Tables with encrypted rows that the settings name nowhere. */
+    uncoveredTables: async () => (await inspectCoverage(stores.tables, coverage, 1)).uncovered.map(({ table }) => table),
     /** Opens every row; on record, where an actor is given. */
     verify: (actor?: Actor) => {
       const toDetails = ({ rowsScanned, rowsFailed }: Survey) => ({ rows_scanned: rowsScanned, rows_failed: rowsFailed });

@@ -6,7 +6,7 @@ import type { Services } from '../services.ts';
 import type { Environment } from '../settings.ts';
 import { exitCodes } from './exit-codes.ts';
 import { onOneLine, print, printError, printJson } from './output.ts';
-import { readConfig, withServices } from './session.ts';
+import { readConfig, warnOfUncovered, withServices } from './session.ts';
 
 export interface InspectFlags {
   readonly json?: boolean;
@@ -14,7 +14,10 @@ export interface InspectFlags {
 
 /** Opens every row with the keys of the environment. Answers the exit code. */
 export async function verify({ json }: InspectFlags, environment: Environment): Promise<number> {
-  const survey = await withServices(readConfig(environment), (services) => services.verify());
+  const survey = await withServices(readConfig(environment), async (services) => {
+    await warnOfUncovered(services, 'they were not looked at');
+    return services.verify();
+  });
   if (json) printJson(presentSurvey(survey));
   else {
     print(`[verify] ${survey.rowsScanned - survey.rowsFailed} of ${survey.rowsScanned} row(s) open.`);

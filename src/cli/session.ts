@@ -10,6 +10,7 @@ import { buildServices, type Services } from '../services.ts';
 import type { Environment } from '../settings.ts';
 import { databaseFilePath, isFileUrl } from '../store/database.ts';
 import { StoppedError } from './exit-codes.ts';
+import { printError } from './output.ts';
 
 /** The environment, completed outside production by what `npm start` keeps in `data/dev.env`. */
 export function readConfig(environment: Environment): CoreConfig {
@@ -27,6 +28,14 @@ export async function withServices<Result>(config: CoreConfig, run: (services: S
     return await run(services);
   } finally {
     await services.rotator.close();
+  }
+}
+
+/** The command line knows the tables of its own settings, which may not be the service's. */
+export async function warnOfUncovered({ uncoveredTables }: Services, consequence: string): Promise<void> {
+  for (const table of await uncoveredTables()) {
+    const advice = 'Name it in VAULT_ENCRYPTED_TABLES, or, if it is a copy, in VAULT_EXEMPT_TABLES.';
+    printError(`${table} holds encrypted rows and is not covered: ${consequence}. ${advice}`, 'warning: ');
   }
 }
 

@@ -15,7 +15,7 @@ import type { Snapshot } from '../snapshot/take.ts';
 import { exitCodes } from './exit-codes.ts';
 import { assertReadable } from './input.ts';
 import { isOutputError, print, printError, printJson } from './output.ts';
-import { readConfig, withServices } from './session.ts';
+import { readConfig, warnOfUncovered, withServices } from './session.ts';
 
 export interface SnapshotFlags {
   readonly out?: string;
@@ -30,11 +30,13 @@ export async function snapshot({ out, check, json = false }: SnapshotFlags, envi
   if (json && out === undefined)
     throw new ValidationError('--json needs --out or --check: standard output carries the snapshot.');
   if (out !== undefined) await assertReplaceable(out);
-  return withServices(readConfig(environment), async ({ isMigrated, migrate, snapshots }) => {
+  return withServices(readConfig(environment), async (services) => {
+    const { isMigrated, migrate, snapshots } = services;
     if (!(await isMigrated())) {
       throw new ConfigurationError('The vault has not served this database yet: there is no active key on record.');
     }
     await migrate();
+    await warnOfUncovered(services, 'they are not in the snapshot');
     const taken = await snapshots.take(cliActor());
     if (out === undefined) await toStandardOutput(taken.chunks(), taken.close);
     else await toFile(out, taken, json);

@@ -146,7 +146,8 @@ async function chooseKeys(
 function repeatedKeyId(keyring: Keyring, activeKeyId: string | null): string {
   if (activeKeyId !== null && keyring.givenAs('PROVARA_MASTER_KEY_NEW')?.id === activeKeyId) return activeKeyId;
   throw new ValidationError(
-    'No new key is staged: set PROVARA_MASTER_KEY_NEW to a fresh key (npm run key:generate) and restart.',
+    'No new key is staged: set PROVARA_MASTER_KEY_NEW to a fresh key (npm run key:generate) and restart. ' +
+      'To take along rows of an older key, or to go back to one, name both key ids.',
   );
 }
 

@@ -44,6 +44,18 @@ describe('key:snapshot', () => {
     expect(rowsOf(piped.stdout)).toEqual(rowsOf(readFileSync(file, 'utf8')));
   });
 
+  it('warns, as verify does, of encrypted rows that its own settings do not cover', async () => {
+    const { environment, database, file } = await start();
+    await database.run(connectorTableSql);
+    await database.insert(keyA, { id: 'one' }, 'context_connector_credentials');
+    for (const command of [['snapshot', '--out', file], ['verify']]) {
+      const { code, stderr } = await runCli(command, environment);
+      expect([code, stderr]).toEqual([0, expect.stringMatching(/^warning: context_connector_credentials holds encrypted rows/)]);
+    }
+    const covered = { ...environment, VAULT_ENCRYPTED_TABLES: 'api_keys,context_connector_credentials' };
+    expect(await runCli(['snapshot', '--out', file], covered)).toMatchObject({ code: 0, stderr: '' });
+  });
+
   it('replaces an older snapshot or an empty file, and nothing else: neither the database nor a file of keys nor a pipe', async () => {
     const { environment, database, file, folder, url } = await start();
     const snapshotTo = (path: string) => runCli(['snapshot', '--out', path], environment);
