@@ -22,11 +22,13 @@ export interface AdoptionContext {
  */
 export async function adoptActiveKey(context: AdoptionContext): Promise<void> {
   const { masterKeys, keyring } = context;
-  if ((await masterKeys.activeKeyId()) === null) {
+  let activeKeyId = await masterKeys.activeKeyId();
+  if (activeKeyId === null) {
     const key = await findKeyInUse(context);
     if (key !== null) await masterKeys.adopt(key);
+    // Another replica may have adopted one first.
+    activeKeyId = await masterKeys.activeKeyId();
   }
-  const activeKeyId = await masterKeys.activeKeyId();
   // Without the active key the others may be anybody's: a mistyped one would be on record for good.
   if (activeKeyId === null || keyring.get(activeKeyId) === undefined) return;
   await masterKeys.register(keyring.entries.map(({ key }) => key));
