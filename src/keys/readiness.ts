@@ -38,6 +38,7 @@ export interface ReadinessContext {
 
 export class ReadinessCheck {
   readonly #context: ReadinessContext;
+  #check: Promise<string[]> | null = null;
   #survey: Promise<Survey> | null = null;
   #lastSurvey: Survey | null = null;
   /** By `performance.now()`, as all times here. */
@@ -56,14 +57,25 @@ export class ReadinessCheck {
     return new StorageUnavailableError('The database was away when the vault started: nothing is served until it is prepared.');
   }
 
-  /** Answers what an operator should look at. Throws StorageUnavailableError, or ConfigurationError with the reasons. */
+  /**
+   * Answers what an operator should look at; all who ask at a time, which takes no token, cost one check. Throws StorageUnavailableError,
+   * or ConfigurationError with the reasons.
+   */
   async assertReady(): Promise<string[]> {
-    return within(this.#check(), answerWithinMs, () => {
+    const check = this.#check ?? this.#inspect();
+    this.#check = check;
+    const forget = (): void => {
+      if (this.#check === check) this.#check = null;
+    };
+    check.then(forget, forget);
+    return within(check, answerWithinMs, () => {
+      // Whoever asks next finds out anew.
+      forget();
       throw new StorageUnavailableError(`The database has not answered within ${answerWithinMs} ms.`);
     });
   }
 
-  async #check(): Promise<string[]> {
+  async #inspect(): Promise<string[]> {
     const { rotations, masterKeys } = this.#context;
     if (this.unprepared !== null) throw this.unprepared;
     // At once: a server may be far away.

@@ -1,5 +1,6 @@
 /** A server that is far away, or behind a slow line, costs its distance and no more: nobody waits for others, and nothing healthy is given up. */
 
+import { connect, createServer } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { Keyring } from '../../../src/crypto/keyring.ts';
@@ -22,6 +23,41 @@ async function start() {
   onTestFinished(() => database.close());
   return { gateway, proxy, database };
 }
+
+/** Hands on bytes, and counts the connections that were opened. */
+async function startRelay(serverPort: number) {
+  const relay = { url: '', connections: 0 };
+  const server = createServer((incoming) => {
+    relay.connections += 1;
+    const outgoing = connect(serverPort, '127.0.0.1');
+    incoming.pipe(outgoing).pipe(incoming);
+    for (const [one, other] of [
+      [incoming, outgoing],
+      [outgoing, incoming],
+    ] as const) {
+      one.on('error', () => other.destroy());
+    }
+  });
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const address = server.address();
+  relay.url = `http://127.0.0.1:${typeof address === 'object' && address !== null ? address.port : 0}`;
+  onTestFinished(() => void server.close());
+  return relay;
+}
+
+describe('a lone call', () => {
+  it('finds a connection open, however long ago the one before it was', async () => {
+    const relay = await startRelay((await startSqld()).port);
+    const { gateway } = await startVault(relay.url);
+    const connectionsOfCallAfterRest = async (): Promise<number> => {
+      const before = relay.connections;
+      await sleep(12_000);
+      expect((await gateway('POST', '/v1/api-keys/decrypt', { name: 'K' })).status).toBe(404);
+      return relay.connections - before;
+    };
+    await expect.poll(connectionsOfCallAfterRest).toBe(0);
+  });
+});
 
 describe('a lookup', () => {
   it('waits behind none of the reads that are under way or wait', async () => {
@@ -80,20 +116,38 @@ describe('a page of all rows', () => {
 });
 
 describe('/ready', () => {
-  it('asks for all that it must know at once, and not for one thing after the other', async () => {
-    const server = await startSqld();
-    const proxy = await startFaultProxy(server.port);
+  async function startBehindProxy() {
+    const proxy = await startFaultProxy((await startSqld()).port);
     const { gateway } = await startVault(proxy.url);
-    let requests = 0;
-    proxy.fault = () => {
-      requests += 1;
-      return 'late';
+    const asked = { requests: 0 };
+    const holdBack = (): void => {
+      proxy.fault = () => {
+        asked.requests += 1;
+        return 'late';
+      };
     };
-    const answer = gateway('GET', '/ready');
+    return { ask: () => gateway('GET', '/ready'), asked, holdBack, proxy };
+  }
+
+  it('asks for all that it must know at once, and not for one thing after the other', async () => {
+    const { ask, asked, holdBack, proxy } = await startBehindProxy();
+    holdBack();
+    const answer = ask();
     // The rotation that is unfinished, the active key, and the tables.
-    await expect.poll(() => requests).toBeGreaterThanOrEqual(3);
+    await expect.poll(() => asked.requests).toBeGreaterThanOrEqual(3);
     proxy.fault = () => 'none';
     await proxy.release();
     expect((await answer).status).toBe(200);
+  });
+
+  it('looks once for all who ask at a time, which anybody may', async () => {
+    const { ask, asked, holdBack, proxy } = await startBehindProxy();
+    holdBack();
+    const answers = Array.from({ length: 50 }, ask);
+    expect((await Promise.all(answers)).map(({ status }) => status)).toEqual(Array(50).fill(503));
+    // Those of a replica's own among them.
+    expect(asked.requests).toBeLessThan(10);
+    proxy.fault = () => 'none';
+    await expect.poll(async () => (await ask()).status).toBe(200);
   });
 });
