@@ -42,11 +42,12 @@ const onOneServer = ['test/store/server/**/*.test.ts'];
 const isQuick = process.env.VAULT_TEST_QUICK === 'true';
 const long = [
   'test/e2e/{audit,image,logs,package,rests,rotation-thread,secrecy,snapshot}.test.ts',
-  'test/cli/snapshot.test.ts',
+  'test/cli/{rotate,snapshot}.test.ts',
+  'test/keys/surveyor.test.ts',
   'test/store/file/**',
   'test/rotation/{cancel-and-resume,crash-matrix,under-load,random-kills,frozen-owner,gate.property,lease}.test.ts',
   'test/snapshot/**',
-  'test/http/{contract.property,hostile-input,hardening}.test.ts',
+  'test/http/{audit,contract.property,hostile-input,hardening,limits,receiving}.test.ts',
   'test/client/**',
 ];
 const leftOut = isQuick ? long : [];

@@ -1,15 +1,12 @@
 /** Builds everything, once, from the configuration: the one place that knows who uses what. */
 
-import { availableParallelism, hostname } from 'node:os';
+import { hostname } from 'node:os';
 import type { Logger } from 'pino';
 import { Anchors } from './audit/anchors.ts';
 import type { Actor } from './audit/event.ts';
-import { AuditJournal } from './audit/journal.ts';
-import { AuditKeys } from './audit/keys.ts';
 import { AuditLog } from './audit/log.ts';
 import { AuditSink } from './audit/sink.ts';
-import type { AuditSettings, CoreConfig, ThreadSettings } from './config.ts';
-import type { Keyring } from './crypto/keyring.ts';
+import type { AuditSettings, CoreConfig } from './config.ts';
 import { ActiveKey } from './keys/active-key.ts';
 import { adoptActiveKey } from './keys/adoption.ts';
 import { watchAge } from './keys/age-watch.ts';
@@ -19,42 +16,17 @@ import { ReadinessCheck } from './keys/readiness.ts';
 import { reportMasterKeys } from './keys/report.ts';
 import { SealMeter } from './keys/seal-meter.ts';
 import type { Survey } from './keys/survey.ts';
-import { type Surveyor, SurveyThreads, surveyHere } from './keys/surveyor.ts';
-import { RotationEngine, type Rotator } from './rotation/engine.ts';
-import { type StartPageWorkers, workHere, workOnThreads } from './rotation/page-workers.ts';
 import { Resumption } from './rotation/resumption.ts';
-import { RotationThreads } from './rotation/thread.ts';
 import type { Repetition } from './runtime/repetition.ts';
-import { type Throttle, unthrottled } from './runtime/throttle.ts';
 import { Snapshots } from './snapshot/snapshots.ts';
-import { SnapshotThreads, type SnapshotWork, workOnSnapshotsHere } from './snapshot/threads.ts';
 import { ApiKeyStore } from './store/api-keys.ts';
-import { AuditStore } from './store/audit.ts';
 import { Database } from './store/database.ts';
-import { EncryptedTables } from './store/encrypted-tables.ts';
-import { MasterKeyStore } from './store/master-keys.ts';
 import { isMigrated, migrate } from './store/migrations.ts';
-import { ReplicaStore } from './store/replicas.ts';
-import { RestoreStore } from './store/restores.ts';
-import { RotationStore } from './store/rotations.ts';
-import { SnapshotRows } from './store/snapshot-rows.ts';
 import { ApiKeys } from './vault/api-keys.ts';
 import { unobserved, type VaultObserver } from './vault/observer.ts';
 import { StatelessCipher } from './vault/stateless.ts';
-import { TextThread, type TextWorkers, workOnTextsHere } from './vault/text-workers.ts';
 import { UseRecorder } from './vault/use-recorder.ts';
-
-/**
- * Where rotations run: on this thread; on this thread with others that open and seal, as in a command, which has the machine to
- * itself; or on a thread of their own, as in the service, whose requests come first.
- */
-export type RotationPlace = EnginePlace | 'threads';
-
-/** Where an engine has rows opened and sealed: on its own thread, on as many as help, or on one that rests in between. */
-type EnginePlace = 'here' | 'all_cores' | 'background';
-
-/** More have nothing to do: reading and writing, which one thread does, then takes longer than what these do. */
-const maxPageThreads = 2;
+import { buildStores, buildWorkers, type RotationPlace } from './workers.ts';
 
 export type Services = ReturnType<typeof buildServices>;
 
@@ -67,7 +39,6 @@ export function buildServices(
   observer: VaultObserver = unobserved,
 ) {
   const { keyring, coverage, rotationDueDays, requireFormat2 } = config;
-  const threadConfig = { ...config, database: database.location };
   const stores = buildStores(database, keyring);
   const { masterKeys, rotations, replicas, auditStore, auditKeys, journal } = stores;
   const heartbeat = new Heartbeat(replicas, keyring);
@@ -86,10 +57,7 @@ export function buildServices(
     readiness.outdate();
     void auditKeys.refresh();
   };
-  const { rotator, surveyor, snapshotWork, textWorkers } =
-    place === 'threads'
-      ? workersOnThreads(threadConfig, stores, logger, onSwitched)
-      : workersHere(config, stores, logger, onSwitched, place);
+  const { rotator, surveyor, snapshotWork, textWorkers } = buildWorkers(config, stores, logger, onSwitched, place);
   let isPrepared = false;
   const readiness = new ReadinessCheck({
     ...stores,
@@ -185,103 +153,9 @@ export function buildServices(
   };
 }
 
-export type Stores = ReturnType<typeof buildStores>;
-
-/** Whatever reads and writes the database for work on all rows, over one connection. */
-export function buildStores(database: Database, keyring: Keyring) {
-  const masterKeys = new MasterKeyStore(database);
-  const auditStore = new AuditStore(database);
-  const auditKeys = new AuditKeys(keyring, () => masterKeys.activeKeyId());
-  return {
-    database,
-    tables: new EncryptedTables(database),
-    rows: new SnapshotRows(database),
-    restores: new RestoreStore(database),
-    masterKeys,
-    rotations: new RotationStore(database),
-    replicas: new ReplicaStore(database),
-    auditStore,
-    auditKeys,
-    journal: new AuditJournal(auditStore, auditKeys),
-  };
-}
-
 function buildSink({ log }: AuditSettings, logger: Logger): AuditSink {
   return new AuditSink(log, (error) => {
     const code = error instanceof Error && 'code' in error ? error.code : 'no answer';
     logger.error({ code }, 'the audit log takes no records: no key is opened until it does');
   });
-}
-
-type EngineSettings = Pick<CoreConfig, 'keyring' | 'coverage' | 'atomicRows' | 'snapshotDir'>;
-
-export function buildEngine(
-  settings: EngineSettings,
-  stores: Stores,
-  logger: Pick<Logger, 'info' | 'warn' | 'error'>,
-  onSwitched: () => void,
-  place: EnginePlace = 'here',
-  throttle: Throttle = unthrottled,
-): RotationEngine {
-  const { keyring, coverage, atomicRows, snapshotDir } = settings;
-  const work = buildSnapshotWork(settings, stores, onSwitched, throttle);
-  const snapshots = new Snapshots({ ...stores, work, keyring, snapshotDir, logger });
-  return new RotationEngine({
-    ...stores,
-    keyring,
-    coverage,
-    atomicRows,
-    logger,
-    startWorkers: pageWorkersAt(place),
-    writeSnapshot: snapshotDir === null ? null : (actor) => snapshots.writeSnapshotFile(actor, snapshotDir),
-    onSwitched,
-  });
-}
-
-function pageWorkersAt(place: EnginePlace): StartPageWorkers {
-  const entry = new URL('./threads/page-thread.js', import.meta.url);
-  const threads = Math.min(availableParallelism(), maxPageThreads);
-  if (place === 'background') return workOnThreads(entry, 1, true);
-  return place === 'here' || threads === 1 ? workHere : workOnThreads(entry, threads);
-}
-
-export function buildSnapshotWork(
-  { keyring, coverage, snapshotDir }: EngineSettings,
-  stores: Stores,
-  onSwitched: () => void,
-  throttle: Throttle = unthrottled,
-): SnapshotWork {
-  return workOnSnapshotsHere({ ...stores, keyring, coverage, snapshotDir, onSwitched, throttle });
-}
-
-/** Who works on all rows, and on many texts. */
-interface Workers {
-  readonly rotator: Rotator;
-  readonly surveyor: Surveyor;
-  readonly snapshotWork: SnapshotWork;
-  readonly textWorkers: TextWorkers;
-}
-
-function workersHere(config: CoreConfig, stores: Stores, logger: Logger, onSwitched: () => void, place: EnginePlace): Workers {
-  const { keyring, coverage } = config;
-  return {
-    rotator: buildEngine(config, stores, logger, onSwitched, place),
-    surveyor: surveyHere(stores.tables, coverage, keyring),
-    snapshotWork: buildSnapshotWork(config, stores, onSwitched),
-    textWorkers: workOnTextsHere(keyring),
-  };
-}
-
-function workersOnThreads(config: CoreConfig, { tables }: Stores, logger: Logger, onSwitched: () => void): Workers {
-  const { keyring, ...others } = config;
-  const settings: ThreadSettings = { ...others, keys: keyring.given };
-  const entry = (name: string): URL => new URL(`./threads/${name}-thread.js`, import.meta.url);
-  const onDeathOf = (thread: string) => (error: unknown) =>
-    logger.error({ err: error }, `the thread that ${thread} has died: its work is done without it`);
-  return {
-    rotator: new RotationThreads({ entry: entry('rotation'), settings, logger, onSwitched }),
-    surveyor: new SurveyThreads({ ...config, entry: entry('survey'), tables, onDeath: onDeathOf('opens all rows') }),
-    snapshotWork: new SnapshotThreads({ entry: entry('snapshot'), settings, onSwitched }),
-    textWorkers: new TextThread(entry('text'), keyring, onDeathOf('works on many texts')),
-  };
 }

@@ -6,9 +6,9 @@ import type { DryRun, RotationEngine } from '../rotation/engine.ts';
 import type { RotationNote, RotationTask } from '../rotation/thread.ts';
 import { answerRequests } from '../runtime/thread.ts';
 import { createThrottle } from '../runtime/throttle.ts';
-import { buildEngine, buildStores } from '../services.ts';
 import { Database } from '../store/database.ts';
 import type { RotationRecord } from '../store/rotation-record.ts';
+import { buildEngine, buildStores } from '../workers.ts';
 
 const progressIntervalMs = 200;
 

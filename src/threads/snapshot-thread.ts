@@ -3,11 +3,11 @@
 import { Keyring } from '../crypto/keyring.ts';
 import { answerRequests } from '../runtime/thread.ts';
 import { createThrottle } from '../runtime/throttle.ts';
-import { buildSnapshotWork, buildStores } from '../services.ts';
 import type { RestoreResult } from '../snapshot/restore.ts';
 import { Spool } from '../snapshot/spool.ts';
 import type { SnapshotNote, SnapshotTask, TakenFile } from '../snapshot/threads.ts';
 import { Database } from '../store/database.ts';
+import { buildSnapshotWork, buildStores } from '../workers.ts';
 
 answerRequests<SnapshotTask, TakenFile | RestoreResult, SnapshotNote>(
   async ({ settings, act }, { stopped, tell }) => {

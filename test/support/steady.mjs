@@ -8,7 +8,7 @@ const actor = { name: 'tester', role: 'gateway', requestId: null };
 const [, , url, reads, writes] = process.argv;
 const warmUp = 0.1;
 const names = 1_000;
-const callers = 20;
+const callers = 64;
 const config = readCliConfig({ DATABASE_URL: url, PROVARA_MASTER_KEY: 'a1'.repeat(32) });
 const services = buildServices({ ...config, audit: { log: '/dev/null', anchorSeconds: 300 } }, createSilentLogger());
 await services.prepare();

@@ -1,0 +1,147 @@
+/** Builds whatever works on all rows, or on many texts: on the thread that asks, or on threads of their own. */
+
+import { availableParallelism } from 'node:os';
+import type { Logger } from 'pino';
+import { AuditJournal } from './audit/journal.ts';
+import { AuditKeys } from './audit/keys.ts';
+import type { CoreConfig, ThreadSettings } from './config.ts';
+import type { Keyring } from './crypto/keyring.ts';
+import { type Surveyor, SurveyThreads, surveyHere } from './keys/surveyor.ts';
+import { RotationEngine, type Rotator } from './rotation/engine.ts';
+import { type StartPageWorkers, workHere, workOnThreads } from './rotation/page-workers.ts';
+import { RotationThreads } from './rotation/thread.ts';
+import { type Throttle, unthrottled } from './runtime/throttle.ts';
+import { Snapshots } from './snapshot/snapshots.ts';
+import { SnapshotThreads, type SnapshotWork, workOnSnapshotsHere } from './snapshot/threads.ts';
+import { AuditStore } from './store/audit.ts';
+import type { Database } from './store/database.ts';
+import { EncryptedTables } from './store/encrypted-tables.ts';
+import { MasterKeyStore } from './store/master-keys.ts';
+import { ReplicaStore } from './store/replicas.ts';
+import { RestoreStore } from './store/restores.ts';
+import { RotationStore } from './store/rotations.ts';
+import { SnapshotRows } from './store/snapshot-rows.ts';
+import { TextThread, type TextWorkers, workOnTextsHere } from './vault/text-workers.ts';
+
+/**
+ * Where rotations run: on this thread; on this thread with others that open and seal, as in a command, which has the machine to
+ * itself; or on a thread of their own, as in the service, whose requests come first.
+ */
+export type RotationPlace = EnginePlace | 'threads';
+
+/** Where an engine has rows opened and sealed: on its own thread, on as many as help, or on one that rests in between. */
+type EnginePlace = 'here' | 'all_cores' | 'background';
+
+/** More have nothing to do: reading and writing, which one thread does, then takes longer than what these do. */
+const maxPageThreads = 2;
+
+export type Stores = ReturnType<typeof buildStores>;
+
+/** Whatever reads and writes the database for work on all rows, over one connection. */
+export function buildStores(database: Database, keyring: Keyring) {
+  const masterKeys = new MasterKeyStore(database);
+  const auditStore = new AuditStore(database);
+  const auditKeys = new AuditKeys(keyring, () => masterKeys.activeKeyId());
+  return {
+    database,
+    tables: new EncryptedTables(database),
+    rows: new SnapshotRows(database),
+    restores: new RestoreStore(database),
+    masterKeys,
+    rotations: new RotationStore(database),
+    replicas: new ReplicaStore(database),
+    auditStore,
+    auditKeys,
+    journal: new AuditJournal(auditStore, auditKeys),
+  };
+}
+
+type EngineSettings = Pick<CoreConfig, 'keyring' | 'coverage' | 'atomicRows' | 'snapshotDir'>;
+
+export function buildEngine(
+  settings: EngineSettings,
+  stores: Stores,
+  logger: Pick<Logger, 'info' | 'warn' | 'error'>,
+  onSwitched: () => void,
+  place: EnginePlace = 'here',
+  throttle: Throttle = unthrottled,
+): RotationEngine {
+  const { keyring, coverage, atomicRows, snapshotDir } = settings;
+  const work = buildSnapshotWork(settings, stores, onSwitched, throttle);
+  const snapshots = new Snapshots({ ...stores, work, keyring, snapshotDir, logger });
+  return new RotationEngine({
+    ...stores,
+    keyring,
+    coverage,
+    atomicRows,
+    logger,
+    startWorkers: pageWorkersAt(place),
+    writeSnapshot: snapshotDir === null ? null : (actor) => snapshots.writeSnapshotFile(actor, snapshotDir),
+    onSwitched,
+  });
+}
+
+function pageWorkersAt(place: EnginePlace): StartPageWorkers {
+  const entry = new URL('./threads/page-thread.js', import.meta.url);
+  const threads = Math.min(availableParallelism(), maxPageThreads);
+  if (place === 'background') return workOnThreads(entry, 1, true);
+  return place === 'here' || threads === 1 ? workHere : workOnThreads(entry, threads);
+}
+
+export function buildSnapshotWork(
+  { keyring, coverage, snapshotDir }: EngineSettings,
+  stores: Stores,
+  onSwitched: () => void,
+  throttle: Throttle = unthrottled,
+): SnapshotWork {
+  return workOnSnapshotsHere({ ...stores, keyring, coverage, snapshotDir, onSwitched, throttle });
+}
+
+interface Workers {
+  readonly rotator: Rotator;
+  readonly surveyor: Surveyor;
+  readonly snapshotWork: SnapshotWork;
+  readonly textWorkers: TextWorkers;
+}
+
+export function buildWorkers(
+  config: CoreConfig,
+  stores: Stores,
+  logger: Logger,
+  onSwitched: () => void,
+  place: RotationPlace,
+): Workers {
+  return place === 'threads'
+    ? workersOnThreads(config, stores, logger, onSwitched)
+    : workersHere(config, stores, logger, onSwitched, place);
+}
+
+function workersHere(config: CoreConfig, stores: Stores, logger: Logger, onSwitched: () => void, place: EnginePlace): Workers {
+  const { keyring, coverage } = config;
+  return {
+    rotator: buildEngine(config, stores, logger, onSwitched, place),
+    surveyor: surveyHere(stores.tables, coverage, keyring),
+    snapshotWork: buildSnapshotWork(config, stores, onSwitched),
+    textWorkers: workOnTextsHere(keyring),
+  };
+}
+
+function workersOnThreads(config: CoreConfig, stores: Stores, logger: Logger, onSwitched: () => void): Workers {
+  const { keyring, ...others } = { ...config, database: stores.database.location };
+  const settings: ThreadSettings = { ...others, keys: keyring.given };
+  const entry = (name: string): URL => new URL(`./threads/${name}-thread.js`, import.meta.url);
+  const onDeathOf = (thread: string) => (error: unknown) =>
+    logger.error({ err: error }, `the thread that ${thread} has died: its work is done without it`);
+  return {
+    rotator: new RotationThreads({ entry: entry('rotation'), settings, logger, onSwitched }),
+    surveyor: new SurveyThreads({
+      ...others,
+      keyring,
+      entry: entry('survey'),
+      tables: stores.tables,
+      onDeath: onDeathOf('opens all rows'),
+    }),
+    snapshotWork: new SnapshotThreads({ entry: entry('snapshot'), settings, onSwitched }),
+    textWorkers: new TextThread(entry('text'), keyring, onDeathOf('works on many texts')),
+  };
+}
