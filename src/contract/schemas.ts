@@ -4,27 +4,15 @@ import type { Readable } from 'node:stream';
 import { type Static, type TSchema, Type } from 'typebox';
 import { rotationStates } from '../store/rotation-record.ts';
 import { maxPlaintextBytes } from '../vault/values.ts';
-
-/** The format of {@link Label}, which JSON Schema itself cannot express: it counts characters, not bytes. */
-export const labelFormat = 'label';
-/** The format of text without half a surrogate pair, which would not come back as it was. */
-export const unicodeFormat = 'unicode';
-const labelMaxBytes = 255;
-// biome-ignore lint/suspicious/noControlCharactersInRegex: what it is there to refuse
-const controlCharacter = /[\u0000-\u001f\u007f-\u009f]/;
-
-export function isLabel(text: string): boolean {
-  const bytes = Buffer.byteLength(text, 'utf8');
-  return bytes >= 1 && bytes <= labelMaxBytes && text.isWellFormed() && !controlCharacter.test(text);
-}
+import type { FormatName } from './formats.ts';
 
 const maxItems = 1_000;
 const strict = { additionalProperties: false } as const;
 
 const Label = Type.String({
-  format: labelFormat,
+  format: 'label' satisfies FormatName,
   minLength: 1,
-  maxLength: labelMaxBytes,
+  maxLength: 255,
   description: 'Text of 1 to 255 bytes in UTF-8, without control characters.',
 });
 const TenantId = Type.Union([Label, Type.Null()], {
@@ -170,7 +158,7 @@ export const TenantsAnswer = Type.Object(
 // ── stateless calls ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 const Context = Type.String({
-  format: unicodeFormat,
+  format: 'unicode' satisfies FormatName,
   maxLength: maxPlaintextBytes,
   description: 'Bound to the ciphertext: it opens only with the same context. Left out and empty differ.',
 });

@@ -4,7 +4,7 @@ import { maxHeaderSize } from 'node:http';
 import type { Socket } from 'node:net';
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { FastifySchemaValidationError } from 'fastify/types/schema.js';
-import { labelFormat, unicodeFormat } from '../contract/schemas.ts';
+import { formats } from '../contract/formats.ts';
 import { type ErrorCode, type ErrorDetails, NotFoundError, VaultError } from '../errors.ts';
 
 const statusByCode: Readonly<Record<ErrorCode, number>> = {
@@ -44,12 +44,6 @@ declare module 'fastify' {
 const unparsable: Readonly<Record<string, string>> = {
   ERR_HTTP_REQUEST_TIMEOUT: 'The request did not arrive in time.',
   HPE_HEADER_OVERFLOW: `The request's headers are larger than ${maxHeaderSize / 1024} KiB.`,
-};
-
-/** What a format of our own asks for. */
-const formats: Readonly<Record<string, string>> = {
-  [labelFormat]: 'must be 1 to 255 bytes without control characters',
-  [unicodeFormat]: 'must be well-formed Unicode',
 };
 
 export interface ErrorAnswer {
@@ -127,6 +121,6 @@ function describeValidation({ validation = [], validationContext }: FastifyError
 function describeOne({ params, message }: FastifySchemaValidationError): string {
   const unknown = params.additionalProperty;
   const format = formats[String(params.format)];
-  if (format !== undefined) return format;
+  if (format !== undefined) return format.demand;
   return unknown === undefined ? (message ?? 'is malformed') : `has an unknown field ${JSON.stringify(unknown)}`;
 }

@@ -3,7 +3,7 @@
 import { SerializerSelector } from '@fastify/fast-json-stringify-compiler';
 import { Ajv } from 'ajv';
 import type { FastifyInstance, FastifyServerOptions } from 'fastify';
-import { isLabel, labelFormat, unicodeFormat } from '../contract/schemas.ts';
+import { formats } from '../contract/formats.ts';
 
 const forBodies = createAjv(false);
 const forText = createAjv(true);
@@ -23,8 +23,7 @@ function createAjv(coerceTypes: boolean): Ajv {
     validateSchema: false,
     meta: false,
   });
-  ajv.addFormat(labelFormat, isLabel);
-  ajv.addFormat(unicodeFormat, (text: string) => text.isWellFormed());
+  for (const [name, { takes }] of Object.entries(formats)) ajv.addFormat(name, takes);
   return ajv;
 }
 

@@ -4,7 +4,7 @@ import { readFileSync } from 'node:fs';
 import { Ajv2020, type ValidateFunction } from 'ajv/dist/2020.js';
 import { expect } from 'vitest';
 import { parse } from 'yaml';
-import { isLabel, labelFormat, unicodeFormat } from '../../src/contract/schemas.ts';
+import { formats } from '../../src/contract/formats.ts';
 
 interface OpenApi {
   readonly paths: Readonly<Record<string, Readonly<Record<string, Operation>>>>;
@@ -21,8 +21,7 @@ const openApiPath = new URL('../../openapi.yaml', import.meta.url);
 export const openApi = parse(readFileSync(openApiPath, 'utf8')) as OpenApi;
 
 const ajv = new Ajv2020({ strict: false });
-ajv.addFormat(labelFormat, isLabel);
-ajv.addFormat(unicodeFormat, (text: string) => text.isWellFormed());
+for (const [name, { takes }] of Object.entries(formats)) ajv.addFormat(name, takes);
 ajv.addFormat('date-time', (text: string) => /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/.test(text));
 ajv.addSchema(openApi, 'openapi');
 const compiled = new Map<string, ValidateFunction>();

@@ -1,7 +1,7 @@
 /** Values that a JSON schema of openapi.yaml describes, and ways to break them. */
 
 import fc from 'fast-check';
-import { isLabel, labelFormat } from '../../src/contract/schemas.ts';
+import { formats } from '../../src/contract/formats.ts';
 
 export interface JsonSchema {
   readonly type?: string;
@@ -70,7 +70,7 @@ function textsOf({ format, pattern, minLength = 0, maxLength = maxCharacters }: 
   const fits = (text: string): boolean =>
     text.length >= minLength &&
     text.length <= maxLength &&
-    (format === undefined || (format === labelFormat ? isLabel(text) : text.isWellFormed())) &&
+    (format === undefined || formats[format]?.takes(text) === true) &&
     (pattern === undefined || new RegExp(pattern).test(text));
   const length = { minLength, maxLength: Math.min(maxLength, maxCharacters) };
   const any = pattern === undefined ? fc.string({ ...length, unit: 'binary' }) : fc.stringMatching(new RegExp(pattern), length);

@@ -1,6 +1,7 @@
 /** `/v1/api-keys` and `/v1/tenants`: what the gateway stores, lists, opens and deletes. */
 
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
+import { isLabel } from '../../contract/formats.ts';
 import { presentApiKey } from '../../contract/presenters.ts';
 import * as schemas from '../../contract/schemas.ts';
 import type { TenantCount } from '../../store/api-keys.ts';
@@ -144,7 +145,7 @@ export function keyOpeningRoutes(apiKeys: ApiKeys, rateLimits: RateLimits): Fast
 
 /** A tenant that another program has given no name, or none that a call may carry, has rows that no call reaches. */
 function canBeNamed({ tenantId }: TenantCount): boolean {
-  return tenantId === null || schemas.isLabel(tenantId);
+  return tenantId === null || isLabel(tenantId);
 }
 
 /** Apart from the others, because it is about no tenant's rows. */
