@@ -1,8 +1,7 @@
 /** The HTTP side of the vault: who may call what, in which shape, and one line of log for each request. */
 
-import { isUtf8 } from 'node:buffer';
 import { randomUUID } from 'node:crypto';
-import type { IncomingMessage } from 'node:http';
+import { createServer, type IncomingMessage } from 'node:http';
 import { fastifySwagger } from '@fastify/swagger';
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import {
@@ -15,7 +14,6 @@ import {
 } from 'fastify';
 import type { AuditJournal } from '../audit/journal.ts';
 import { EmptyBody, ErrorBody } from '../contract/schemas.ts';
-import { UnsupportedMediaTypeError, ValidationError } from '../errors.ts';
 import { StateMetrics, type StateSource } from '../metrics/state-metrics.ts';
 import type { VaultMetrics } from '../metrics/vault-metrics.ts';
 import type { Rotator } from '../rotation/engine.ts';
@@ -28,6 +26,7 @@ import { requireRole, requireTenant } from './auth.ts';
 import { docsPage } from './docs.ts';
 import { addDraining } from './draining.ts';
 import { addErrorHandling, answerUnparsable, commonHeaders, sendError } from './errors.ts';
+import { addJsonBodies } from './json-bodies.ts';
 import { openApiInfo } from './openapi.ts';
 import { createRateLimits, type Limits } from './rate-limits.ts';
 import { addReceiving, type ReceiveLimits } from './receiving.ts';
@@ -40,6 +39,7 @@ import { rotateRoutes } from './routes/rotate.ts';
 import { snapshotRoutes } from './routes/snapshots.ts';
 import { statelessRoutes } from './routes/stateless.ts';
 import { createShedding } from './shedding.ts';
+import { limitUnanswered, limitUnread } from './unread.ts';
 import { addValidation, buildSerializer } from './validation.ts';
 
 const maxBodyBytes = 8 * 1024 * 1024;
@@ -51,6 +51,14 @@ const headersTimeoutMs = 15_000;
 const connectionsCheckMs = 1_000;
 /** In log and metrics, of a request whose caller went away before the answer was whole. */
 const abandonedStatus = 499;
+const serverOptions = {
+  requireHostHeader: false,
+  headersTimeout: headersTimeoutMs,
+  keepAliveTimeout: keepAliveTimeoutMs,
+  connectionsCheckingInterval: connectionsCheckMs,
+  // Of a request's body: see addReceiving.
+  requestTimeout: 0,
+};
 const givenRequestId = /^[\x21-\x7e]{1,128}$/;
 
 export interface AppOptions extends MasterKeyRoutesOptions, StateSource {
@@ -65,6 +73,8 @@ export interface AppOptions extends MasterKeyRoutesOptions, StateSource {
   readonly tokens: readonly Token[];
   readonly limits: AppLimits;
   readonly receiveLimits?: ReceiveLimits;
+  /** How long a stop waits for connections that do not end. */
+  readonly drainMs?: number;
 }
 
 interface AppLimits extends Limits {
@@ -81,13 +91,10 @@ export function createHttpServer(logger: FastifyBaseLogger): FastifyInstance {
     logController: new LogController({ disableRequestLogging: true }),
     genReqId: requestId,
     bodyLimit: maxBodyBytes,
-    // Of a request's body: see addReceiving.
-    requestTimeout: 0,
     // It holds for the end too, which takes as long as the requests that are in flight.
     pluginTimeout: 0,
     return503OnClosing: false,
-    keepAliveTimeout: keepAliveTimeoutMs,
-    http: { requireHostHeader: false, headersTimeout: headersTimeoutMs, connectionsCheckingInterval: connectionsCheckMs },
+    serverFactory: (listener) => createServer(serverOptions, limitUnanswered(listener)),
     frameworkErrors: (error, request, reply) => {
       reply.raw.once('close', () => logRequest(request, reply.statusCode, reply.elapsedTime));
       sendError(error, request, reply);
@@ -102,6 +109,7 @@ export function createHttpServer(logger: FastifyBaseLogger): FastifyInstance {
     routerOptions: { maxParamLength: 1_024 },
     schemaController: { compilersFactory: { buildSerializer } },
   });
+  limitUnread(app.server);
   // Left to itself Node answers 417, without a word. What is expected is of no matter to any route.
   app.server.on('checkExpectation', (request, response) => app.server.emit('request', request, response));
   return app;
@@ -115,9 +123,9 @@ export async function addVault(app: FastifyInstance, options: AppOptions): Promi
   app.addSchema(ErrorBody);
   addValidation(app);
   addErrorHandling(app);
-  addDraining(app);
+  addDraining(app, options.drainMs);
   addReceiving(app, options.receiveLimits);
-  addJsonParser(app);
+  addJsonBodies(app);
   await app.register(fastifySwagger, openApiInfo);
   await app.register(machineRoutes(options.readiness));
   await app.register(docsPage);
@@ -186,27 +194,6 @@ function logRequest(request: FastifyRequest, status: number, elapsedMs: number):
     },
     'request',
   );
-}
-
-/** As Fastify's own, but bytes that are no UTF-8 are refused, and no body counts as `{}`: an operator's `curl -X POST` sends none. */
-function addJsonParser(app: FastifyInstance): void {
-  app.removeContentTypeParser('text/plain');
-  app.addHook('onRequest', ({ headers }, _reply, done) => {
-    if ((headers['content-encoding'] ?? 'identity') === 'identity') done();
-    else done(new UnsupportedMediaTypeError('Send the body as it is, without Content-Encoding.'));
-  });
-  const parse = app.getDefaultJsonParser('error', 'error');
-  app.addContentTypeParser('application/json', { parseAs: 'buffer' }, (request, body, done) => {
-    if (body.length === 0) done(null, {});
-    else if (!isUtf8(body as Buffer)) done(new ValidationError('The body is not valid UTF-8.'));
-    else void parse(request, body.toString('utf8'), done);
-  });
-  app.addHook('preValidation', (request, _reply, done) => {
-    const { method, body } = request;
-    if (method === 'POST' && body === undefined) request.body = {};
-    const isRefused = method === 'DELETE' && body !== undefined && JSON.stringify(body) !== '{}';
-    done(isRefused ? new ValidationError('DELETE takes no body: its fields belong in the query.') : undefined);
-  });
 }
 
 /** A route that says nothing of its query has none: a field that belongs in the body must not be dropped in silence. */

@@ -46,6 +46,9 @@ const unparsable: Readonly<Record<string, string>> = {
   HPE_HEADER_OVERFLOW: `The request's headers are larger than ${maxHeaderSize / 1024} KiB.`,
 };
 
+/** Of the name of an unknown field, which may be as long as the body. */
+const maxEchoedCharacters = 255;
+
 export interface ErrorAnswer {
   readonly type: ErrorCode;
   readonly message: string;
@@ -69,9 +72,10 @@ export function toErrorAnswer(error: unknown): ErrorAnswer {
 
 export function addErrorHandling(app: FastifyInstance): void {
   app.setErrorHandler(sendError);
-  app.setNotFoundHandler((request, reply) =>
-    sendError(new NotFoundError('There is no such route: see /openapi.json.'), request, reply),
-  );
+  const notFound = (): NotFoundError => new NotFoundError('There is no such route: see /openapi.json.');
+  app.setNotFoundHandler((request, reply) => sendError(notFound(), request, reply));
+  // The handler comes after the body has been read and parsed, whoever sends it.
+  app.addHook('onRequest', ({ is404 }, _reply, done) => done(is404 ? notFound() : undefined));
 }
 
 /** The answer to bytes that are no HTTP request, so that there is no reply object to answer with. False where nobody is there to answer. */
@@ -122,5 +126,6 @@ function describeOne({ params, message }: FastifySchemaValidationError): string 
   const unknown = params.additionalProperty;
   const format = formats[String(params.format)];
   if (format !== undefined) return format.demand;
-  return unknown === undefined ? (message ?? 'is malformed') : `has an unknown field ${JSON.stringify(unknown)}`;
+  if (unknown === undefined) return message ?? 'is malformed';
+  return `has an unknown field ${JSON.stringify(String(unknown).slice(0, maxEchoedCharacters))}`;
 }

@@ -5,6 +5,7 @@
 
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { answerUnparsable } from './errors.ts';
+import { unreadMs } from './unread.ts';
 
 export interface ReceiveLimits {
   /** For the body of any request. */
@@ -56,7 +57,7 @@ class Arrival {
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => this.#giveUp(), this.#limits.largeBodyMs);
     raw.setTimeout(this.#limits.stallMs, () => this.#giveUp());
-    raw.once('end', () => raw.setTimeout(0));
+    raw.once('end', () => raw.setTimeout(unreadMs));
   }
 
   #giveUp(): void {

@@ -1,13 +1,14 @@
 /** Clients that are slow, endless, ambiguous or many cost a connection at most: nobody else is kept waiting or answered in their place. */
 
+import { readdirSync, readlinkSync } from 'node:fs';
 import { request as httpRequest } from 'node:http';
 import { connect, type Socket } from 'node:net';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { gatewayToken, startVault, temporaryDatabase } from '../support/vault.ts';
 
-async function start() {
+async function start(options: Parameters<typeof startVault>[2] = {}) {
   const { url } = await temporaryDatabase();
-  return startVault(url);
+  return startVault(url, {}, options);
 }
 
 interface Connection {
@@ -45,6 +46,15 @@ const json = 'Content-Type: application/json\r\n';
 const post = (headers: string, body: string) =>
   `POST /v1/api-keys/decrypt HTTP/1.1\r\n${host}${authorization}${json}${headers}\r\n${body}`;
 const smuggled = `GET /v1/api-keys/status HTTP/1.1\r\n${host}${authorization}\r\n`;
+
+/** Of a file descriptor; empty where it is closed by now. */
+function linkOf(path: string): string {
+  try {
+    return readlinkSync(path);
+  } catch {
+    return '';
+  }
+}
 
 function expectRefusal(text: string): void {
   expect(statusLines(text)).toEqual(['HTTP/1.1 400']);
@@ -147,7 +157,7 @@ describe('a request whose end two servers could see in two places', () => {
 describe('requests sent without waiting for answers', () => {
   it('are answered in their order, the slow ones too', async () => {
     const { origin } = await start();
-    const ids = Array.from({ length: 60 }, (_, index) => `pipelined-${index}`);
+    const ids = Array.from({ length: 30 }, (_, index) => `pipelined-${index}`);
     const { socket, received } = await open(origin);
     socket.write(
       ids
@@ -167,6 +177,49 @@ describe('requests sent without waiting for answers', () => {
     const withToken = `GET /v1/api-keys/status HTTP/1.1\r\n${host}${authorization}\r\n`;
     const without = `GET /v1/api-keys/status HTTP/1.1\r\n${host}Connection: close\r\n\r\n`;
     expect(statusLines(await send(origin, withToken + without))).toEqual(['HTTP/1.1 200', 'HTTP/1.1 401']);
+  });
+});
+
+describe.runIf(process.platform === 'linux')('requests whose answers nobody reads', () => {
+  const bundle = `GET /docs/static/swagger-ui-bundle.js HTTP/1.1\r\n${host}\r\n`;
+  const openFiles = (): number =>
+    readdirSync('/proc/self/fd').filter((fd) => linkOf(`/proc/self/fd/${fd}`).endsWith('swagger-ui-bundle.js')).length;
+
+  it('end their connection beyond a few, and leave no file open behind it', async () => {
+    const { origin } = await start();
+    expect(statusLines(await send(origin, bundle.repeat(500))).length).toBeLessThan(50);
+    await expect.poll(openFiles).toBe(0);
+    const few = await open(origin);
+    few.socket.pause();
+    few.socket.write(bundle.repeat(20));
+    await expect.poll(openFiles).toBeGreaterThan(0);
+    few.socket.destroy();
+    await expect.poll(openFiles).toBe(0);
+  });
+
+  it('have their lines of log, refused ones as well', async () => {
+    const { origin, app } = await start();
+    const lines: { error?: string }[] = [];
+    app.log.info = (line: object) => void lines.push(line);
+    const { socket } = await open(origin);
+    socket.pause();
+    const refused = `GET /v1/api-keys HTTP/1.1\r\n${host}Authorization: Bearer sample-wrong-token\r\n\r\n`;
+    socket.write(bundle.repeat(4) + refused.repeat(20));
+    await expect.poll(openFiles).toBeGreaterThan(0);
+    socket.destroy();
+    await expect.poll(() => lines.filter(({ error }) => error === 'auth_error')).toHaveLength(20);
+    expect(lines).toHaveLength(24);
+  });
+});
+
+describe('a stop', () => {
+  it('waits no longer than it says for a connection whose request never comes whole', async () => {
+    const { origin, close } = await start({ drainMs: 500 });
+    const { socket, ended } = await open(origin);
+    socket.write(`POST /v1/api-keys HTTP/1.1\r\n${host}${json}Content-Length: 100\r\n\r\n`);
+    await new Promise((resolve) => socket.once('data', resolve));
+    await close();
+    expect(statusLines(await ended)).toEqual(['HTTP/1.1 401']);
   });
 });
 

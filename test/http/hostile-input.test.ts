@@ -71,6 +71,36 @@ describe('a malformed request', () => {
     expect(answer.headers.get('x-request-id')).toBe(answer.body.error.request_id);
   });
 
+  it('of more arrays and objects than any valid body has is refused before it is parsed', async () => {
+    const { origin } = await start();
+    const nested = '['.repeat(4_000_000) + ']'.repeat(4_000_000);
+    for (const body of [nested, `[${'{},'.repeat(1_000_000)}{}]`]) {
+      const answer = await post(origin, '/v1/api-keys/decrypt', body);
+      expect([answer.status, answer.body.error.message]).toEqual([400, 'The body holds more than 20000 arrays and objects.']);
+    }
+    const texts = JSON.stringify({ name: '\\"[{'.repeat(30_000) });
+    expect((await post(origin, '/v1/api-keys/decrypt', texts)).body.error.message).toContain('body.name');
+  });
+
+  it('is not even read where there is no such route', async () => {
+    const { origin } = await start();
+    for (const path of ['/nothing', '/health']) {
+      expect((await post(origin, path, '{"name": "K"')).status).toBe(404);
+    }
+  });
+
+  it('is refused where it is DELETE with a body, however deep', async () => {
+    const { gateway } = await start();
+    const body = '['.repeat(10_000) + ']'.repeat(10_000);
+    expect((await gateway('DELETE', '/v1/api-keys/K', body)).status).toBe(400);
+  });
+
+  it('of an unknown field is told no more of its name than one can read', async () => {
+    const { gateway } = await start();
+    const { status, body } = await gateway('POST', '/v1/api-keys/decrypt', { ['x'.repeat(1_000_000)]: 1, name: 'K' });
+    expect([status, body.error.message.length < 400]).toEqual([400, true]);
+  });
+
   it('of bytes that are no UTF-8 is refused rather than altered', async () => {
     const { origin } = await start();
     const body = Buffer.concat([Buffer.from('{"name":"K","provider":"p","value":"{'), Buffer.from([0xe9]), Buffer.from('}"}')]);

@@ -96,7 +96,7 @@ export function environmentFor(url: string, settings: Environment = {}): Environ
 export async function startVault(
   url: string,
   settings: Environment = {},
-  options: Pick<AppOptions, 'receiveLimits'> = {},
+  options: Pick<AppOptions, 'receiveLimits' | 'drainMs'> = {},
 ): Promise<TestVault> {
   const config: ServerConfig = readServerConfig(environmentFor(url, settings));
   const logger = createSilentLogger();
