@@ -16,6 +16,8 @@ interface Gap extends Place {
   isVoid: boolean;
   /** Whether it may have been removed with the beginning. */
   readonly isPruned: boolean;
+  /** Whether nothing that can be verified stands before or behind it. */
+  readonly isUnverified: boolean;
   isBroken: boolean;
 }
 
@@ -48,6 +50,8 @@ export class ChainReader {
   /** The number of the first that is there, in their order; 0 before that. */
   #firstRead = 0;
   #last = 0;
+  /** Whether the record before is one that cannot be verified. */
+  #isUnverified = false;
 
   /**
    * `isPruned`: records may have been removed from the beginning. `isAtEdge`: of this chain some that were written beside the first that is
@@ -84,25 +88,30 @@ export class ChainReader {
     else gap.isBroken = true;
   }
 
+  /** What a record says of others counts where it can be verified. */
   read(record: ReadRecord, at: Place, report: Report): void {
-    const { sequence } = record;
+    const { sequence, isAuthentic } = record;
     const open = numbersIn(record, 'open');
-    const gone = numbersIn(record, 'void');
     if (sequence > this.#last) this.#advance(record, at, open);
     else if (!this.#fill(sequence, report)) return;
+    if (isAuthentic) this.#settleGaps(sequence, open, numbersIn(record, 'void'));
+    this.#isUnverified = !isAuthentic;
+    this.#link(record, report);
+  }
+
+  #settleGaps(sequence: number, open: ReadonlySet<number>, gone: ReadonlySet<number>): void {
     for (const [number, gap] of this.#gaps) {
       if (number >= sequence) continue;
       if (gone.has(number)) gap.isVoid = true;
       else if (!open.has(number)) gap.isOverdue = true;
     }
-    this.#link(record, report);
   }
 
   /** Reports what never came. */
   end(report: (message: string, at: Place) => void): void {
     for (const { from, to, at } of this.#lost) report(this.#describe(from, to), at);
     const missing = [...this.#gaps].filter(([number, gap]) => {
-      const isExcused = gap.isVoid || gap.isPruned || this.#open.has(number);
+      const isExcused = gap.isVoid || gap.isPruned || gap.isUnverified || this.#open.has(number);
       if (gap.isBroken || !isExcused) this.#reported.add(number);
       return !gap.isBroken && !isExcused;
     });
@@ -114,25 +123,26 @@ export class ChainReader {
   }
 
   /** A record with a higher number than any before. */
-  #advance({ sequence, fields: { act } }: ReadRecord, at: Place, open: ReadonlySet<number>): void {
+  #advance({ sequence, isAuthentic, fields: { act } }: ReadRecord, at: Place, open: ReadonlySet<number>): void {
     const isFirst = this.#firstRead === 0;
     if (isFirst) this.#firstRead = sequence;
-    if (isFirst && this.#isPruned) for (const number of open) this.#await(number, at);
-    else this.#awaitAll(this.#last + 1, sequence - 1, at);
+    const isUnverified = this.#isUnverified && !isAuthentic;
+    if (isFirst && this.#isPruned) for (const number of open) this.#await(number, at, false);
+    else this.#awaitAll(this.#last + 1, sequence - 1, at, isUnverified);
     // A service's first record is written alone; one that was signed beside the first that is left may have been written before it.
     if (isFirst ? act === 'audit.start' : !open.has(this.#firstRead)) this.#isAtEdge = false;
     this.#last = sequence;
-    this.#open = open;
+    if (isAuthentic) this.#open = open;
   }
 
-  #awaitAll(from: number, to: number, at: Place): void {
-    if (to - from >= maxGap) this.#lost.push({ from, to, at });
-    else for (let number = from; number <= to; number += 1) this.#await(number, at);
+  #awaitAll(from: number, to: number, at: Place, isUnverified: boolean): void {
+    if (to - from < maxGap) for (let number = from; number <= to; number += 1) this.#await(number, at, isUnverified);
+    else if (!isUnverified) this.#lost.push({ from, to, at });
   }
 
-  #await(number: number, at: Place): void {
+  #await(number: number, at: Place, isUnverified: boolean): void {
     const isBroken = this.#brokenAhead.has(number);
-    this.#gaps.set(number, { ...at, isOverdue: false, isVoid: false, isPruned: this.#isAtEdge, isBroken });
+    this.#gaps.set(number, { ...at, isOverdue: false, isVoid: false, isPruned: this.#isAtEdge, isUnverified, isBroken });
   }
 
   /** A record that comes behind one of a higher number. False where it has been there before. */
@@ -164,9 +174,9 @@ export class ChainReader {
   }
 }
 
-function numbersIn({ fields }: ReadRecord, name: string): ReadonlySet<number> {
+function numbersIn({ isAuthentic, fields }: ReadRecord, name: string): ReadonlySet<number> {
   const numbers = fields[name];
-  return new Set(Array.isArray(numbers) ? (numbers as number[]) : []);
+  return new Set(isAuthentic && Array.isArray(numbers) ? (numbers as number[]) : []);
 }
 
 /** Joins numbers that follow each other and are missing at one place. */

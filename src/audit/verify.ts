@@ -49,6 +49,15 @@ interface Anchor extends ChainHead {
   readonly place: string;
 }
 
+/** Records of a chain that are kept one after the other, all under the same key that is not there. */
+interface UnverifiedRun {
+  readonly keyId: string;
+  from: number;
+  to: number;
+  records: number;
+  readonly at: Place;
+}
+
 /** Keeps in memory what anchors name and what is out of order, whatever the number of records. */
 export async function verifyAudit(
   sources: readonly AuditSource[],
@@ -69,7 +78,8 @@ class Verification {
   /** The `mac` of each record that an anchor names, null until it has been read. */
   readonly #anchored = new Map<string, string | null>();
   readonly #chains = new Map<string, ChainReader>();
-  readonly #unknownKeys = new Set<string>();
+  /** By chain. What each holds is in its finding, so that none is added, removed or passed off as one of them unseen. */
+  readonly #unverified = new Map<string, UnverifiedRun>();
   /** Chains of which an anchored record is missing: said once, of the last such record. */
   readonly #cut = new Set<string>();
   readonly #findings: { readonly order: number; readonly finding: Finding }[] = [];
@@ -104,6 +114,7 @@ class Verification {
   }
 
   end(sinks: ReadonlySet<string>): AuditReport {
+    for (const chain of this.#unverified.keys()) this.#endUnverified(chain);
     for (const chain of this.#chains.values()) chain.end((message, at) => this.#report('missing', message, at));
     const checked = [...this.#anchors.values()].filter(({ sink }) => sinks.has(sink));
     for (const anchor of checked.toSorted((left, right) => right.seq - left.seq)) this.#checkAnchor(anchor);
@@ -133,16 +144,32 @@ class Verification {
       return;
     }
     this.#records += 1;
-    if (!record.isAuthentic && !this.#unknownKeys.has(record.keyId)) {
-      this.#unknownKeys.add(record.keyId);
-      this.#report('unknown_key', `Records under the master key ${record.keyId} cannot be verified: add it to the keyring.`, at);
-    }
+    if (record.isAuthentic) this.#endUnverified(record.chain);
+    else this.#noteUnverified(record, at);
     const name = nameOf(record.chain, record.sequence);
     if (this.#anchored.has(name)) this.#anchored.set(name, record.mac);
     const chain =
       this.#chains.get(record.chain) ?? new ChainReader(record.chain, this.#options.isPruned, this.#isAtEdge(sink, record));
     this.#chains.set(record.chain, chain);
     chain.read(record, at, (kind, message) => this.#report(kind, message, at));
+  }
+
+  #noteUnverified({ chain, sequence, keyId }: ReadRecord, at: Place): void {
+    if (this.#unverified.get(chain)?.keyId !== keyId) this.#endUnverified(chain);
+    const run = this.#unverified.get(chain) ?? { keyId, from: sequence, to: sequence, records: 0, at };
+    this.#unverified.set(chain, run);
+    run.from = Math.min(run.from, sequence);
+    run.to = Math.max(run.to, sequence);
+    run.records += 1;
+  }
+
+  #endUnverified(chain: string): void {
+    const run = this.#unverified.get(chain);
+    if (run === undefined) return;
+    this.#unverified.delete(chain);
+    const { keyId, from, to, records, at } = run;
+    const which = records === 1 ? `Record ${from}` : `${records} records, ${from} to ${to},`;
+    this.#report('unknown_key', `${which} of chain ${chain} cannot be verified: add the master key ${keyId} to the keyring.`, at);
   }
 
   /** In the log, records stand in the order of their numbers. Of a table that was cut, only what was signed by then may have come before. */
