@@ -108,6 +108,56 @@ describe('a chain', () => {
   });
 });
 
+describe('records under a key that is not there', () => {
+  const retired = parseMasterKey(keyB);
+
+  /** Its first two are under the retired key, as before a rotation; then come four. */
+  function mixedChain(): { readonly chain: string; readonly lines: string[] } {
+    const chain = new AuditChain();
+    const lines = [retired, retired, master, master, master, master].map((key) => chain.append(key, { act: 'key.store' }).line);
+    return { chain: JSON.parse(lines[0] ?? '').chain, lines };
+  }
+
+  const messagesOf = async (lines: readonly string[]): Promise<string[]> =>
+    (await verify(lines)).findings.map(({ kind, message }) => `${kind}: ${message}`);
+
+  it('are one finding for each run of them, which says what it holds', async () => {
+    const { chain, lines } = mixedChain();
+    expect(await messagesOf(lines)).toEqual([
+      `unknown_key: 2 records, 1 to 2, of chain ${chain} cannot be verified: add the master key ${retired.id} to the keyring.`,
+    ]);
+  });
+
+  it('hide no record that was removed, whatever a made-up one of them says of it', async () => {
+    const { chain, lines } = mixedChain();
+    const { seq, mac } = JSON.parse(lines[5] ?? '');
+    const { mac: _own, ...fields } = JSON.parse(lines[0] ?? '');
+    const claims = { seq: seq + 1, prev: mac, void: [5], open: [5], mac: 'ab'.repeat(32) };
+    const forged = JSON.stringify({ ...fields, ...claims });
+    expect(await messagesOf([...without(lines, 5), forged])).toEqual([
+      expect.stringContaining('unknown_key: 2 records, 1 to 2,'),
+      `missing: Record 5 of chain ${chain} should come before this one.`,
+      `unknown_key: Record 7 of chain ${chain} cannot be verified: add the master key ${retired.id} to the keyring.`,
+    ]);
+  });
+
+  it('do not pass for others that were edited', async () => {
+    const { chain, lines } = mixedChain();
+    const edited = lines[3]?.replace(master.id, retired.id).replace('key.store', 'key.list') ?? '';
+    expect(await messagesOf(lines.with(3, edited))).toEqual([
+      expect.stringContaining('unknown_key: 2 records, 1 to 2,'),
+      `unknown_key: Record 4 of chain ${chain} cannot be verified: add the master key ${retired.id} to the keyring.`,
+    ]);
+  });
+
+  it('are called neither missing nor out of order for what only they could tell', async () => {
+    const chain = new AuditChain();
+    const lines = Array.from({ length: 5 }, () => chain.append(retired, { act: 'key.store' }).line);
+    const [first = '', , third = '', fourth = '', fifth = ''] = lines;
+    expect(await kindsOf([first, fourth, third, fifth])).toEqual(['unknown_key 1']);
+  });
+});
+
 describe('records that were written beside each other', () => {
   it('may come late, as long as no record says that they had come before', async () => {
     const [a = '', b = '', c = '', d = ''] = chainOf(4, { 3: { open: [2] } });
