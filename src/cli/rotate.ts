@@ -53,14 +53,17 @@ export async function rotate(flags: RotateFlags, environment: Environment): Prom
 
 /** Says what the service's answer says of a failed gate, in the words that operators' scripts know, and lists the rows. */
 export function explainGateFailure(error: DecryptGateFailedError): void {
-  const { failures, rows_failed, rows_scanned } = error.details as unknown as GateDetails;
+  const { failures, rows_failed, rows_scanned, switched } = error.details as unknown as GateDetails;
   const [first, ...others] = failures;
   if (first === undefined) return;
   printError(
     `Decrypt failed for ${first.table}.id=${onOneLine(first.id)} — the ${oldKeyName} key does not match (${describe(first)})`,
   );
   for (const failure of others) printError(`  ${failure.table}.id=${onOneLine(failure.id)} (${describe(failure)})`, '');
+  const unnamed = rows_failed - failures.length;
+  if (unnamed > 0) printError(`  and ${unnamed} more`, '');
   printError(`${rows_failed} of ${rows_scanned} row(s) failed; nothing was written.`, '');
+  if (switched) printError('The active key had been switched before: keep both keys.', '');
 }
 
 interface GateFailure {
@@ -74,6 +77,8 @@ interface GateDetails {
   readonly failures: readonly GateFailure[];
   readonly rows_failed: number;
   readonly rows_scanned: number;
+  /** Where the rotation had come to its switch before. */
+  readonly switched?: boolean;
 }
 
 function describe({ reason, key_id }: GateFailure): string {

@@ -9,7 +9,7 @@ import { assertNothingUncovered, inspectCoverage, rowsOf } from '../keys/coverag
 import { isMigrated } from '../store/migrations.ts';
 import type { RotationProgress, RotationRecord } from '../store/rotation-record.ts';
 import { inProgressError } from './control.ts';
-import { assertPassed } from './gate.ts';
+import { afterSwitch, assertPassed } from './gate.ts';
 import { type Inspection, inspectAll } from './inspection.ts';
 import { assertNotStopping, LeaseHolder } from './lease-holder.ts';
 import { planRotation, type RotationPlan, type RotationRequest } from './plan.ts';
@@ -67,15 +67,19 @@ export class RotationEngine implements Rotator {
   async dryRun(request: RotationRequest, { progress = new Progress() }: DryRunWatch = {}): Promise<DryRun> {
     const { database, tables, keyring, coverage } = this.#context;
     const plan = await this.#plan(request, await isMigrated(database));
-    const found = await inspectCoverage(tables, coverage);
-    assertNothingUncovered(found);
-    progress.begin(rowsOf(found));
-    const workers = this.#context.startWorkers(plan, keyring);
-    const assertGoesOn = (): void => assertNotStopping(this.#stop.signal);
-    const work = { tables, tableNames: coverage.encryptedTables, workers, progress, assertGoesOn };
-    const report = await inspectAll(work).finally(() => workers.close());
-    assertPassed(report);
-    return { ...report, fromKeyId: plan.fromKeyId, toKeyId: plan.to.id };
+    try {
+      const found = await inspectCoverage(tables, coverage);
+      assertNothingUncovered(found);
+      progress.begin(rowsOf(found));
+      const workers = this.#context.startWorkers(plan, keyring);
+      const assertGoesOn = (): void => assertNotStopping(this.#stop.signal);
+      const work = { tables, tableNames: coverage.encryptedTables, workers, progress, assertGoesOn };
+      const report = await inspectAll(work).finally(() => workers.close());
+      assertPassed(report);
+      return { ...report, fromKeyId: plan.fromKeyId, toKeyId: plan.to.id };
+    } catch (error) {
+      throw afterSwitch(error, plan);
+    }
   }
 
   async start(request: RotationRequest): Promise<RunningRotation> {

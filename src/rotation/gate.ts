@@ -1,6 +1,6 @@
 /** The decrypt gate: every row of every covered table has been opened before anything is written, and it lets pass only if all open. */
 
-import { DecryptGateFailedError } from '../errors.ts';
+import { DecryptGateFailedError, UncoveredTableError } from '../errors.ts';
 import type { EncryptedPage } from '../store/encrypted-rows.ts';
 import type { Inspection } from './inspection.ts';
 
@@ -29,4 +29,17 @@ export function assertPassed({ rowsScanned, rowsFailed, failures }: Inspection):
       failures: failures.map(({ table, id, reason, keyId }) => ({ table, id, reason, ...(keyId && { key_id: keyId }) })),
     },
   );
+}
+
+/**
+ * The same error, which also says that both keys are needed where its rotation had switched the active key before: that nothing was
+ * written is so of this attempt alone.
+ */
+export function afterSwitch(error: unknown, { isSwitched }: { readonly isSwitched: boolean }): unknown {
+  if (!isSwitched || !(error instanceof DecryptGateFailedError || error instanceof UncoveredTableError)) return error;
+  const message = `${error.message} The active key had been switched before: keep both keys.`;
+  const details = { ...error.details, switched: true };
+  return error instanceof UncoveredTableError
+    ? new UncoveredTableError(message, details)
+    : new DecryptGateFailedError(message, details);
 }

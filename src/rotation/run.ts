@@ -19,7 +19,7 @@ import { type ReplicaStore, replicaKeysGuard } from '../store/replicas.ts';
 import type { RotationRecord, RotationUpdate, SnapshotFile } from '../store/rotation-record.ts';
 import type { RotationStore } from '../store/rotations.ts';
 import { findRotation, inProgressError } from './control.ts';
-import { assertPassed, sealsFirstPages } from './gate.ts';
+import { afterSwitch, assertPassed, sealsFirstPages } from './gate.ts';
 import { type Inspection, inspectAll, type TableWork } from './inspection.ts';
 import type { LeaseHolder } from './lease-holder.ts';
 import { underAnotherKey, verificationFailure } from './messages.ts';
@@ -38,7 +38,6 @@ const maxVerifyPasses = 3;
 /** One commit takes at most 16 MiB of ciphertext, twice as many hex characters. */
 const maxCommitCharacters = 2 * 16 * 1024 * 1024;
 const logIntervalMs = 10_000;
-const switchedBefore = 'The active key had been switched before: keep both keys.';
 
 export interface RotationContext {
   readonly database: Database;
@@ -133,7 +132,7 @@ export class RotationRun {
   /** What a condition of the rotation's own statements, which somebody else has broken, means for the operator. */
   async #explain(error: unknown): Promise<unknown> {
     const { rotations, replicas } = this.#context;
-    if (!(error instanceof GuardFailedError)) return error;
+    if (!(error instanceof GuardFailedError)) return afterSwitch(error, this.#plan);
     if (error.guard === activeKeyGuard) {
       return new RotationInProgressError(
         'Another key has become the active one since this rotation was planned: see GET /admin/master-keys before you run it again.',
@@ -185,12 +184,12 @@ export class RotationRun {
 
   /** What rows have been found under is on record, and the active key of a database that names none yet. */
   async #recordOldKey({ rowsOld, rowsOther, rowsSkipped }: Inspection): Promise<void> {
-    const { from, activeKeyId } = this.#plan;
+    const { from, to, activeKeyId } = this.#plan;
     const { masterKeys } = this.#context;
-    if (from === null) return;
-    if (activeKeyId === null) await masterKeys.adopt(from);
     // One that opens nothing may have been mistyped.
-    else if (rowsOld > rowsOther || rowsSkipped > 0) await masterKeys.register([from]);
+    const isNeeded = from !== null && (rowsOld > rowsOther || rowsSkipped > 0);
+    if (activeKeyId === null) await masterKeys.adopt(isNeeded ? from : to);
+    else if (isNeeded) await masterKeys.register([from]);
   }
 
   /** Once, and before anything is written: a rotation that is taken up again after the switch has that of its first attempt. */
@@ -325,9 +324,7 @@ export class RotationRun {
   }
 
   #failure(error: unknown, message: string): RotationUpdate {
-    // That nothing was written, as the gate says, is so of this attempt, and not of the rotation.
-    if (error instanceof DecryptGateFailedError && this.#plan.isSwitched)
-      return { state: 'verify_failed', error: `${message} ${switchedBefore}` };
+    if (error instanceof DecryptGateFailedError && this.#plan.isSwitched) return { state: 'verify_failed', error: message };
     const isRefused = error instanceof VaultError && !(error instanceof StorageUnavailableError);
     return { state: isRefused && !this.#mayHaveWritten ? 'failed' : 'interrupted', error: message };
   }

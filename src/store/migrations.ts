@@ -3,6 +3,7 @@
 import { ConfigurationError } from '../errors.ts';
 import { text } from './connection.ts';
 import type { Database } from './database.ts';
+import { quote } from './encrypted-tables.ts';
 import { isConstraint, isSchemaRace, MissingSchemaError } from './failures.ts';
 import type { Statement } from './guards.ts';
 import { assertHasRowIds } from './row-ids.ts';
@@ -104,22 +105,44 @@ export async function isMigrated(database: Database): Promise<boolean> {
 }
 
 /**
- * A table that was there and is not any more is not made anew, empty: the gateway's own migration may be about to give its name to
- * the one that it has filled. Throws ConfigurationError.
+ * A table that was there and is not any more is not made anew, empty, nor one whose rows stand under another name: the gateway's own
+ * migration may be about to give its name to the one that it has filled. Throws ConfigurationError.
  */
-async function assertNotTakenAway(database: Database): Promise<void> {
-  const taken = await database.read(`SELECT 1 FROM sqlite_schema WHERE name = 'vault_active_key'
-    AND NOT EXISTS (SELECT 1 FROM sqlite_schema WHERE lower(name) = 'api_keys')`);
-  if (taken.length === 0) return;
+async function assertNotTakenAway(database: Database, isServed: boolean): Promise<void> {
+  const present = await database.read("SELECT 1 FROM sqlite_schema WHERE lower(name) = 'api_keys'");
+  if (present.length > 0) return;
+  const copy = await findFilledCopy(database);
+  if (!isServed && copy === null) return;
+  const [lost, elsewhere] = [
+    isServed ? ', which the vault has served,' : '',
+    copy === null ? '' : `, and ${copy} holds rows of its shape`,
+  ];
   throw new ConfigurationError(
-    "The table api_keys, which the vault has served, is not there: let the gateway's migration end, or run it, and put a snapshot back.",
+    `The table api_keys${lost} is not there${elsewhere}: let the gateway's migration end, or run it, and put a snapshot back.`,
   );
 }
 
+/** A table with all of the gateway's columns, and rows. */
+async function findFilledCopy(database: Database): Promise<string | null> {
+  const isColumn = `lower(name) IN (${gatewayColumns.map(() => '?').join(', ')})`;
+  const alike = await database.read(
+    `SELECT name FROM sqlite_schema AS s WHERE type = 'table'
+       AND (SELECT count(*) FROM pragma_table_info(s.name) WHERE ${isColumn}) = ${gatewayColumns.length} ORDER BY name`,
+    gatewayColumns,
+  );
+  for (const row of alike) {
+    const name = text(row, 'name');
+    if ((await database.read(`SELECT 1 FROM ${quote(name)} LIMIT 1`)).length > 0) return name;
+  }
+  return null;
+}
+
 async function migrateOnce(database: Database): Promise<void> {
-  await assertNotTakenAway(database);
+  const isServed = await isMigrated(database);
+  await assertNotTakenAway(database, isServed);
   await database.writeIdempotent([
-    { sql: gatewayTable },
+    // Not where it was there a moment ago: it may have been taken away since.
+    ...(isServed ? [] : [{ sql: gatewayTable }]),
     { sql: 'CREATE TABLE IF NOT EXISTS vault_migrations (version integer PRIMARY KEY NOT NULL, applied_at integer NOT NULL)' },
   ]);
   await addMissingColumns(database);

@@ -96,7 +96,9 @@ export class RotationStore {
     const lists = [JSON.stringify(rotation.skippedRows), JSON.stringify(rotation.coveredTables)];
     const itselfFinished = `SELECT 1 FROM vault_rotations WHERE id = ? AND state IN (${finalStates})`;
     const otherUnfinished = `SELECT 1 FROM vault_rotations WHERE state NOT IN (${finalStates}) AND id <> ?`;
-    const [lease] = await this.#database.write([
+    const [, lease] = await this.#database.write([
+      // It may have been lost with a copy of some of the tables.
+      { sql: 'INSERT OR IGNORE INTO vault_rotation_lease (one, fence, expires_at) VALUES (1, 0, 0)' },
       {
         sql: `UPDATE vault_rotation_lease SET rotation_id = ?, owner = ?, fence = fence + 1, expires_at = unixepoch() + ${leaseSeconds}
               WHERE ${isLeaseExpired} AND NOT EXISTS (${otherUnfinished}) AND NOT EXISTS (${itselfFinished})`,

@@ -47,6 +47,15 @@ function hashOf(path: string): string {
 }
 
 describe('key:rotate', () => {
+  it('does not say of one that had switched before that nothing was written, and nothing more', async () => {
+    const { environment, gateway: database } = await tableOf(2);
+    expect((await runCli(['rotate', ...flags], environment)).code).toBe(0);
+    await database.run("UPDATE vault_rotations SET state = 'writing', switched = 1");
+    await database.run("UPDATE api_keys SET auth_tag = '00' WHERE id = (SELECT max(id) FROM api_keys)");
+    const { code, stderr } = await runCli(['rotate', ...flags], environment);
+    expect([code, stderr]).toEqual([6, expect.stringContaining('The active key had been switched before: keep both keys.')]);
+  });
+
   it('says what the runbook says, to the character, for a dry run and a rotation', async () => {
     const { environment, gateway: database } = await tableOf(3);
     const dryRun = await runCli(['rotate', ...flags, '--dry-run'], environment);

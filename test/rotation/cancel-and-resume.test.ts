@@ -284,6 +284,16 @@ describe('a rotation whose process has gone', () => {
     const rotation = async () => (await admin('GET', `/admin/rotate/${id}`)).body.rotation;
     await expect.poll(async () => (await rotation()).state).toBe('verify_failed');
     expect((await rotation()).error).toMatch(/api_keys\.id=b.*keep both keys\.$/);
+    for (const call of ['execute', 'dry-run']) {
+      const { status, body } = await admin('POST', `/admin/rotate/${call}`);
+      expect([status, body.error.details.switched, body.error.message], call).toEqual([
+        422,
+        true,
+        expect.stringMatching(
+          /1 of 2 row\(s\) failed; nothing was written\. The active key had been switched before: keep both keys\.$/,
+        ),
+      ]);
+    }
   });
 
   it('keeps nobody from serving where it was begun with a mistyped key, and left before it had written anything', async () => {

@@ -16,6 +16,13 @@ async function begun() {
   return { database, gateway, rotations, lease, expire };
 }
 
+it('a lease whose row was lost with a copy of some of the tables can be taken all the same', async () => {
+  const { gateway, rotations, lease } = await begun();
+  await gateway.run('DELETE FROM vault_rotation_lease');
+  expect(await rotations.renew(lease, new Progress().report())).toBe(false);
+  expect(await beginRotation(rotations, 'another')).toMatchObject({ owner: 'another' });
+});
+
 describe('a renewal', () => {
   it('holds the lease on from now, and is refused to an owner that it was taken from', async () => {
     const { rotations, lease, expire } = await begun();

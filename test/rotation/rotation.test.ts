@@ -4,6 +4,7 @@ import { pino } from 'pino';
 import { describe, expect, it } from 'vitest';
 import { readCliConfig } from '../../src/config.ts';
 import { parseMasterKey } from '../../src/crypto/master-key.ts';
+import { createSilentLogger } from '../../src/logging.ts';
 import { buildServices } from '../../src/services.ts';
 import { connectorTableSql, type GatewayDatabase } from '../support/gateway.ts';
 import { keyA, keyB, keyC, keyIdA, keyIdB, keyIdC, startVault, temporaryDatabase } from '../support/vault.ts';
@@ -249,6 +250,18 @@ describe('a rotation', () => {
     const { body } = await admin('POST', '/admin/rotate/execute', { old_key_id: keyIdC, new_key_id: keyIdA });
     expect(body.rotation).toMatchObject({ state: 'completed', rows_rotated: 0 });
     expect((await database.rows('vault_master_keys')).map(({ key_id }) => key_id)).toEqual([keyIdA]);
+  });
+
+  it('does not call a mistyped old key the active one of a table that was never served either', async () => {
+    const { url, gateway: database } = await tableOf(2, keyB);
+    const environment = { DATABASE_URL: url, PROVARA_MASTER_KEY: keyC, PROVARA_MASTER_KEY_NEW: keyB };
+    const services = buildServices(readCliConfig(environment), createSilentLogger());
+    await services.migrate();
+    const { done } = await services.rotator.start({ oldKeyId: keyIdC, newKeyId: keyIdB });
+    expect(await done).toMatchObject({ state: 'completed', rowsRotated: 0 });
+    await services.close();
+    expect((await database.rows('vault_master_keys')).map(({ key_id }) => key_id)).toEqual([keyIdB]);
+    expect(await database.rows('vault_active_key')).toMatchObject([{ key_id: keyIdB }]);
   });
 
   it('finishes a table that an older tool left half-done', async () => {

@@ -1,6 +1,6 @@
 /** The gateway's own table is brought to the vault's schema by adding alone, by many at once, from whatever state, and the gateway goes on working. */
 
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, onTestFinished } from 'vitest';
 import { Database } from '../../src/store/database.ts';
 import { addMissingColumns, migrate } from '../../src/store/migrations.ts';
 import type { GatewayDatabase } from '../support/gateway.ts';
@@ -77,6 +77,32 @@ describe('a migration', () => {
     await expect(migrated(url)).rejects.toThrow('The table api_keys, which the vault has served, is not there');
     await gateway.run('ALTER TABLE __new_api_keys RENAME TO api_keys');
     await migrated(url);
+    expect(await gateway.open(keyA, 'a')).toBe('sample-value-of-a');
+  });
+
+  it('makes none on a database that was never served either, where the rows stand under another name', async () => {
+    const { url, gateway } = await temporaryDatabase();
+    await gateway.insert(keyA, { id: 'a' });
+    await gateway.run('ALTER TABLE api_keys RENAME TO __new_api_keys');
+    await expect(migrated(url)).rejects.toThrow('The table api_keys is not there, and __new_api_keys holds rows of its shape');
+    await gateway.run('ALTER TABLE __new_api_keys RENAME TO api_keys');
+    await migrated(url);
+    expect(await gateway.open(keyA, 'a')).toBe('sample-value-of-a');
+  });
+
+  it('makes none of one that is taken away while it is being prepared', async () => {
+    const { url, gateway } = await temporaryDatabase();
+    await gateway.insert(keyA, { id: 'a' });
+    await migrated(url);
+    const database = new Database({ url });
+    onTestFinished(() => database.close());
+    const writeIdempotent = database.writeIdempotent.bind(database);
+    database.writeIdempotent = async (statements) => {
+      await gateway.run('ALTER TABLE api_keys RENAME TO __new_api_keys');
+      await writeIdempotent(statements);
+    };
+    await expect(migrate(database)).rejects.toThrow();
+    await gateway.run('ALTER TABLE __new_api_keys RENAME TO api_keys');
     expect(await gateway.open(keyA, 'a')).toBe('sample-value-of-a');
   });
 
