@@ -28,6 +28,7 @@ export interface StatelessContext {
 
 export class StatelessCipher {
   readonly #context: StatelessContext;
+  /** By key, in Unix seconds. */
   readonly #notedAt = new Map<string, number>();
 
   constructor(context: StatelessContext) {
@@ -36,13 +37,13 @@ export class StatelessCipher {
 
   /**
    * Answers in the order of the items. Throws ConfigurationError where the active key is not in the keyring, ValidationError
-   * for over 64 KiB, StorageUnavailableError where the use could not be put on record.
+   * for over 64 KiB, StorageUnavailableError where the use could not be put on record, in the audit or as the key's first.
    */
   async encrypt(actor: Actor, items: readonly PlaintextInput[]): Promise<(WorkedText | ItemError)[]> {
     const { id: keyId } = await this.#context.activeKey.sealingKey();
     for (const { plaintext } of items) assertPlaintext('plaintext', plaintext);
     const results = await this.#context.workers.work({ act: 'encrypt', keyId, items });
-    this.#noteSealed(keyId, results);
+    await this.#noteSealed(keyId, results);
     return this.#recorded(actor, 'text.encrypt', results.texts.map(assertSealed));
   }
 
@@ -59,7 +60,7 @@ export class StatelessCipher {
   async rewrap(actor: Actor, items: readonly CiphertextInput[]): Promise<(WorkedText | ItemError)[]> {
     const { id: keyId } = await this.#context.activeKey.sealingKey();
     const results = await this.#context.workers.work({ act: 'rewrap', keyId, items });
-    this.#noteSealed(keyId, results);
+    await this.#noteSealed(keyId, results);
     return this.#opened(actor, 'text.rewrap', items, results);
   }
 
@@ -85,11 +86,17 @@ export class StatelessCipher {
     return results;
   }
 
-  #noteSealed(keyId: string, { texts }: TextResults): void {
+  /** The first use of a key is on record before anybody has a ciphertext under it: one that seems never used may be retired. */
+  async #noteSealed(keyId: string, { texts }: TextResults): Promise<void> {
+    const { seals, uses } = this.#context;
     const sealed = texts.filter((text) => text !== null).length;
     if (sealed === 0) return;
-    this.#context.seals.note(keyId, sealed);
-    this.#noteUse(keyId);
+    seals.note(keyId, sealed);
+    if (this.#notedAt.has(keyId)) this.#noteUse(keyId);
+    else {
+      await uses.record(keyId);
+      this.#notedAt.set(keyId, Math.floor(Date.now() / 1000));
+    }
   }
 
   /** A key that is missing is said, anything else is one error. */

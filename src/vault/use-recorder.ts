@@ -29,6 +29,11 @@ export class UseRecorder {
     return true;
   }
 
+  /** Writes a use at once. Throws what writing does. */
+  async record(id: string): Promise<void> {
+    await this.#write(new Map([[id, Math.floor(Date.now() / 1000)]]));
+  }
+
   async flush(most = maxWritten): Promise<void> {
     const written = new Map([...this.#pending].slice(0, most));
     if (written.size === 0) return;

@@ -116,6 +116,17 @@ it.each(['decrypt', 'rewrap'])(
   },
 );
 
+it.each([
+  ['encrypt', { plaintext: 'sample-credential' }],
+  ['rewrap', gatewaySeal(keyA, 'sample-credential')],
+])('a key is on record as used by stateless calls before anybody has what it has sealed: %s', async (act, body) => {
+  const { url, gateway: database } = await temporaryDatabase();
+  const vault = await startVault(url);
+  expect((await vault.gateway('POST', `/v1/${act}`, body)).status).toBe(200);
+  const [recorded] = await database.rows('vault_master_keys');
+  expect(recorded?.['stateless_last_used_at']).not.toBeNull();
+});
+
 it('a key that has become the active one again is as old as since the first time', async () => {
   const { database, vault } = await rotated();
   await database.run('UPDATE vault_master_keys SET activated_at = activated_at - 10 * 86400 WHERE key_id = ?', [keyIdA]);
