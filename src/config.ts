@@ -14,8 +14,8 @@ const masterKeyVariables = ['PROVARA_MASTER_KEY', 'PROVARA_MASTER_KEY_NEW', 'PRO
 export const defaultDatabaseUrl = 'file:./data/vault.db';
 const logLevels = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const;
 const identifier = /^[A-Za-z_][A-Za-z0-9_]*$/;
-/** A copy that somebody has made may be called otherwise. */
-const nameOfCopy = /^[^\s"'`;]+$/;
+/** A copy that somebody has made may be called otherwise: a comma in its name, or a `%`, is %-encoded. */
+const nameOfCopy = /^[^\p{Cc}"'`;]+$/u;
 /** How other programs ask for an embedded replica, which this one refuses: see docs/adr/0004. */
 const replicaVariables = ['DATABASE_SYNC_URL', 'LIBSQL_SYNC_URL', 'TURSO_SYNC_URL'] as const;
 const noReplica =
@@ -221,8 +221,17 @@ function readKeyring(reader: SettingsReader): Keyring {
   return new Keyring(given);
 }
 
+/** Empty where it is malformed. */
+function decodeName(text: string): string {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return '';
+  }
+}
+
 function readTables(reader: SettingsReader, name: string, allowed: RegExp): readonly string[] | undefined {
-  const tables = reader.list(name);
+  const tables = reader.list(name)?.map(decodeName);
   if (tables?.some((table) => !allowed.test(table))) reader.problem(`${name} must be table names, comma-separated.`);
   // Of several spellings of one name the first.
   return tables && [...new Set(tables.map((table) => tableAmong(tables, table) ?? table))];

@@ -10,6 +10,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { databaseUrlProblem, defaultDatabaseUrl, isProduction } from './config.ts';
 import { generateMasterKeyText, parseMasterKey } from './crypto/master-key.ts';
 import type { Environment } from './settings.ts';
+import { syncFolder } from './snapshot/file.ts';
 import { Database, isFileUrl } from './store/database.ts';
 import { EncryptedTables } from './store/encrypted-tables.ts';
 import { MasterKeyStore } from './store/master-keys.ts';
@@ -63,7 +64,7 @@ async function makeSettings(path: string, isGiven: (name: string) => boolean, da
   mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
   return withLock(`${path}.lock`, async () => {
     const made = changes(readSettings(path), isGiven, database);
-    if (Object.keys(made).length > 0) writeSettings(path, made);
+    if (Object.keys(made).length > 0) await writeSettings(path, made);
     return made;
   });
 }
@@ -147,8 +148,8 @@ function readSettings(path: string): Settings {
   return Object.fromEntries(pairs);
 }
 
-/** Changes the settings that were made, and keeps every other line; an old value stays as a comment, since rows may need it. */
-function writeSettings(path: string, made: Settings): void {
+/** Changes the settings that were made, and keeps every other line; an old value stays as a comment, since rows may need it. Survives a crash. */
+async function writeSettings(path: string, made: Settings): Promise<void> {
   const current = readLines(path);
   const isChanged = (line: string): boolean => Object.keys(made).some((name) => line.startsWith(`${name}=`));
   const lines = [
@@ -159,6 +160,8 @@ function writeSettings(path: string, made: Settings): void {
   const temporary = `${path}.${process.pid}`;
   writeFileSync(temporary, `${lines.join('\n')}\n`, { mode: 0o600, flush: true });
   renameSync(temporary, path);
+  // The folder may have just been made, too.
+  for (const folder of [dirname(path), dirname(dirname(path))]) await syncFolder(folder);
 }
 
 function readLines(path: string): string[] {

@@ -27,6 +27,9 @@ const awayMs = 1_000;
 // that a heap has grown by; this lets it double. A version that does not know the flag says so and goes on.
 setFlagsFromString('--heap-growing-percent=100');
 
+// Whatever it makes, the database among it, is nobody else's on this machine to read.
+process.umask(0o077);
+
 try {
   const development = isProduction(process.env) ? null : await completeEnvironment(process.env);
   const config = readServerConfig(development?.environment ?? process.env);

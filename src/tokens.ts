@@ -1,6 +1,7 @@
 /** The tokens that callers authenticate with: only their digests are kept, and each has a name, one role and perhaps its tenants. */
 
 import { hash } from 'node:crypto';
+import { isLabel } from './contract/formats.ts';
 import type { SettingsReader } from './settings.ts';
 
 export type Role = 'gateway' | 'admin' | 'writer' | 'metrics';
@@ -126,7 +127,7 @@ function parseOwner(text: string, mayNameTenants: boolean): Pick<Token, 'name' |
   if (encodedTenants === undefined) return { name, tenants: null };
   if (!mayNameTenants) return null;
   const tenants = new Set(encodedTenants.split('|').map((tenant) => decode(tenant) ?? ''));
-  return tenants.has('') ? null : { name, tenants };
+  return [...tenants].every(isLabel) ? { name, tenants } : null;
 }
 
 function parseSecret(text: string): { digest: Buffer; weakness: string | null } | null {
@@ -135,8 +136,8 @@ function parseSecret(text: string): { digest: Buffer; weakness: string | null } 
     return sha256Hex.test(hex) ? { digest: Buffer.from(hex, 'hex'), weakness: null } : null;
   }
   const token = decode(text);
-  // With a colon it may be a digest with a slip in its prefix.
-  if (token === null || token === '' || text.includes(':') || /\s/.test(token)) return null;
+  // It comes in a header. With a colon it may be a digest with a slip in its prefix.
+  if (token === null || text.includes(':') || !/^[\x21-\x7e]+$/.test(token)) return null;
   return { digest: digestOf(token), weakness: tokenWeakness(token) };
 }
 

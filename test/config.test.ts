@@ -396,6 +396,8 @@ describe('tokens', () => {
     ['a broken %-encoding in the name', 'bl%ue:sample-secret'],
     ['a broken %-encoding in the token', 'blue:%E9'],
     ['white space in the token', 'blue:sample secret'],
+    ['letters in the token that no header carries', 'blue:sämple-secret'],
+    ['a control character in the token', 'blue:sample%01secret'],
     ['a colon in the token, as in a digest whose prefix has a slip', `blue:SHA256:${'0'.repeat(64)}`],
   ])('are refused, by their place alone, with %s', (_, entry) => {
     expect(serverProblems({ VAULT_GATEWAY_TOKENS: `green:sample-1,${entry}` })).toEqual([
@@ -471,7 +473,9 @@ describe('tokens limited to tenants', () => {
     'blue@a@b:sample-1',
     '@acme:sample-1',
     'blue@%E9:sample-1',
-  ])('are refused, rather than unlimited, where a tenant or the name is missing: %s', (entry) => {
+    `blue@${'x'.repeat(256)}:sample-1`,
+    'blue@a%00b:sample-1',
+  ])('are refused, rather than unlimited, where a tenant or the name is missing or can be nobody’s: %s', (entry) => {
     for (const name of ['VAULT_GATEWAY_TOKENS', 'VAULT_WRITER_TOKENS']) {
       expect(serverProblems({ [name]: entry })).toEqual([
         expect.stringMatching(new RegExp(`^${name}: entry 1 is not name:token`)),
@@ -568,12 +572,14 @@ describe('numbers, names and choices', () => {
   );
 
   it('exempt a copy whatever it is called', () => {
-    const config = readServerConfig(settings({ VAULT_EXEMPT_TABLES: 'api_keys-2026-11,1st.copy,Schlüssel' }));
-    expect(config.coverage.exemptTables).toEqual(['api_keys-2026-11', '1st.copy', 'Schlüssel']);
+    const config = readServerConfig(
+      settings({ VAULT_EXEMPT_TABLES: 'api_keys-2026-11,1st.copy,Schlüssel,api_keys copy 2026,old%2C 5%25' }),
+    );
+    expect(config.coverage.exemptTables).toEqual(['api_keys-2026-11', '1st.copy', 'Schlüssel', 'api_keys copy 2026', 'old, 5%']);
     expect(serverProblems({ VAULT_ENCRYPTED_TABLES: 'api_keys,1st' })).toHaveLength(1);
   });
 
-  it.each(['api_keys;', 'api_keys,"quoted"', 'api_keys,two words', "api_keys,a'b"])('refuse the tables %j', (tables) => {
+  it.each(['api_keys;', 'api_keys,"quoted"', 'api_keys,%E9', "api_keys,a'b"])('refuse the tables %j', (tables) => {
     expect(serverProblems({ VAULT_ENCRYPTED_TABLES: tables })).toContainEqual(
       'VAULT_ENCRYPTED_TABLES must be table names, comma-separated.',
     );

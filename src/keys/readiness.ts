@@ -137,7 +137,7 @@ export class ReadinessCheck {
     }
     if (this.#context.requireFormat2 && latest !== null && latest.rowsOfFormat1 > 0) {
       warnings.push(
-        `${latest.rowsOfFormat1} row(s) of api_keys are in format 1, which VAULT_REQUIRE_FORMAT_2 refuses: rotate with upgrade_format.`,
+        `${latest.rowsOfFormat1} row(s) of api_keys are in format 1, which VAULT_REQUIRE_FORMAT_2 refuses: find out who has put them there, then delete them, or take them as they stand by a rotation with upgrade_format.`,
       );
     }
     return warnings;

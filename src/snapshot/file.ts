@@ -69,8 +69,8 @@ async function writeSynced(path: string, snapshot: Snapshot): Promise<string> {
   return hash.digest('hex');
 }
 
-/** So that the name survives a crash too. */
-async function syncFolder(path: string): Promise<void> {
+/** So that the names of its files survive a crash too. */
+export async function syncFolder(path: string): Promise<void> {
   const folder = await open(path, 'r');
   try {
     await folder.sync();

@@ -18,8 +18,9 @@ export interface TextThreadSettings {
   readonly keys: readonly GivenKey[];
 }
 
-/** Fewer are sooner done than handed over. */
+/** Fewer are sooner done than handed over, unless they are long. */
 const minItems = 100;
+const minCharacters = 512 * 1024;
 const youngGenerationMb = 32;
 /** Of texts that wait for the thread: four bodies of the greatest size, and hundreds of the usual. */
 const maxWaitingCharacters = 32 * 1024 * 1024;
@@ -51,8 +52,8 @@ export class TextThread implements TextWorkers {
   }
 
   async work(task: TextTask): Promise<TextResults> {
-    if (task.items.length < minItems) return this.#here.work(task);
     const characters = charactersOf(task);
+    if (task.items.length < minItems && characters < minCharacters) return this.#here.work(task);
     if (this.#waitingCharacters > 0 && this.#waitingCharacters + characters > maxWaitingCharacters) throw overloaded();
     this.#waitingCharacters += characters;
     try {
@@ -95,6 +96,7 @@ function charactersOf({ items }: TextTask): number {
 }
 
 function lengthOf(item: PlaintextInput | CiphertextInput): number {
-  if ('plaintext' in item) return item.plaintext.length;
-  return 'row' in item ? item.row.encryptedValue.length : item.ciphertext.length;
+  if ('row' in item) return item.row.encryptedValue.length + item.row.iv.length + item.row.authTag.length;
+  const text = 'plaintext' in item ? item.plaintext : item.ciphertext;
+  return text.length + (item.context?.length ?? 0);
 }

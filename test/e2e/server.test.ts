@@ -32,6 +32,12 @@ describe('in an empty folder with an empty environment', () => {
     }
   });
 
+  it('what it makes, the database among it, is for nobody else to read', async () => {
+    const folder = temporaryFolder();
+    await startServer({ PORT: '0' }, folder);
+    for (const name of ['vault.db', 'dev.env']) expect(statSync(join(folder, 'data', name)).mode & 0o077, name).toBe(0);
+  });
+
   it('a rotation can be tried at once, and again after each restart, and every row stays readable', async () => {
     const folder = temporaryFolder();
     const keys: string[] = [];

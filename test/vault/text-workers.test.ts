@@ -89,6 +89,16 @@ describe('a thread', () => {
     expect((await task).texts[1]?.text).toBe(textOf(1));
   });
 
+  it('is started by few long texts too', async () => {
+    const { url, starts } = counting('setInterval(() => undefined, 1_000)');
+    const workers = new TextThread(url, keyring, () => undefined);
+    const item = { plaintext: 'sample', context: 'x'.repeat(600_000) };
+    const task = workers.work({ act: 'encrypt', keyId: keyIdA, items: [item] });
+    await expect.poll(starts).toBe(1);
+    await workers.close();
+    await task;
+  });
+
   it('that is asked what cannot be copied refuses that alone', async () => {
     const workerData = { keys: given };
     const thread = new Thread<unknown, TextResults>(entry, { workerData });
@@ -112,7 +122,8 @@ describe('a thread', () => {
   it('has so much before it and no more: what would only fill memory is refused', async () => {
     const { url } = counting('setInterval(() => undefined, 1_000)');
     const workers = new TextThread(url, keyring, () => undefined);
-    const items = Array.from({ length: 400 }, () => ({ plaintext: 'x'.repeat(50_000), context: null }));
+    // Half of it in what it is bound to.
+    const items = Array.from({ length: 400 }, () => ({ plaintext: 'x'.repeat(25_000), context: 'y'.repeat(25_000) }));
     const waiting = workers.work({ act: 'encrypt', keyId: keyIdA, items });
     await expect(workers.work({ act: 'encrypt', keyId: keyIdA, items })).rejects.toMatchObject(
       new StorageUnavailableError('The vault has more to do than it can: nothing was done, try again.'),
