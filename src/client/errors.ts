@@ -2,8 +2,10 @@
 
 import type { ErrorCode } from '../errors.ts';
 
-/** The types of the contract, and the client's own: no answer, none in time, or one that is not the vault's. */
-export type VaultErrorType = ErrorCode | 'connection_error' | 'timeout' | 'unexpected_answer';
+/** No answer, none in time, or one that is not the vault's. */
+const ownTypes = ['connection_error', 'timeout', 'unexpected_answer'] as const;
+/** The types of the contract, and the client's own. */
+export type VaultErrorType = ErrorCode | (typeof ownTypes)[number];
 
 export interface VaultErrorFields {
   readonly type: VaultErrorType;
@@ -65,25 +67,30 @@ export class VaultUnexpectedAnswerError extends VaultClientError {}
 type ErrorClass = new (message: string, fields: VaultErrorFields) => VaultClientError;
 
 /** What is not listed here is an operator's business, and no call of the client is answered with it. */
-const classByType: Readonly<Partial<Record<VaultErrorType, ErrorClass>>> = {
-  validation_error: VaultValidationError,
-  auth_error: VaultAuthError,
-  forbidden: VaultForbiddenError,
-  not_found: VaultNotFoundError,
-  payload_too_large: VaultPayloadTooLargeError,
-  decrypt_failed: VaultDecryptFailedError,
-  rate_limited: VaultRateLimitedError,
-  configuration_error: VaultConfigurationError,
-  storage_unavailable: VaultStorageUnavailableError,
-  internal_error: VaultInternalError,
-  connection_error: VaultConnectionError,
-  timeout: VaultTimeoutError,
-  unexpected_answer: VaultUnexpectedAnswerError,
-};
+const classByType = new Map<VaultErrorType, ErrorClass>([
+  ['validation_error', VaultValidationError],
+  ['auth_error', VaultAuthError],
+  ['forbidden', VaultForbiddenError],
+  ['not_found', VaultNotFoundError],
+  ['payload_too_large', VaultPayloadTooLargeError],
+  ['decrypt_failed', VaultDecryptFailedError],
+  ['rate_limited', VaultRateLimitedError],
+  ['configuration_error', VaultConfigurationError],
+  ['storage_unavailable', VaultStorageUnavailableError],
+  ['internal_error', VaultInternalError],
+  ['connection_error', VaultConnectionError],
+  ['timeout', VaultTimeoutError],
+  ['unexpected_answer', VaultUnexpectedAnswerError],
+]);
 
 export function createError(message: string, fields: VaultErrorFields): VaultClientError {
-  const Class = classByType[fields.type] ?? VaultClientError;
+  const Class = classByType.get(fields.type) ?? VaultClientError;
   return new Class(message, fields);
+}
+
+/** Whether the client alone says so: an answer that claims such a type is not the vault's. */
+export function isOwnType(type: string): boolean {
+  return ownTypes.some((own) => own === type);
 }
 
 /** Where no connection came about, so that nothing was sent. */

@@ -2,7 +2,7 @@
 
 import { EventEmitter } from 'node:events';
 import { Pool } from 'undici';
-import { createError, VaultClientError, type VaultErrorFields, type VaultErrorType } from './errors.ts';
+import { createError, isOwnType, VaultClientError, type VaultErrorFields, type VaultErrorType } from './errors.ts';
 import type { ErrorBody } from './wire.ts';
 
 /** Below the vault's own 72 seconds, so that no request goes out on a connection that is just being closed. */
@@ -138,7 +138,7 @@ function parseJson(text: string): unknown {
 
 function refusal(status: number, content: unknown, requestId: string, retryAfterSeconds: number | undefined): VaultClientError {
   const error = (content as Partial<ErrorBody> | null | undefined)?.error;
-  if (typeof error?.type !== 'string' || typeof error.message !== 'string') {
+  if (typeof error?.type !== 'string' || isOwnType(error.type) || typeof error.message !== 'string') {
     const message = `What answered with status ${status} is not the vault: check the url, and any proxy before it.`;
     return createError(message, { type: 'unexpected_answer', status, requestId, retryAfterSeconds });
   }

@@ -185,12 +185,15 @@ describe('a stale key', () => {
     [403, 'forbidden'],
     [404, 'not_found'],
     [422, 'decrypt_failed'],
+    [401, 'constructor'],
+    [403, '__proto__'],
+    [404, 'toString'],
   ])('is never answered after a %i, also not when the vault is away later', async (status, type) => {
     const { proxy, read } = await start(short);
     await read();
     await pass(5);
     proxy.fault = () => refusal(status, type);
-    await expect(read()).rejects.toMatchObject({ status });
+    await expect(read()).rejects.toMatchObject({ name: expect.stringMatching(/^Vault/), status });
     proxy.fault = () => 'cut before';
     await expect(read()).rejects.toThrow(VaultConnectionError);
   });
@@ -216,6 +219,14 @@ describe('a stale key', () => {
     await expect(read()).rejects.toMatchObject({ status, type });
     proxy.fault = () => 'cut before';
     expect((await read()).value).toBe('sample-value');
+  });
+
+  it.each(['connection_error', 'timeout', 'constructor'])('is not answered where an answer claims to be a %s', async (type) => {
+    const { proxy, read } = await start(short);
+    await read();
+    await pass(5);
+    proxy.fault = () => refusal(500, type);
+    await expect(read()).rejects.toMatchObject({ status: 500 });
   });
 
   it('is answered for its bounded time and no longer', async () => {
