@@ -139,9 +139,9 @@ export class KeyReader {
   }
 }
 
-/** No two pairs share one, whatever characters are in them. */
-function cacheKey({ tenant_id, name }: DecryptKeyBody): string {
-  return tenant_id === undefined || tenant_id === null ? `-${name}` : `${tenant_id.length}:${tenant_id}${name}`;
+/** No two pairs share one, whatever is in them. */
+function cacheKey({ tenant_id = null, name }: DecryptKeyBody): string {
+  return JSON.stringify([tenant_id, name]);
 }
 
 /** 401, 403 and 404 among them; a 429 says nothing of the key. */

@@ -58,6 +58,13 @@ describe('a fresh key', () => {
     expect(proxy.calls).toHaveLength(10);
   });
 
+  it('is not answered to a caller whose tenant is no text, though it reads alike', async () => {
+    const { read, database } = await start(long);
+    await database.insert(keyA, { id: 'other', name: 'cmename', tenantId: 'a' });
+    await read({ tenant_id: 'a', name: 'cmename' });
+    await expect(read({ tenant_id: ['acme'], name: 'name' })).rejects.toMatchObject({ type: 'validation_error' });
+  });
+
   it('cannot be changed by one caller for the next', async () => {
     const { read } = await start(long);
     const key = (await read()) as { value: string };
