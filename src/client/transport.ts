@@ -2,6 +2,7 @@
 
 import { EventEmitter } from 'node:events';
 import { Pool } from 'undici';
+import { type IsMeant, isFields } from './answers.ts';
 import { createError, isOwnType, VaultClientError, type VaultErrorFields, type VaultErrorType } from './errors.ts';
 import type { ErrorBody } from './wire.ts';
 
@@ -19,8 +20,8 @@ export interface Call {
   readonly path: string;
   readonly query?: Readonly<Record<string, string | number | null | undefined>>;
   readonly body?: unknown;
-  /** A field that every answer of the vault to this call has. */
-  readonly holds?: string;
+  /** Whether an answer is one to this call: it may be another's, from a proxy that has lost step. */
+  readonly isMeant: IsMeant;
 }
 
 export interface AttemptOptions {
@@ -103,8 +104,7 @@ export class Transport {
     });
     const text = await answer.body.text();
     const content = parseJson(text);
-    const isAnswer = typeof content === 'object' && content !== null && (call.holds === undefined || call.holds in content);
-    if (answer.statusCode >= 200 && answer.statusCode < 300 && isAnswer) return content;
+    if (answer.statusCode >= 200 && answer.statusCode < 300 && isFields(content) && call.isMeant(content)) return content;
     throw refusal(answer.statusCode, content, requestId, secondsOf(answer.headers['retry-after']));
   }
 }

@@ -1,6 +1,7 @@
 /** Every call that a gateway may make of the vault, typed: repeated where that is safe, shared where it is the same, abortable. */
 
 import { randomUUID } from 'node:crypto';
+import { hasItems, hasKey, hasOpenedKey, hasText, type IsMeant, isPage } from './answers.ts';
 import { isNotDone, VaultClientError, VaultNotFoundError } from './errors.ts';
 import { type KeyCacheOptions, KeyReader, type ReadLimits } from './key-reader.ts';
 import { withRetries } from './retry.ts';
@@ -62,8 +63,9 @@ export class VaultClient {
    * connected to: after a lost answer somebody else may have stored a newer key, which a repetition would replace.
    */
   async storeKey(body: wire.StoreKeyBody, options: CallOptions = {}): Promise<wire.StoreKeyAnswer> {
+    const { tenant_id, name } = body;
     try {
-      const call = { method: 'POST', path: '/v1/api-keys', body, holds: 'key' } as const;
+      const call: Call = { method: 'POST', path: '/v1/api-keys', body, isMeant: hasKey({ tenant_id, name }) };
       return (await this.#call(call, options, {}, { mayRepeat: isNotDone })) as wire.StoreKeyAnswer;
     } finally {
       // Also after a failure: it may have been stored all the same.
@@ -78,7 +80,8 @@ export class VaultClient {
 
   /** A page of a tenant's keys, masked. */
   async listKeys(query: ListKeysOptions = {}, options: CallOptions = {}): Promise<wire.ListKeysAnswer> {
-    return (await this.#call({ method: 'GET', path: '/v1/api-keys', query }, options)) as wire.ListKeysAnswer;
+    const isMeant = isPage('keys', query.cursor, { tenant_id: query.tenant_id ?? null });
+    return (await this.#call({ method: 'GET', path: '/v1/api-keys', query, isMeant }, options)) as wire.ListKeysAnswer;
   }
 
   /** All of a tenant's keys, masked, a page at a time. */
@@ -89,8 +92,8 @@ export class VaultClient {
   /** One key, masked. */
   async getKey(id: string, { tenant_id }: Tenant = {}, options: CallOptions = {}): Promise<wire.ApiKey> {
     try {
-      const answer = await this.#call({ method: 'GET', path: keyPath(id), query: { tenant_id }, holds: 'key' }, options);
-      return (answer as wire.GetKeyAnswer).key;
+      const call: Call = { method: 'GET', path: keyPath(id), query: { tenant_id }, isMeant: hasKey({ tenant_id, id }) };
+      return ((await this.#call(call, options)) as wire.GetKeyAnswer).key;
     } catch (error) {
       if (error instanceof VaultNotFoundError) this.#keys.forgetId(id);
       throw error;
@@ -99,8 +102,10 @@ export class VaultClient {
 
   /** Rejects with VaultNotFoundError where there was none; not where a repeated call finds that the first had deleted it. */
   async deleteKey(id: string, { tenant_id }: Tenant = {}, options: CallOptions = {}): Promise<void> {
+    const isMeant: IsMeant = ({ deleted }) => deleted === true;
     try {
-      await this.#call({ method: 'DELETE', path: keyPath(id), query: { tenant_id } }, options, {}, { isDone: isDeletedBefore });
+      const call: Call = { method: 'DELETE', path: keyPath(id), query: { tenant_id }, isMeant };
+      await this.#call(call, options, {}, { isDone: isDeletedBefore });
     } finally {
       this.#keys.forgetId(id);
     }
@@ -108,7 +113,8 @@ export class VaultClient {
 
   /** A page of the plaintexts of a tenant's keys, each with its value or with why it does not open. */
   async decryptAllKeys(body: wire.DecryptAllBody = {}, options: CallOptions = {}): Promise<wire.DecryptAllAnswer> {
-    return (await this.#call({ method: 'POST', path: '/v1/api-keys/decrypt-all', body }, options)) as wire.DecryptAllAnswer;
+    const isMeant = isPage('keys', body.cursor);
+    return (await this.#post('/v1/api-keys/decrypt-all', body, isMeant, options)) as wire.DecryptAllAnswer;
   }
 
   /** The plaintexts of all of a tenant's keys, a page at a time. They are not kept in the cache. */
@@ -118,7 +124,8 @@ export class VaultClient {
 
   /** A page of the tenants that have keys, and how many. The null tenant is one of them. */
   async listTenants(query: wire.TenantsQuery = {}, options: CallOptions = {}): Promise<wire.TenantsAnswer> {
-    return (await this.#call({ method: 'GET', path: '/v1/tenants', query }, options)) as wire.TenantsAnswer;
+    const isMeant = isPage('tenants', query.cursor);
+    return (await this.#call({ method: 'GET', path: '/v1/tenants', query, isMeant }, options)) as wire.TenantsAnswer;
   }
 
   /** All tenants that have keys, a page at a time. */
@@ -131,37 +138,39 @@ export class VaultClient {
 
   /** Whether the vault holds the master key that a store needs. */
   async isConfigured(options: CallOptions = {}): Promise<boolean> {
-    return ((await this.#call({ method: 'GET', path: '/v1/api-keys/status' }, options)) as wire.StatusAnswer).configured;
+    const isMeant: IsMeant = ({ configured }) => typeof configured === 'boolean';
+    const answer = await this.#call({ method: 'GET', path: '/v1/api-keys/status', isMeant }, options);
+    return (answer as wire.StatusAnswer).configured;
   }
 
   /** A text that the vault opens again, kept by the caller. */
   async encrypt(item: wire.EncryptItem, options: CallOptions = {}): Promise<wire.EncryptResult> {
-    return (await this.#call({ method: 'POST', path: '/v1/encrypt', body: item }, options)) as wire.EncryptResult;
+    return (await this.#post('/v1/encrypt', item, hasText('ciphertext'), options)) as wire.EncryptResult;
   }
 
   /** Opens a text of {@link encrypt}, or the three columns of a row in format 1. */
   async decrypt(item: wire.CiphertextItem, options: CallOptions = {}): Promise<wire.DecryptResult> {
-    return (await this.#call({ method: 'POST', path: '/v1/decrypt', body: item }, options)) as wire.DecryptResult;
+    return (await this.#post('/v1/decrypt', item, hasText('plaintext'), options)) as wire.DecryptResult;
   }
 
   /** The same under the active master key; the plaintext stays in the vault. */
   async rewrap(item: wire.CiphertextItem, options: CallOptions = {}): Promise<wire.EncryptResult> {
-    return (await this.#call({ method: 'POST', path: '/v1/rewrap', body: item }, options)) as wire.EncryptResult;
+    return (await this.#post('/v1/rewrap', item, hasText('ciphertext'), options)) as wire.EncryptResult;
   }
 
   /** At most 1,000 at once; the results are in order, each one or its error. */
   async encryptMany(items: readonly wire.EncryptItem[], options: CallOptions = {}): Promise<wire.EncryptBatchAnswer> {
-    return (await this.#call({ method: 'POST', path: '/v1/encrypt', body: { items } }, options)) as wire.EncryptBatchAnswer;
+    return (await this.#post('/v1/encrypt', { items }, hasItems(items.length), options)) as wire.EncryptBatchAnswer;
   }
 
   /** As {@link encryptMany}. */
   async decryptMany(items: readonly wire.CiphertextItem[], options: CallOptions = {}): Promise<wire.DecryptBatchAnswer> {
-    return (await this.#call({ method: 'POST', path: '/v1/decrypt', body: { items } }, options)) as wire.DecryptBatchAnswer;
+    return (await this.#post('/v1/decrypt', { items }, hasItems(items.length), options)) as wire.DecryptBatchAnswer;
   }
 
   /** As {@link encryptMany}. */
   async rewrapMany(items: readonly wire.CiphertextItem[], options: CallOptions = {}): Promise<wire.EncryptBatchAnswer> {
-    return (await this.#call({ method: 'POST', path: '/v1/rewrap', body: { items } }, options)) as wire.EncryptBatchAnswer;
+    return (await this.#post('/v1/rewrap', { items }, hasItems(items.length), options)) as wire.EncryptBatchAnswer;
   }
 
   /** The next decrypt asks the vault: for when a provider refuses a key that another process may have replaced. */
@@ -176,8 +185,13 @@ export class VaultClient {
   }
 
   async #decryptKey(body: wire.DecryptKeyBody, options: CallOptions, limits: ReadLimits): Promise<wire.DecryptedKey> {
-    const answer = await this.#call({ method: 'POST', path: '/v1/api-keys/decrypt', body, holds: 'key' }, options, limits);
+    const call: Call = { method: 'POST', path: '/v1/api-keys/decrypt', body, isMeant: hasOpenedKey(body) };
+    const answer = await this.#call(call, options, limits);
     return (answer as wire.DecryptKeyAnswer).key;
+  }
+
+  #post(path: string, body: unknown, isMeant: IsMeant, options: CallOptions): Promise<unknown> {
+    return this.#call({ method: 'POST', path, body, isMeant }, options);
   }
 
   async #call(call: Call, options: CallOptions, limits: ReadLimits = {}, rules: RepeatRules = {}): Promise<unknown> {
