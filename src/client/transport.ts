@@ -11,8 +11,12 @@ const keepAliveMs = 60_000;
 const connectTimeoutMs = 3_000;
 /** A connection stays with one replica: renewed so often, replicas that were added get their share. */
 const connectionLifetimeMs = 300_000;
-/** What no answer of the vault exceeds: a thousand plaintexts of 64 KiB, escaped. */
-const maxAnswerBytes = 512 * 1024 * 1024;
+/** What no answer of the vault exceeds: all that a body of 8 MiB can hold, escaped. */
+const maxAnswerBytes = 64 * 1024 * 1024;
+/** Nor a short one, or an error: a value of 64 KiB, escaped. */
+const maxShortAnswerBytes = 1024 * 1024;
+/** Messages are logged: beyond so many characters it is not the vault that speaks. */
+const maxMessageLength = 4_096;
 const printable = /^[\x21-\x7e]+$/;
 
 export interface Call {
@@ -22,6 +26,8 @@ export interface Call {
   readonly body?: unknown;
   /** Whether an answer is one to this call: it may be another's, from a proxy that has lost step. */
   readonly isMeant: IsMeant;
+  /** Whether it is about one key, or less. */
+  readonly isShort?: boolean;
 }
 
 export interface AttemptOptions {
@@ -51,7 +57,6 @@ export class Transport {
       // The deadline of the attempt counts, which covers both.
       headersTimeout: 0,
       bodyTimeout: 0,
-      maxResponseSize: maxAnswerBytes,
     });
   }
 
@@ -102,9 +107,9 @@ export class Transport {
       body,
       signal,
     });
-    const text = await answer.body.text();
-    const content = parseJson(text);
-    if (answer.statusCode >= 200 && answer.statusCode < 300 && isFields(content) && call.isMeant(content)) return content;
+    const isDone = answer.statusCode >= 200 && answer.statusCode < 300;
+    const content = await readJson(answer.body, isDone && !call.isShort ? maxAnswerBytes : maxShortAnswerBytes);
+    if (isDone && isFields(content) && call.isMeant(content)) return content;
     throw refusal(answer.statusCode, content, requestId, secondsOf(answer.headers['retry-after']));
   }
 }
@@ -127,6 +132,18 @@ function toQueryString(query: Call['query'] = {}): string {
   return parameters.size === 0 ? '' : `?${parameters}`;
 }
 
+/** Undefined where it is none, or longer than that, in which case the rest is not read, and the connection closed. */
+async function readJson(body: AsyncIterable<Buffer>, maxBytes: number): Promise<unknown> {
+  const chunks: Buffer[] = [];
+  let length = 0;
+  for await (const chunk of body) {
+    length += chunk.length;
+    if (length > maxBytes) return undefined;
+    chunks.push(chunk);
+  }
+  return parseJson(Buffer.concat(chunks, length).toString());
+}
+
 /** Undefined where it is none. */
 function parseJson(text: string): unknown {
   try {
@@ -143,7 +160,13 @@ function refusal(status: number, content: unknown, requestId: string, retryAfter
     return createError(message, { type: 'unexpected_answer', status, requestId, retryAfterSeconds });
   }
   const { type, message, details } = error;
-  return createError(message, { type: type as VaultErrorType, status, requestId, details, retryAfterSeconds });
+  return createError(message.slice(0, maxMessageLength), {
+    type: type as VaultErrorType,
+    status,
+    requestId,
+    details,
+    retryAfterSeconds,
+  });
 }
 
 /** The vault sends seconds; a proxy may send a date. */

@@ -65,7 +65,7 @@ export class VaultClient {
   async storeKey(body: wire.StoreKeyBody, options: CallOptions = {}): Promise<wire.StoreKeyAnswer> {
     const { tenant_id, name } = body;
     try {
-      const call: Call = { method: 'POST', path: '/v1/api-keys', body, isMeant: hasKey({ tenant_id, name }) };
+      const call: Call = { method: 'POST', path: '/v1/api-keys', body, isMeant: hasKey({ tenant_id, name }), isShort: true };
       return (await this.#call(call, options, {}, { mayRepeat: isNotDone })) as wire.StoreKeyAnswer;
     } finally {
       // Also after a failure: it may have been stored all the same.
@@ -91,8 +91,9 @@ export class VaultClient {
 
   /** One key, masked. */
   async getKey(id: string, { tenant_id }: Tenant = {}, options: CallOptions = {}): Promise<wire.ApiKey> {
+    const isMeant = hasKey({ tenant_id, id });
     try {
-      const call: Call = { method: 'GET', path: keyPath(id), query: { tenant_id }, isMeant: hasKey({ tenant_id, id }) };
+      const call: Call = { method: 'GET', path: keyPath(id), query: { tenant_id }, isMeant, isShort: true };
       return ((await this.#call(call, options)) as wire.GetKeyAnswer).key;
     } catch (error) {
       if (error instanceof VaultNotFoundError) this.#keys.forgetId(id);
@@ -104,7 +105,7 @@ export class VaultClient {
   async deleteKey(id: string, { tenant_id }: Tenant = {}, options: CallOptions = {}): Promise<void> {
     const isMeant: IsMeant = ({ deleted }) => deleted === true;
     try {
-      const call: Call = { method: 'DELETE', path: keyPath(id), query: { tenant_id }, isMeant };
+      const call: Call = { method: 'DELETE', path: keyPath(id), query: { tenant_id }, isMeant, isShort: true };
       await this.#call(call, options, {}, { isDone: isDeletedBefore });
     } finally {
       this.#keys.forgetId(id);
@@ -139,7 +140,7 @@ export class VaultClient {
   /** Whether the vault holds the master key that a store needs. */
   async isConfigured(options: CallOptions = {}): Promise<boolean> {
     const isMeant: IsMeant = ({ configured }) => typeof configured === 'boolean';
-    const answer = await this.#call({ method: 'GET', path: '/v1/api-keys/status', isMeant }, options);
+    const answer = await this.#call({ method: 'GET', path: '/v1/api-keys/status', isMeant, isShort: true }, options);
     return (answer as wire.StatusAnswer).configured;
   }
 
@@ -185,7 +186,7 @@ export class VaultClient {
   }
 
   async #decryptKey(body: wire.DecryptKeyBody, options: CallOptions, limits: ReadLimits): Promise<wire.DecryptedKey> {
-    const call: Call = { method: 'POST', path: '/v1/api-keys/decrypt', body, isMeant: hasOpenedKey(body) };
+    const call: Call = { method: 'POST', path: '/v1/api-keys/decrypt', body, isMeant: hasOpenedKey(body), isShort: true };
     const answer = await this.#call(call, options, limits);
     return (answer as wire.DecryptKeyAnswer).key;
   }

@@ -147,3 +147,43 @@ describe('a page that leads to itself', () => {
     expect(proxy.calls).toHaveLength(2);
   });
 });
+
+describe('an answer that is far too long', () => {
+  const value = 'a'.repeat(2_000_000);
+  it('is refused and not kept, and its connection closed before the end', async () => {
+    const { vault, proxy, answerWith } = await start({ key: { ...key, value: 'a'.repeat(50_000_000) } });
+    const read = () => vault.decryptKey({ tenant_id: 'acme', name: 'OPENAI' });
+    await expectRefused(read());
+    answerWith({ key });
+    expect((await read()).value).toBe(secret);
+    expect(proxy.connections()).toBeGreaterThan(1);
+  });
+
+  it.each([
+    ['a store', (vault: VaultClient) => vault.storeKey({ ...tenant, name: 'OPENAI', provider: 'openai', value: 'sample' })],
+    ['a get', (vault: VaultClient) => vault.getKey('row', tenant)],
+    ['a delete', (vault: VaultClient) => vault.deleteKey('row', tenant)],
+    ['a status', (vault: VaultClient) => vault.isConfigured()],
+  ])('is refused after %s', async (_name, call) => {
+    const { vault } = await start({ key: { ...key, value }, deleted: true, configured: true });
+    await expectRefused(call(vault));
+  });
+
+  it('is another for pages and texts than for one key', async () => {
+    const { vault, answerWith } = await start({ keys: [{ ...entry, value }], next_cursor: null });
+    expect((await vault.decryptAllKeys(tenant)).keys).toHaveLength(1);
+    answerWith({ plaintext: value });
+    expect((await vault.decrypt(sealed)).plaintext).toBe(value);
+  });
+
+  it('is also an error of a megabyte, of which the status is believed', async () => {
+    const { vault } = await start({ error: { type: 'auth_error', message: value, request_id: 'r' } }, 401);
+    await expect(vault.listKeys()).rejects.toMatchObject({ type: 'unexpected_answer', status: 401 });
+  });
+});
+
+it('a message is cut where it is longer than any of the vault’s', async () => {
+  const { vault } = await start({ error: { type: 'not_found', message: 'a'.repeat(500_000), request_id: 'r' } }, 404);
+  const error = await vault.getKey('row').catch((reason: unknown) => reason);
+  expect(error).toMatchObject({ type: 'not_found', message: 'a'.repeat(4_096) });
+});
