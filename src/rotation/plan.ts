@@ -187,27 +187,31 @@ async function resolveSkips(
   skipIds: readonly string[],
   known: readonly SkippedRow[],
 ): Promise<SkippedRow[]> {
-  const resolved: SkippedRow[] = [];
-  for (const skipId of new Set(skipIds)) {
-    const skipped = known.find(({ table, id }) => skipId === id || isOf(table, id, skipId));
-    resolved.push(skipped ?? (await resolveSkip(tables, tableNames, skipId)));
-  }
-  return resolved;
+  const earlier = new Map(known.flatMap((row) => [[row.id, row] as const, [nameOf(row), row] as const]));
+  const wanted = [...new Set(skipIds)].map((skipId) => ({ skipId, named: parseSkipId(tableNames, skipId) }));
+  const asked = wanted.flatMap(({ skipId, named }) => (named === null ? [skipId] : [skipId, named.id]));
+  const held = new Map<string, ReadonlySet<string>>();
+  for (const table of tableNames) held.set(table, await tables.idsAmong(table, asked));
+  return wanted.map(({ skipId, named }) => {
+    const row = named && earlier.get(nameOf(named));
+    return row ?? earlier.get(skipId) ?? resolveSkip(held, skipId, named);
+  });
 }
 
-/** Whether it is `table:id`. */
-function isOf(table: string, id: string, skipId: string): boolean {
-  return skipId.endsWith(`:${id}`) && tableAmong([table], skipId.slice(0, -id.length - 1)) !== undefined;
-}
-
-async function resolveSkip(tables: EncryptedTables, tableNames: readonly string[], skipId: string): Promise<SkippedRow> {
+/** Where it is `table:id` of a covered table, or might be. */
+function parseSkipId(tableNames: readonly string[], skipId: string): SkippedRow | null {
   const [prefix = '', ...rest] = skipId.split(':');
-  const named = tableAmong(tableNames, prefix);
-  if (rest.length > 0 && named !== undefined) {
-    const id = rest.join(':');
-    if ((await tables.tablesWithId([named], id)).length > 0) return { table: named, id };
-  }
-  const [table, ...others] = await tables.tablesWithId(tableNames, skipId);
+  const table = rest.length === 0 ? undefined : tableAmong(tableNames, prefix);
+  return table === undefined ? null : { table, id: rest.join(':') };
+}
+
+function nameOf({ table, id }: SkippedRow): string {
+  return `${table}:${id}`;
+}
+
+function resolveSkip(held: ReadonlyMap<string, ReadonlySet<string>>, skipId: string, named: SkippedRow | null): SkippedRow {
+  if (named !== null && held.get(named.table)?.has(named.id)) return named;
+  const [table, ...others] = [...held].filter(([, ids]) => ids.has(skipId)).map(([name]) => name);
   if (table === undefined) throw new ValidationError(`skip_ids: no covered table has a row ${JSON.stringify(skipId)}.`);
   if (others.length > 0) {
     throw new ValidationError(`skip_ids: ${JSON.stringify(skipId)} is in several tables: write it as ${table}:${skipId}.`);

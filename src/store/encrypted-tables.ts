@@ -88,25 +88,19 @@ export class EncryptedTables {
     }
   }
 
-  /** The tables of these that hold a row with that id. */
-  async tablesWithId(tables: readonly string[], id: string): Promise<string[]> {
-    const holding: string[] = [];
-    for (const table of tables) {
-      if (await this.#hasId(table, id)) holding.push(table);
-    }
-    return holding;
-  }
-
-  async #hasId(table: string, id: string): Promise<boolean> {
+  /** Those of these ids that a row of the table has: its `id`, or `rowid:` and its row id where that is null or bytes. */
+  async idsAmong(table: string, ids: readonly string[]): Promise<Set<string>> {
     const hasIdColumn = (await this.#columns(table)).has('id');
-    const [, rowId] = /^rowid:(-?\d+)$/.exec(id) ?? [];
-    if (rowId === undefined && !hasIdColumn) return false;
     // A column without a type may hold a number, which is named by its digits.
-    const byId = "(id = ?1 OR (id = CAST(?1 AS numeric) AND typeof(id) <> 'blob' AND CAST(id AS text) = ?1))";
-    const byRowId = `(rowid = ?2${hasIdColumn ? " AND typeof(id) IN ('null', 'blob')" : ''})`;
-    const condition = hasIdColumn ? `${byId} OR ${byRowId}` : byRowId;
-    const rows = await this.#database.read(`SELECT 1 FROM ${quote(table)} WHERE ${condition} LIMIT 1`, [id, rowId ?? null]);
-    return rows.length > 0;
+    const byId = "id = w.id OR (id = CAST(w.id AS numeric) AND typeof(id) <> 'blob' AND CAST(id AS text) = w.id)";
+    const byRowId = `rowid = w.row_id${hasIdColumn ? " AND typeof(id) IN ('null', 'blob')" : ''}`;
+    const wanted = ids.map((id) => [id, /^rowid:(-?\d+)$/.exec(id)?.[1] ?? null]);
+    const rows = await this.#database.read(
+      `WITH w AS MATERIALIZED (SELECT value->>0 AS id, CAST(value->>1 AS integer) AS row_id FROM json_each(?))
+       SELECT w.id AS wanted FROM w WHERE EXISTS (SELECT 1 FROM ${quote(table)} WHERE ${hasIdColumn ? `${byId} OR (${byRowId})` : byRowId})`,
+      [JSON.stringify(wanted)],
+    );
+    return new Set(rows.map((row) => text(row, 'wanted')));
   }
 
   async #count(table: string, mostRows?: number): Promise<number> {

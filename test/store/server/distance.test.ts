@@ -115,6 +115,22 @@ describe('a page of all rows', () => {
   });
 });
 
+describe('rows that are named', () => {
+  it('are looked for at once, however many they are', async () => {
+    const { gateway, proxy, database } = await start();
+    for (const id of ['a', 'rowid:1', '5']) await gateway.insert(keyA, { id });
+    let requests = 0;
+    proxy.fault = () => {
+      requests += 1;
+      return 'none';
+    };
+    const ids = [...Array.from({ length: 500 }, (_, index) => `missing-${index}`), 'a', '5', 'rowid:1', 'rowid:2'];
+    expect(await new EncryptedTables(database).idsAmong('api_keys', ids)).toEqual(new Set(['a', '5', 'rowid:1']));
+    // What the table looks like, and they.
+    expect(requests).toBe(2);
+  });
+});
+
 describe('/ready', () => {
   async function startBehindProxy() {
     const proxy = await startFaultProxy((await startSqld()).port);
