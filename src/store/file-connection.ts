@@ -63,11 +63,11 @@ export class FileConnection implements Connection {
   constructor(path: string, lockWaitMs: number, identity?: string) {
     this.#path = path;
     this.#lockWaitMs = lockWaitMs;
-    this.#log = new WriteAheadLog(path, lockWaitMs);
     this.#isFirst = identity === undefined;
     this.#identity = identity ?? null;
     this.#database = this.#open();
     this.#identity ??= identityOf(path);
+    this.#log = new WriteAheadLog(path, lockWaitMs);
   }
 
   /** What another connection of this process to the same file is to be opened with. */

@@ -3,7 +3,7 @@
  * wait without blocking. Best effort: where a checkpoint fails, one after a later write does its work.
  */
 
-import { existsSync, statSync } from 'node:fs';
+import { existsSync, realpathSync, statSync } from 'node:fs';
 import PromiseDatabase from 'libsql/promise';
 import { within } from '../runtime/within.ts';
 import { AttemptTimeoutError } from './failures.ts';
@@ -13,13 +13,16 @@ const maxBytes = 4 * 1024 * 1024;
 
 export class WriteAheadLog {
   readonly #databasePath: string;
+  readonly #logPath: string;
   readonly #lockWaitMs: number;
   #connection: PromiseDatabase | null = null;
   #underWay: Promise<void> | null = null;
 
-  /** `lockWaitMs`: how long a checkpoint waits for another writer, or for readers that need the log. */
+  /** The file is there. `lockWaitMs`: how long a checkpoint waits for another writer, or for readers that need the log. */
   constructor(databasePath: string, lockWaitMs: number) {
     this.#databasePath = databasePath;
+    // As SQLite does, which writes it beside the file that a symbolic link names.
+    this.#logPath = `${realpathSync(databasePath)}-wal`;
     this.#lockWaitMs = lockWaitMs;
   }
 
@@ -58,7 +61,7 @@ export class WriteAheadLog {
   /** The log is there only while the database is open, and the file may be away altogether. */
   #bytes(): number {
     try {
-      return statSync(`${this.#databasePath}-wal`, { throwIfNoEntry: false })?.size ?? 0;
+      return statSync(this.#logPath, { throwIfNoEntry: false })?.size ?? 0;
     } catch {
       return 0;
     }

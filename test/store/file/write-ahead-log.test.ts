@@ -1,6 +1,6 @@
 /** The log of a file is checkpointed beside the thread that uses it: reads go on, writes wait in turn, and an end waits for the checkpoint. */
 
-import { statSync } from 'node:fs';
+import { statSync, symlinkSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import NativeDatabase from 'libsql';
 import { describe, expect, it } from 'vitest';
@@ -95,6 +95,23 @@ describe('a database whose log is long', () => {
       expect(rows()).toBe(2);
       reader.close();
     }
+  });
+
+  it('finds it behind a symbolic link too, which may name a file that comes with the start', async () => {
+    const { path, reader, logBytes, rows } = await open();
+    reader.exec('COMMIT');
+    symlinkSync(path, `${path}-link`);
+    const database = new Database({ url: `file:${path}-link` });
+    await database.write([{ sql: "INSERT INTO t VALUES ('short')" }]);
+    await database.close();
+    expect(logBytes()).toBe(0);
+    expect(rows()).toBe(2);
+    reader.close();
+    symlinkSync(`${path}-new`, `${path}-new-link`);
+    const anew = new Database({ url: `file:${path}-new-link` });
+    await anew.write([{ sql: 'CREATE TABLE t (b text)' }]);
+    await anew.close();
+    expect(statSync(`${path}-new`).size).toBeGreaterThan(0);
   });
 
   it('goes on where it cannot be checkpointed, and does it after a later write', async () => {
