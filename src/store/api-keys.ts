@@ -215,7 +215,7 @@ export class ApiKeyStore {
     const sql = `UPDATE api_keys SET last_used_at = max(coalesce(last_used_at, 0), used.value->>1)
       FROM json_each(?) AS used WHERE api_keys.id = used.value->>0`;
     const args = [JSON.stringify([...usedAt])];
-    await withColumns(this.#database, () => this.#database.writeUnsynced([{ sql, args }]));
+    await withColumns(this.#database, () => this.#database.writeBeside([{ sql, args }]));
   }
 
   async #findByNames(lookups: readonly NameLookup[]): Promise<(ApiKeyRow | null)[]> {

@@ -26,10 +26,9 @@ export interface Connection {
   execute(statement: SqlStatement): Promise<Result>;
   /**
    * All of them or none. Throws LibsqlBatchError, which says at which of them it ended. On a file it throws AttemptTimeoutError where it
-   * could not begin by `endsAtMs`, by `performance.now()`; and the commit does not wait for the disk where it need not be synced: it may
-   * be lost with the machine, with the process it is not.
+   * could not begin by `endsAtMs`, by `performance.now()`.
    */
-  batch(statements: readonly SqlStatement[], endsAtMs: number, isSynced?: boolean): Promise<readonly Result[]>;
+  batch(statements: readonly SqlStatement[], endsAtMs: number): Promise<readonly Result[]>;
   /** Resolves once nothing of it uses the database any more. */
   close(): Promise<void>;
 }

@@ -8,7 +8,7 @@ import { fileURLToPath } from 'node:url';
 import pLimit, { type LimitFunction } from 'p-limit';
 import { ConfigurationError, StorageUnavailableError } from '../errors.ts';
 import { within } from '../runtime/within.ts';
-import type { Argument, Connection, Result, Row } from './connection.ts';
+import type { Argument, Connection, Row } from './connection.ts';
 import { AttemptTimeoutError, describe, kindOf, translate, translateUnsettled } from './failures.ts';
 import { FileConnection } from './file-connection.ts';
 import { asGuardFailure, type Statement } from './guards.ts';
@@ -128,21 +128,23 @@ export class Database {
    */
   async write(statements: readonly Statement[], workMs = 0): Promise<number[]> {
     if (this.#file === null) return this.#writeMarked(statements, workMs);
-    return (await this.#batch(statements)).map(({ rowsAffected }) => rowsAffected);
+    const results = await this.#batch(statements, (endsAtMs) => this.#connection.batch(statements, endsAtMs));
+    return results.map(({ rowsAffected }) => rowsAffected);
   }
 
   /** As {@link write}, for statements that may be carried out twice without harm: on a server it leaves no mark. */
   async writeIdempotent(statements: readonly Statement[]): Promise<void> {
-    await this.#batch(statements);
+    await this.#batch(statements, (endsAtMs) => this.#connection.batch(statements, endsAtMs));
   }
 
   /**
-   * As {@link write}, for notes that may be lost with the machine: the commit to a file does not wait for the disk, which may
-   * take long whenever the system writes back what others have written. It is durable once a later write is.
+   * As {@link writeIdempotent}, for notes that come again and again: on a file no read waits while they are committed, which may take
+   * long whenever the system writes back what others have written.
    */
-  async writeUnsynced(statements: readonly Statement[]): Promise<void> {
-    if (this.#file === null) await this.write(statements);
-    else await this.#batch(statements, false);
+  async writeBeside(statements: readonly Statement[]): Promise<void> {
+    const file = this.#file;
+    if (file === null) await this.write(statements);
+    else await this.#batch(statements, (endsAtMs) => file.batchBeside(statements, endsAtMs));
   }
 
   /**
@@ -184,8 +186,7 @@ export class Database {
     }
   }
 
-  async #batch(statements: readonly Statement[], isSynced?: boolean): Promise<readonly Result[]> {
-    const send = (endsAtMs: number) => this.#connection.batch(statements, endsAtMs, isSynced);
+  async #batch<T>(statements: readonly Statement[], send: Attempt<T>): Promise<T> {
     const options = { timeoutMs: attemptMs + sendingMs(statements), submittedAtMs: performance.now() };
     try {
       if (this.#file === null) return await this.#attempt(send, options);

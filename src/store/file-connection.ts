@@ -9,7 +9,7 @@ import { LibsqlBatchError, LibsqlError } from '@libsql/client';
 import NativeDatabase from 'libsql';
 import { LRUCache } from 'lru-cache';
 import type { Connection, Result, Row, SqlStatement, Value } from './connection.ts';
-import { WriteAheadLog } from './write-ahead-log.ts';
+import { commitSettings, WriteAheadLog } from './write-ahead-log.ts';
 
 /** How long a write waits for a file that is away, and how often it looks. */
 const awayMs = 1_000;
@@ -77,7 +77,7 @@ export class FileConnection implements Connection {
 
   /** Opened by the first use after {@link reconnect}, and again by the next where that fails. */
   get #opened(): NativeDatabase.Database {
-    if (this.#isClosed) throw new LibsqlError('The connection is closed.', 'SQLITE_MISUSE');
+    this.#assertOpen();
     this.#database ??= this.#open();
     return this.#database;
   }
@@ -88,26 +88,34 @@ export class FileConnection implements Connection {
     return this.#run(statement);
   }
 
-  async batch(statements: readonly SqlStatement[], endsAtMs: number, isSynced = true): Promise<Result[]> {
-    const results = await this.#log.betweenCheckpoints(() => this.#batchInPlace(statements, isSynced), endsAtMs);
-    this.#log.checkpointWhereLong();
-    return results;
+  async batch(statements: readonly SqlStatement[], endsAtMs: number): Promise<Result[]> {
+    return this.#write(() => this.#commit(statements), endsAtMs);
   }
 
-  async #batchInPlace(statements: readonly SqlStatement[], isSynced: boolean): Promise<Result[]> {
-    if (!this.#checkPlace()) await this.#comeBack();
-    const results = isSynced ? this.#commit(statements) : this.#commitUnsynced(statements);
-    if (!this.#checkPlace()) await this.#comeBack();
-    return results;
-  }
-
-  #commitUnsynced(statements: readonly SqlStatement[]): Result[] {
-    this.#setSynchronous('NORMAL');
+  /**
+   * As {@link batch}, but another thread waits for the disk, and reads go on. For statements that answer no rows, and may be carried out
+   * twice: it throws AttemptTimeoutError too where it has not ended by `endsAtMs`, and may end later.
+   */
+  async batchBeside(statements: readonly SqlStatement[], endsAtMs: number): Promise<void> {
     try {
-      return this.#commit(statements);
-    } finally {
-      this.#syncAgain();
+      await this.#write(() => this.#log.commit(statements, endsAtMs), endsAtMs);
+    } catch (error) {
+      throw toLibsqlError(error);
     }
+  }
+
+  async #write<T>(commit: () => T | Promise<T>, endsAtMs: number): Promise<T> {
+    const result = await this.#log.inTurn(() => this.#writeInPlace(commit), endsAtMs);
+    this.#log.checkpointWhereLong();
+    return result;
+  }
+
+  async #writeInPlace<T>(commit: () => T | Promise<T>): Promise<T> {
+    this.#assertOpen();
+    if (!this.#checkPlace()) await this.#comeBack();
+    const result = await commit();
+    if (!this.#checkPlace()) await this.#comeBack();
+    return result;
   }
 
   #commit(statements: readonly SqlStatement[]): Result[] {
@@ -143,8 +151,7 @@ export class FileConnection implements Connection {
       database = new NativeDatabase(this.#path, { timeout: this.#lockWaitMs });
       this.#assertInPlace();
       database.defaultSafeIntegers(true);
-      // A checkpoint at a commit may race another process's (the WAL-reset bug, libsql#2271): it is done apart.
-      database.exec('PRAGMA wal_autocheckpoint = 0');
+      database.exec(commitSettings);
       return database;
     } catch (error) {
       database?.close();
@@ -152,6 +159,10 @@ export class FileConnection implements Connection {
       // Of a file that does not open the package says no code.
       throw error instanceof NativeDatabase.SqliteError ? toLibsqlError(error) : cannotOpen('The file does not open.');
     }
+  }
+
+  #assertOpen(): void {
+    if (this.#isClosed) throw new LibsqlError('The connection is closed.', 'SQLITE_MISUSE');
   }
 
   #assertInPlace(): void {
@@ -226,24 +237,6 @@ export class FileConnection implements Connection {
       return { rows: (statement.all(args) as Value[][]).map((values) => toRow(columns, values)), rowsAffected: 0 };
     } catch (error) {
       throw toLibsqlError(error);
-    }
-  }
-
-  /** Never by a kept statement: SQLite may carry out a pragma when it compiles it, and not again. */
-  #setSynchronous(level: 'NORMAL' | 'FULL'): void {
-    try {
-      this.#opened.exec(`PRAGMA synchronous = ${level}`);
-    } catch (error) {
-      throw toLibsqlError(error);
-    }
-  }
-
-  /** Where that cannot be said, the connection goes: one that is opened anew waits for the disk. */
-  #syncAgain(): void {
-    try {
-      this.#setSynchronous('FULL');
-    } catch {
-      this.reconnect();
     }
   }
 

@@ -64,7 +64,7 @@ export class MasterKeyStore {
 
   /** Notes that stateless calls used these keys; an older time never replaces a newer one. */
   async noteStatelessUse(usedAt: ReadonlyMap<string, number>): Promise<void> {
-    await this.#database.write(
+    await this.#database.writeBeside(
       [...usedAt].map(([keyId, time]) => ({
         sql: 'UPDATE vault_master_keys SET stateless_last_used_at = max(coalesce(stateless_last_used_at, 0), ?) WHERE key_id = ?',
         args: [time, keyId],

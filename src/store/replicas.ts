@@ -38,7 +38,7 @@ export class ReplicaStore {
 
   /** Says that the replica lives, and forgets what is long past: replicas that went without a word, and settled writes. */
   async beat({ id, host, keyIds }: Replica): Promise<void> {
-    await this.#database.writeUnsynced([
+    await this.#database.writeBeside([
       {
         sql: `INSERT INTO vault_replicas (id, host, key_ids, seen_at) VALUES (?, ?, ?, unixepoch())
               ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at, key_ids = excluded.key_ids`,

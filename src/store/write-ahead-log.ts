@@ -1,12 +1,21 @@
 /**
- * Checkpoints a file's write-ahead log once it is long, on a thread of the native package: reads go on meanwhile, and writes
- * wait without blocking. Best effort: where a checkpoint fails, one after a later write does its work.
+ * What waits for a file's disk while nobody should, on a thread of the native package: checkpoints of the write-ahead log once it is long,
+ * and commits that no caller waits for. Reads go on meanwhile, and writes wait without blocking. Checkpoints are best effort: where one
+ * fails, one after a later write does its work.
  */
 
 import { existsSync, realpathSync, statSync } from 'node:fs';
+import { LibsqlError } from '@libsql/client';
 import PromiseDatabase from 'libsql/promise';
 import { within } from '../runtime/within.ts';
+import type { SqlStatement } from './connection.ts';
 import { AttemptTimeoutError } from './failures.ts';
+
+/**
+ * Of every connection that commits. A commit in the log that is not synced would be a hole in front of the next one, where the sync of that
+ * fails and the system forgets what it could not write. A checkpoint at a commit may race another process's (the WAL-reset bug, libsql#2271).
+ */
+export const commitSettings = 'PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0';
 
 /** From this size it is checkpointed. */
 const maxBytes = 4 * 1024 * 1024;
@@ -18,7 +27,7 @@ export class WriteAheadLog {
   #connection: PromiseDatabase | null = null;
   #underWay: Promise<void> | null = null;
 
-  /** The file is there. `lockWaitMs`: how long a checkpoint waits for another writer, or for readers that need the log. */
+  /** The file is there. `lockWaitMs`: how long that thread waits for another writer, or for readers that need the log. */
   constructor(databasePath: string, lockWaitMs: number) {
     this.#databasePath = databasePath;
     // As SQLite does, which writes it beside the file that a symbolic link names.
@@ -27,13 +36,13 @@ export class WriteAheadLog {
   }
 
   /**
-   * Calls `work`, which begins to write before it returns, when no checkpoint holds the writers' lock: SQLite would wait for it, and block.
-   * Throws AttemptTimeoutError where one still does at `endsAtMs`, by `performance.now()`.
+   * Calls `work`, which begins to write before it returns, when that thread does not hold the writers' lock: SQLite would wait for it, and
+   * block. Throws AttemptTimeoutError where it still does at `endsAtMs`, by `performance.now()`.
    */
-  async betweenCheckpoints<T>(work: () => Promise<T>, endsAtMs: number): Promise<T> {
+  async inTurn<T>(work: () => Promise<T>, endsAtMs: number): Promise<T> {
     while (this.#underWay !== null) {
       await within(this.#underWay, endsAtMs - performance.now(), () => {
-        throw new AttemptTimeoutError('The write-ahead log is still being checkpointed.');
+        throw new AttemptTimeoutError('The disk keeps what was begun before it.');
       });
     }
     return work();
@@ -42,12 +51,17 @@ export class WriteAheadLog {
   /** Begins a checkpoint where the log is long and none is under way. */
   checkpointWhereLong(): void {
     if (this.#underWay !== null || this.#bytes() <= maxBytes) return;
-    this.#underWay = this.#checkpoint().finally(() => {
-      this.#underWay = null;
+    void this.#begin(this.#checkpoint());
+  }
+
+  /** In turn. Throws AttemptTimeoutError where it has not ended at `endsAtMs`; it goes on then, and others wait for it. */
+  async commit(statements: readonly SqlStatement[], endsAtMs: number): Promise<void> {
+    await within(this.#begin(this.#commit(statements)), endsAtMs - performance.now(), () => {
+      throw new AttemptTimeoutError('The disk keeps it.');
     });
   }
 
-  /** Resolves when no checkpoint is under way. */
+  /** Resolves when nothing is under way. */
   async settled(): Promise<void> {
     await this.#underWay;
   }
@@ -67,16 +81,57 @@ export class WriteAheadLog {
     }
   }
 
+  #begin(work: Promise<void>): Promise<void> {
+    const ended = work.finally(() => {
+      this.#underWay = null;
+    });
+    this.#underWay = ended.catch(() => undefined);
+    return ended;
+  }
+
   /** Emptied with the writers' lock held, which keeps out commits that might race the checkpoint (the WAL-reset bug, libsql#2271). */
   async #checkpoint(): Promise<void> {
-    // Opening it would make an empty one.
-    if (!existsSync(this.#databasePath)) return;
     try {
-      this.#connection ??= new PromiseDatabase(this.#databasePath, { timeout: this.#lockWaitMs });
-      await this.#connection.exec('PRAGMA wal_checkpoint(TRUNCATE)');
+      await this.#opened.exec('PRAGMA wal_checkpoint(TRUNCATE)');
     } catch {
       this.#disconnect();
     }
+  }
+
+  /** Compiled before it takes the writers' lock, which it then holds for no longer than the disk takes. */
+  async #commit(statements: readonly SqlStatement[]): Promise<void> {
+    const connection = this.#opened;
+    try {
+      const compiled = await Promise.all(statements.map(({ sql }) => connection.prepare(sql)));
+      await connection.exec(`${commitSettings}; BEGIN IMMEDIATE`);
+      for (const [index, { args = [] }] of statements.entries()) compiled[index].run(args);
+      await connection.exec('COMMIT');
+    } catch (error) {
+      await this.#abandon(connection);
+      throw error;
+    }
+  }
+
+  get #opened(): PromiseDatabase {
+    this.#connection ??= this.#open();
+    return this.#connection;
+  }
+
+  #open(): PromiseDatabase {
+    // Opening it would make an empty one.
+    if (!existsSync(this.#databasePath)) throw new LibsqlError('The file is not there.', 'SQLITE_CANTOPEN');
+    try {
+      return new PromiseDatabase(this.#databasePath, { timeout: this.#lockWaitMs });
+    } catch {
+      throw new LibsqlError('The file does not open.', 'SQLITE_CANTOPEN');
+    }
+  }
+
+  /** A connection of which a statement failed may hold on to what it saw (libsql-client-ts#352). */
+  async #abandon(connection: PromiseDatabase): Promise<void> {
+    // Closing it keeps the lock until its statements are collected; SQLite may have rolled back by itself.
+    await connection.exec('ROLLBACK').catch(() => undefined);
+    this.#disconnect();
   }
 
   #disconnect(): void {

@@ -65,46 +65,81 @@ describe('a statement that is kept', () => {
   });
 });
 
-describe('a commit', () => {
-  it('never checkpoints the log, which another process might be writing to just then', async () => {
-    const { connection } = await open();
+describe('a commit, by whichever connection', () => {
+  const ways = ['batch', 'batchBeside'] as const;
+
+  it('waits for the disk, so that none is in the log which a later one would be lost behind', async () => {
+    const { connection, rows } = await open();
+    await connection.execute({ sql: 'PRAGMA journal_mode = WAL' });
+    const noteLevel = { sql: 'INSERT INTO t (b) SELECT synchronous FROM pragma_synchronous' };
     for (let opened = 0; opened < 2; opened += 1) {
-      const { rows } = await connection.execute({ sql: 'PRAGMA wal_autocheckpoint' });
-      expect(rows).toEqual([{ wal_autocheckpoint: 0n }]);
+      for (const way of ways) await connection[way]([noteLevel], never);
       connection.reconnect();
+    }
+    expect(await rows()).toEqual(['2', '2', '2', '2']);
+    await connection.close();
+  });
+
+  it('never checkpoints the log, which another process might be writing to just then', async () => {
+    for (const way of ways) {
+      const { url, connection } = await open();
+      await connection.execute({ sql: 'PRAGMA journal_mode = WAL' });
+      // Over a thousand pages, after which SQLite would, and less than the vault lets be.
+      await connection[way]([{ sql: 'INSERT INTO t (b) VALUES (zeroblob(4110000))' }], never);
+      expect(statSync(url.slice('file:'.length)).size).toBeLessThan(100_000);
+      await connection.close();
     }
   });
 });
 
-describe('a batch that does not wait for the disk', () => {
-  const level = { sql: 'SELECT synchronous FROM pragma_synchronous' };
-  const [normal, full] = [[{ synchronous: 1n }], [{ synchronous: 2n }]];
-  const rowsOf = async (connection: FileConnection, isSynced: boolean) =>
-    (await connection.batch([level], never, isSynced)).map(({ rows }) => rows);
+describe('a batch that is committed beside', () => {
+  const insert = (b: string | null) => ({ sql: 'INSERT INTO t (b) VALUES (?)', args: [b] });
 
-  it('is the only one, each time anew', async () => {
-    const { connection } = await open();
-    for (let times = 0; times < 3; times += 1) {
-      expect(await rowsOf(connection, true)).toEqual([full]);
-      expect(await rowsOf(connection, false)).toEqual([normal]);
-      expect((await connection.execute(level)).rows).toEqual(full);
-    }
+  it('keeps no read waiting, and writes in turn for no longer than they may', async () => {
+    const { url, gateway, connection: first } = await open();
+    await first.execute({ sql: 'PRAGMA journal_mode = WAL' });
+    await first.close();
+    // Longer than the test waits.
+    const connection = new FileConnection(url.slice('file:'.length), 20_000);
+    const lock = await gateway.client.transaction('write');
+    const noted = connection.batchBeside([insert('noted')], never);
+    const soon = () => performance.now() + 20;
+    await expect(connection.batch([insert('lost')], soon())).rejects.toMatchObject({ code: 'ETIMEDOUT' });
+    await expect(connection.batchBeside([insert('lost')], soon())).rejects.toMatchObject({ code: 'ETIMEDOUT' });
+    const written = connection.batch([insert('written')], never);
+    const select = { sql: 'SELECT b FROM t ORDER BY a' };
+    expect((await connection.execute(select)).rows).toEqual([]);
+    await lock.rollback();
+    await Promise.all([noted, written]);
+    expect((await connection.execute(select)).rows).toEqual([{ b: 'noted' }, { b: 'written' }]);
+    await connection.close();
   });
 
-  it('leaves the next to wait again where it fails, in the middle or at its start', async () => {
-    const { connection, gateway, rows } = await open();
-    await expect(connection.batch([{ sql: 'INSERT INTO t (b) VALUES (NULL)' }], never, false)).rejects.toThrow('NOT NULL');
-    expect(await rowsOf(connection, true)).toEqual([full]);
-    await expect(connection.batch([{ sql: 'ROLLBACK' }, level], never, false)).rejects.toThrow('The transaction has ended');
-    expect(await rowsOf(connection, true)).toEqual([full]);
-    await expect(connection.batch([{ sql: 'COMMIT' }, { sql: 'BEGIN' }], never, false)).rejects.toThrow();
-    expect(await rowsOf(connection, true)).toEqual([full]);
+  it('is given up where it takes too long, and is waited for by what comes after it', async () => {
+    const { url, gateway } = await open();
+    const connection = new FileConnection(url.slice('file:'.length), 20_000);
     const lock = await gateway.client.transaction('write');
-    await expect(connection.batch([level], never, false)).rejects.toMatchObject({ code: 'SQLITE_BUSY' });
-    connection.reconnect();
+    await expect(connection.batchBeside([insert('late')], performance.now() + 20)).rejects.toMatchObject({ code: 'ETIMEDOUT' });
+    const written = connection.batch([insert('written')], never);
     await lock.rollback();
-    expect(await rowsOf(connection, true)).toEqual([full]);
-    expect(await rows()).toEqual([]);
+    await written;
+    expect((await connection.execute({ sql: 'SELECT b FROM t ORDER BY a' })).rows).toEqual([{ b: 'late' }, { b: 'written' }]);
+    await connection.close();
+  });
+
+  it('leaves nothing behind where it fails, in the middle or at its start, nor keeps the lock', async () => {
+    const { connection, gateway, rows } = await open();
+    const failing = connection.batchBeside([insert('lost'), insert(null)], never);
+    await expect(failing).rejects.toMatchObject({ code: 'SQLITE_CONSTRAINT' });
+    await expect(connection.batchBeside([{ sql: 'INSERT INTO none VALUES (1)' }], never)).rejects.toThrow('no such table');
+    const lock = await gateway.client.transaction('write');
+    await expect(connection.batchBeside([insert('lost')], never)).rejects.toMatchObject({ code: 'SQLITE_BUSY' });
+    await lock.rollback();
+    await connection.batch([insert('one')], never);
+    await connection.batchBeside([insert('two')], never);
+    await gateway.run("INSERT INTO t (b) VALUES ('theirs')");
+    expect(await rows()).toEqual(['one', 'two', 'theirs']);
+    await connection.close();
   });
 });
 
@@ -281,6 +316,19 @@ describe('a file that another takes the place of, under an open connection', () 
     await database.close();
     other.close();
     expect([await rowsIn(`${path}-aside`), await rowsIn(path)]).toEqual([1n, 2n]);
+  });
+
+  it('takes no write beside the thread that answers either', async () => {
+    const { url } = await open();
+    const path = url.slice('file:'.length);
+    copyFileSync(path, `${path}-backup`);
+    const connection = new FileConnection(path, 20);
+    const insert = { sql: "INSERT INTO t (b) VALUES ('ours')" };
+    renameSync(`${path}-backup`, path);
+    await expect(connection.batchBeside([insert], never)).rejects.toThrow('Another file has taken its place');
+    await connection.close();
+    expect(await rowsIn(path)).toBe(0n);
+    await expect(connection.batchBeside([insert], never)).rejects.toThrow('The connection is closed');
   });
 
   it('nor is the other written to, by a connection that begins anew', async () => {

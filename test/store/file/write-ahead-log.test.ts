@@ -36,7 +36,7 @@ describe('a checkpoint that another reader holds up', () => {
     const log = new WriteAheadLog(path, lockWaitMs);
     log.checkpointWhereLong();
     let logBytesAtWrite: number | null = null;
-    const written = log.betweenCheckpoints(async () => {
+    const written = log.inTurn(async () => {
       logBytesAtWrite = logBytes();
     }, Number.POSITIVE_INFINITY);
     await sleep(100);
@@ -58,7 +58,7 @@ describe('a checkpoint that another reader holds up', () => {
     const write = async () => {
       isWritten = true;
     };
-    await expect(log.betweenCheckpoints(write, performance.now() + 20)).rejects.toThrow('still being checkpointed');
+    await expect(log.inTurn(write, performance.now() + 20)).rejects.toThrow('begun before it');
     reader.exec('COMMIT');
     await log.close();
     expect(isWritten).toBe(false);
@@ -83,13 +83,13 @@ describe('a checkpoint that another reader holds up', () => {
 });
 
 describe('a database whose log is long', () => {
-  it('checkpoints it after a write, whether or not that was synced, and loses nothing of it', async () => {
-    for (const isSynced of [true, false]) {
+  it('checkpoints it after a write, also after one beside, and loses nothing of it', async () => {
+    for (const isBeside of [true, false]) {
       const { url, reader, logBytes, rows } = await open();
       reader.exec('COMMIT');
       const database = new Database({ url });
       const insert = { sql: "INSERT INTO t VALUES ('short')" };
-      await (isSynced ? database.write([insert]) : database.writeUnsynced([insert]));
+      await (isBeside ? database.writeBeside([insert]) : database.write([insert]));
       await database.close();
       expect(logBytes()).toBe(0);
       expect(rows()).toBe(2);
