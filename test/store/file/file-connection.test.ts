@@ -4,7 +4,8 @@ import { copyFileSync, existsSync, renameSync, statSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import NativeDatabase from 'libsql';
-import { describe, expect, it } from 'vitest';
+import PromiseDatabase from 'libsql/promise';
+import { describe, expect, it, vi } from 'vitest';
 import { StorageUnavailableError } from '../../../src/errors.ts';
 import { Database } from '../../../src/store/database.ts';
 import { FileConnection } from '../../../src/store/file-connection.ts';
@@ -140,6 +141,29 @@ describe('a batch that is committed beside', () => {
     await gateway.run("INSERT INTO t (b) VALUES ('theirs')");
     expect(await rows()).toEqual(['one', 'two', 'theirs']);
     await connection.close();
+  });
+});
+
+describe('a batch that is committed beside, and whose sync fails', () => {
+  it('is said to have failed, leaves nothing behind, and keeps neither the lock nor its connection', async () => {
+    const { url } = await open();
+    const database = new Database({ url });
+    await database.useWriteAheadLog();
+    const insert = (b: string) => [{ sql: 'INSERT INTO t (b) VALUES (?)', args: [b] }];
+    const used: unknown[] = [];
+    const exec = PromiseDatabase.prototype.exec;
+    const failing = vi.spyOn(PromiseDatabase.prototype, 'exec').mockImplementation(async function (this: PromiseDatabase, sql) {
+      if (sql === 'COMMIT' && used.push(this) === 1)
+        throw new NativeDatabase.SqliteError('disk I/O error', 'SQLITE_IOERR_FSYNC', 1034);
+      return exec.call(this, sql);
+    });
+    await expect(database.writeBeside(insert('lost'))).rejects.toThrow(StorageUnavailableError);
+    expect(await database.write(insert('one'))).toEqual([1]);
+    await database.writeBeside(insert('two'));
+    failing.mockRestore();
+    expect(used[0]).not.toBe(used[1]);
+    expect(await database.read('SELECT b FROM t ORDER BY a')).toEqual([{ b: 'one' }, { b: 'two' }]);
+    await database.close();
   });
 });
 
