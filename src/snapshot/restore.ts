@@ -12,14 +12,16 @@ import { adoptActiveKey } from '../keys/adoption.ts';
 import { inspectCoverage, rowsOf, tableAmong } from '../keys/coverage.ts';
 import { auditStatement } from '../store/audit.ts';
 import type { Database } from '../store/database.ts';
-import { ciphertextColumns } from '../store/encrypted-rows.ts';
+import { apiKeysTable, ciphertextColumns } from '../store/encrypted-rows.ts';
 import type { EncryptedTables } from '../store/encrypted-tables.ts';
 import { isConstraint } from '../store/failures.ts';
 import { GuardFailedError, type Statement } from '../store/guards.ts';
 import { activeKeyStatements, registerStatement } from '../store/master-keys.ts';
 import { addMissingColumns } from '../store/migrations.ts';
 import { replicaKeysGuard, replicaKeysStatement } from '../store/replicas.ts';
-import { type MovedTable, presentGuard, type RestoreStore } from '../store/restores.ts';
+import type { MovedTable } from '../store/restore-moves.ts';
+import type { Identity } from '../store/restore-pairs.ts';
+import { presentGuard, type RestoreStore } from '../store/restores.ts';
 import type { SnapshotFile } from '../store/rotation-record.ts';
 import { noRotationGuard, noRotationStatement, type RotationStore } from '../store/rotations.ts';
 import type { CodedRow, TableShape } from '../store/snapshot-rows.ts';
@@ -28,7 +30,7 @@ import { newSnapshotPath, writeSnapshotTo } from './file.ts';
 import { refusal, type SnapshotHeader } from './format.ts';
 import { positionOf } from './rows.ts';
 import type { Spool } from './spool.ts';
-import { stageMissing, stageWhole } from './stage.ts';
+import { noteIdentities, stageMissing, stageWhole } from './stage.ts';
 import { assemble, type TakeContext, takeSnapshot } from './take.ts';
 
 /** How often the tables are read anew where others write to them between that and the replacement. */
@@ -109,6 +111,8 @@ async function merge(restoring: Restoring, spool: Spool, { header, rows }: Check
   const { restores, keyring, journal, actor, id, moved, fence, throttle } = restoring;
   const mayLackKey = await mayLackKeyOf(restoring);
   const staging = { restores, keyring, mayLackKey, id, shapes: shapesByName(moved), throttle };
+  await noteIdentities(staging, () => readSnapshotRows(spool));
+  await restores.pair(id, moved);
   const { keyIds, rowsLeft } = await stageMissing(staging, readSnapshotRows(spool));
   const activeKey = keyring.get(header.active_key_id);
   const conditions = [
@@ -158,7 +162,9 @@ function registerStatements(keyring: Keyring, keyIds: Iterable<string>): Stateme
 async function replace(restoring: Restoring, spool: Spool, checked: CheckedSnapshot): Promise<RestoreResult> {
   const { restores, id, moved, throttle } = restoring;
   const activeKey = activeKeyOf(restoring.keyring, checked.header.active_key_id);
-  await stageWhole({ restores, id, shapes: shapesByName(moved), throttle }, readSnapshotRows(spool));
+  const staging = { restores, id, shapes: shapesByName(moved), throttle };
+  await noteIdentities(staging, () => readSnapshotRows(spool));
+  await stageWhole(staging, readSnapshotRows(spool));
   const conditions = [
     noRotationStatement(restoring.fence),
     replicaKeysStatement([...new Set([activeKey.id, ...checked.rowsByKeyId.keys()])]),
@@ -240,15 +246,34 @@ async function fittingTables({ rows, coverage }: RestoreContext, { header }: Che
     const shape = await rows.findShape(table);
     if (shape === null) throw refusal('table_not_found', `the database has no table ${table}`, { table });
     const unknown = columns.filter((column) => positionOf(shape.columns, column) === -1);
-    const needed = [...ciphertextColumns, ...(shape.primaryKey === null ? [] : [shape.primaryKey])];
+    const needed = [...ciphertextColumns, ...shape.primaryKey];
     const lacking = needed.filter((column) => positionOf(columns, column) === -1);
     if (unknown.length > 0 || lacking.length > 0) {
       const names = [...unknown, ...lacking].join(', ');
       throw refusal('unknown_columns', `its columns of ${table} are not those of the database: ${names}`, { table });
     }
-    fitting.push({ ...shape, columnsPutBack: columns });
+    const [keyColumn = null, ...furtherColumns] = shape.primaryKey;
+    const isFoundByKey = furtherColumns.length === 0;
+    fitting.push({
+      ...shape,
+      columnsPutBack: columns,
+      keyColumn: isFoundByKey ? keyColumn : null,
+      identity: identityIn(shape, columns),
+    });
   }
   return fitting;
+}
+
+/**
+ * By what the rows are known: the primary key; where there is none, what the table lets no two rows have in common; where there is no such
+ * thing either, all that is not ciphertext, but in `api_keys` the vault itself changes more than that.
+ */
+function identityIn({ table, primaryKey, uniqueColumns }: TableShape, columns: readonly string[]): Identity {
+  if (primaryKey.length > 0) return { columns: primaryKey, isUnique: true };
+  const others = columns.filter((column) => positionOf(ciphertextColumns, column) === -1);
+  const unique = uniqueColumns.find((names) => names.every((name) => positionOf(others, name) !== -1));
+  if (unique !== undefined) return { columns: unique, isUnique: true };
+  return { columns: table.toLowerCase() === apiKeysTable ? ['id'] : others, isUnique: false };
 }
 
 function shapesByName(tables: readonly MovedTable[]): ReadonlyMap<string, MovedTable> {

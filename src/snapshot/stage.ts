@@ -5,7 +5,9 @@ import type { Keyring } from '../crypto/keyring.ts';
 import type { Throttle } from '../runtime/throttle.ts';
 import type { Cell } from '../store/cells.ts';
 import { ciphertextColumns } from '../store/encrypted-rows.ts';
-import type { MovedTable, PresentRow, RestoreStore, StagedRow } from '../store/restores.ts';
+import type { MovedTable } from '../store/restore-moves.ts';
+import { type IdentifiedRow, sealingColumns } from '../store/restore-pairs.ts';
+import type { PresentRow, RestoreStore, StagedRow } from '../store/restores.ts';
 import type { TableRow } from './check.ts';
 import { hintColumns, isMalformed, ivAndTagOf, keyIdHintOf, keyIdOf, openingColumns, positionOf, updatedAtOf } from './rows.ts';
 
@@ -18,6 +20,20 @@ export interface StageContext {
   readonly shapes: ReadonlyMap<string, MovedTable>;
   /** Is called after each row. */
   readonly throttle: Throttle;
+}
+
+/** Notes what the rows are known by that are to be paired; without such a table nothing is read. */
+export async function noteIdentities(
+  { restores, id, shapes, throttle }: StageContext,
+  rows: () => AsyncIterable<TableRow>,
+): Promise<void> {
+  if ([...shapes.values()].every(({ keyColumn }) => keyColumn !== null)) return;
+  for await (const { shape, rows: chunk } of chunksOf(rows(), shapes, throttle)) {
+    if (shape.keyColumn !== null) continue;
+    const identified = chunk.map((row) => toIdentified(shape, row));
+    await restores.noteIdentities(id, shape.table, identified);
+    await nextTurn();
+  }
 }
 
 /** Stages every row. */
@@ -46,7 +62,7 @@ export async function stageMissing(context: StageMissingContext, rows: AsyncIter
     const columns = [...openingColumns(shape.table), ...hintColumns(shape)];
     const staged = chunk.map((row) => toStaged(shape, row));
     const keys = staged.map(({ matchCell, rowId }) => `[${matchCell},"${rowId}"]`);
-    const present = await restores.present(shape, keys, columns);
+    const present = await restores.present(id, shape, keys, columns);
     const chosen = staged.map((row, index) => missing.choose(shape, columns, row, present.get(index)));
     const due = chosen.filter((row) => row !== null);
     if (due.length > 0) await restores.stage(id, shape.table, due);
@@ -103,9 +119,20 @@ function isDamaged(
   return !mayLackKey && updatedAtOf(columns, found) <= updatedAtOf(taken.columns, taken.cells);
 }
 
-function toStaged({ primaryKey, columnsPutBack }: MovedTable, { row }: TableRow): StagedRow {
-  const matched = primaryKey === null ? null : (row.cells[positionOf(columnsPutBack, primaryKey)] ?? null);
+function toStaged({ keyColumn, columnsPutBack }: MovedTable, { row }: TableRow): StagedRow {
+  const matched = keyColumn === null ? null : cellOf(columnsPutBack, row.cells, keyColumn);
   return { rowId: row.rowid, matchCell: JSON.stringify(matched), cells: JSON.stringify(row.cells), present: null };
+}
+
+function toIdentified({ identity, columnsPutBack }: MovedTable, { row }: TableRow): IdentifiedRow {
+  const cells = identity.columns.map((column) => cellOf(columnsPutBack, row.cells, column));
+  const sealing = sealingColumns.map((column) => cellOf(columnsPutBack, row.cells, column));
+  const isUnique = identity.isUnique && !cells.includes(null);
+  return { rowId: row.rowid, identity: JSON.stringify(cells), isUnique, sealing: JSON.stringify(sealing) };
+}
+
+function cellOf(columns: readonly string[], cells: readonly Cell[], column: string): Cell {
+  return cells[positionOf(columns, column)] ?? null;
 }
 
 interface Chunk {

@@ -20,7 +20,7 @@ export type Cell =
 
 /** An SQL expression: the JSON of the cells of these columns, as an array. */
 export function encodeCells(columns: readonly string[]): string {
-  return `'[' || ${columns.map(encodeCell).join(" || ',' || ")} || ']'`;
+  return ["'['", columns.map(encodeCell).join(" || ',' || "), "']'"].filter((part) => part !== '').join(' || ');
 }
 
 function encodeCell(column: string): string {

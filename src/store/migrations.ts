@@ -77,6 +77,13 @@ const migrations: readonly (readonly string[])[] = [
     "ALTER TABLE vault_rotations ADD COLUMN covered_tables text NOT NULL DEFAULT '[]'",
     'ALTER TABLE vault_rotations ADD COLUMN rerun integer NOT NULL DEFAULT 0',
   ],
+  [
+    `CREATE TABLE vault_restore_identities (
+      restore_id text NOT NULL, table_name text NOT NULL, row_id integer NOT NULL, identity text NOT NULL, is_unique integer NOT NULL,
+      sealing text NOT NULL, present_row_id integer, PRIMARY KEY (restore_id, table_name, row_id)) WITHOUT ROWID`,
+    `CREATE UNIQUE INDEX vault_restore_identities_unique ON vault_restore_identities (restore_id, table_name, identity)
+      WHERE is_unique`,
+  ],
 ];
 
 const maxAttempts = 5;

@@ -6,10 +6,11 @@
 import { decodeCell, encodeCells } from './cells.ts';
 import { integer, text } from './connection.ts';
 import type { Database } from './database.ts';
-import { apiKeysTable, ciphertextColumns } from './encrypted-rows.ts';
+import { ciphertextColumns } from './encrypted-rows.ts';
 import { quote } from './encrypted-tables.ts';
 import { guard, type Statement } from './guards.ts';
-import type { TableShape } from './snapshot-rows.ts';
+import { deleteOthersStatement, type MovedTable, mergeStatements, replaceStatements } from './restore-moves.ts';
+import { type IdentifiedRow, noteStatement, pairedTo, pairStatements } from './restore-pairs.ts';
 
 /** Seconds after which what a restore has staged counts as left behind by a process that has gone. */
 const forgottenSeconds = 3_600;
@@ -31,11 +32,6 @@ export interface StagedRow {
   readonly cells: string;
   /** The row that it is to replace, with the cells of {@link ciphertextColumns} as they were read; null where it is missing. */
   readonly present: PresentRow | null;
-}
-
-/** A table in its present shape; `columnsPutBack` are the columns that the snapshot has of it. */
-export interface MovedTable extends TableShape {
-  readonly columnsPutBack: readonly string[];
 }
 
 /** The guard that fails once the tables are not what was read of them. */
@@ -84,24 +80,31 @@ export class RestoreStore {
     await this.#database.write([{ sql, args: [id, table, json] }]);
   }
 
+  /** Notes what rows are known by that are to be paired. Of those that have what is unique the last counts, as in {@link stage}. */
+  async noteIdentities(id: string, table: string, rows: readonly IdentifiedRow[]): Promise<void> {
+    await this.#database.write([noteStatement(id, table, rows)]);
+  }
+
+  /** Pairs all that was noted with the rows that are in the tables now, for {@link present}. */
+  async pair(id: string, tables: readonly MovedTable[]): Promise<void> {
+    const pairs = pairsOf(id, tables);
+    if (pairs.length > 0) await this.#database.write(pairs, await this.#workMs(id));
+  }
+
   async forgetPresent(id: string): Promise<void> {
     await this.#database.write([{ sql: 'DELETE FROM vault_restore_present WHERE restore_id = ?', args: [id] }], minWorkMs);
   }
 
   /**
-   * The rows of the table that are those asked for: by primary key, or by row id where there is none. Each key is the JSON of
-   * `[cell, rowid]`; the answer is by the position of the key.
+   * The rows of the table that are those asked for: by the one column of its primary key, or as they were paired. Each key is the JSON
+   * of `[cell, rowid]`; the answer is by the position of the key.
    */
-  async present({ table, primaryKey }: TableShape, keys: readonly string[], columns: readonly string[]) {
-    const cell = decodeCell("(r.value->'$')", 0);
-    const byRowId = 't.rowid = CAST(r.value->>1 AS integer)';
-    const match =
-      primaryKey === null
-        ? byRowId
-        : `(t.${quote(primaryKey)} = ${cell} OR (${cell} IS NULL AND t.${quote(primaryKey)} IS NULL AND ${byRowId}))`;
+  async present(id: string, moved: MovedTable, keys: readonly string[], columns: readonly string[]) {
+    const { table, keyColumn } = moved;
+    const found = keyColumn === null ? pairedTo(moved) : foundBy(keyColumn, table);
     const sql = `SELECT r.key AS position, CAST(t.rowid AS text) AS row_id, ${encodeCells(columns.map((column) => `t.${quote(column)}`))} AS cells
-      FROM json_each(?) AS r CROSS JOIN ${quote(table)} AS t ON ${match}`;
-    const rows = await this.#database.read(sql, [`[${keys.join(',')}]`]);
+      FROM json_each(?) AS r ${found}`;
+    const rows = await this.#database.read(sql, [`[${keys.join(',')}]`, ...(keyColumn === null ? [id, table] : [])]);
     return new Map<number, PresentRow>(
       rows.map((row) => [integer(row, 'position'), { rowId: text(row, 'row_id'), cells: text(row, 'cells') }]),
     );
@@ -115,7 +118,7 @@ export class RestoreStore {
   async merge(id: string, tables: readonly MovedTable[], takenAt: number, conditions: readonly Statement[]): Promise<number> {
     return this.#move(
       id,
-      conditions,
+      [...conditions, ...pairsOf(id, tables)],
       tables.flatMap((table) => mergeStatements(id, table, takenAt)),
     );
   }
@@ -129,102 +132,47 @@ export class RestoreStore {
     const deletions = tables.map((table) => deleteOthersStatement(id, table));
     return this.#move(
       id,
-      [...conditions, ...unchanged, ...deletions],
+      [...conditions, ...unchanged, ...pairsOf(id, tables), ...deletions],
       tables.flatMap((table) => replaceStatements(id, table)),
     );
   }
 
   /** Answers how many rows `moves` changed. */
   async #move(id: string, before: readonly Statement[], moves: readonly Statement[]): Promise<number> {
-    const [row] = await this.#database.read('SELECT count(*) AS rows FROM vault_restore_rows WHERE restore_id = ?', [id]);
-    const staged = row === undefined ? 0 : integer(row, 'rows');
     // Whoever deletes what was staged deletes the record with it: while that is there, all of it is.
     const whole = guard(stagedGuard, 'EXISTS (SELECT 1 FROM vault_restores WHERE id = ?)', [id]);
     const statements = [whole, ...before, ...moves, ...forgetStatements(id)];
-    const written = await this.#database.write(statements, minWorkMs + staged * workPerRowMs);
+    const written = await this.#database.write(statements, await this.#workMs(id));
     const first = 1 + before.length;
     return written.slice(first, first + moves.length).reduce((sum, changed) => sum + changed, 0);
   }
+
+  async #workMs(id: string): Promise<number> {
+    const tables = ['vault_restore_rows', 'vault_restore_identities'];
+    const counts = tables.map((table) => `(SELECT count(*) FROM ${table} WHERE restore_id = ?1)`);
+    const [row] = await this.#database.read(`SELECT ${counts.join(' + ')} AS rows`, [id]);
+    return minWorkMs + (row === undefined ? 0 : integer(row, 'rows')) * workPerRowMs;
+  }
+}
+
+function pairsOf(id: string, tables: readonly MovedTable[]): Statement[] {
+  return tables.flatMap((table) => (table.keyColumn === null ? pairStatements(id, table) : []));
+}
+
+/** Joins the table `t`, by its primary key, to the JSON of `[cell, rowid]` in `r.value`; of rows without one, the row id tells. */
+function foundBy(keyColumn: string, table: string): string {
+  const key = `t.${quote(keyColumn)}`;
+  const cell = decodeCell("(r.value->'$')", 0);
+  return `CROSS JOIN ${quote(table)} AS t
+    ON (${key} = ${cell} OR (${cell} IS NULL AND ${key} IS NULL AND t.rowid = CAST(r.value->>1 AS integer)))`;
 }
 
 function forgetStatements(id: string): Statement[] {
-  const tables = ['vault_restore_rows', 'vault_restore_present'];
+  const tables = ['vault_restore_rows', 'vault_restore_identities', 'vault_restore_present'];
   return [
     ...tables.map((table) => ({ sql: `DELETE FROM ${table} WHERE restore_id = ?`, args: [id] })),
     { sql: 'DELETE FROM vault_restores WHERE id = ?', args: [id] },
   ];
-}
-
-/** No covered table has such a name. */
-const ofRestore = 'vault_staged.restore_id = ? AND vault_staged.table_name = ?';
-
-const isRowIdTaken = (table: string): string => `EXISTS (SELECT 1 FROM ${table} AS t WHERE t.rowid = vault_staged.row_id)`;
-
-function mergeStatements(id: string, { table, primaryKey, columnsPutBack }: MovedTable, takenAt: number): Statement[] {
-  const name = quote(table);
-  const key = primaryKey === null ? null : quote(primaryKey);
-  const isAsRead = ciphertextColumns
-    .map((column, index) => `AND ${name}.${column} IS ${decodeCell('vault_staged.present_cells', index)}`)
-    .join(' ');
-  const isSame = key === null ? '' : `AND ${name}.${key} IS vault_staged.match_key`;
-  const isMissing =
-    key === null
-      ? `NOT ${isRowIdTaken(name)}`
-      : `NOT EXISTS (SELECT 1 FROM ${name} AS t WHERE t.${key} = vault_staged.match_key)
-       AND NOT (vault_staged.match_key IS NULL AND EXISTS (SELECT 1 FROM ${name} AS t WHERE t.rowid = vault_staged.row_id AND t.${key} IS NULL))`;
-  const isOutdated = table.toLowerCase() === apiKeysTable ? `AND NOT ${isOutdatedKey(columnsPutBack, takenAt)}` : '';
-  const missing = `FROM vault_restore_rows AS vault_staged WHERE ${ofRestore} AND vault_staged.present_row_id IS NULL AND ${isMissing} ${isOutdated}`;
-  const { list, values, assignments } = columnsOf(columnsPutBack);
-  const moves = [
-    `UPDATE ${name} SET ${assignments} FROM vault_restore_rows AS vault_staged
-     WHERE ${ofRestore} AND ${name}.rowid = vault_staged.present_row_id ${isSame} ${isAsRead}`,
-    `INSERT INTO ${name} (rowid, ${list}) SELECT vault_staged.row_id, ${values} ${missing} AND NOT ${isRowIdTaken(name)}`,
-    // Those whose row id another row has taken meanwhile, under whichever comes next.
-    `INSERT INTO ${name} (${list}) SELECT ${values} ${missing}`,
-  ];
-  return moves.map((sql) => ({ sql, args: [id, table] }));
-}
-
-/**
- * Whether another value has been stored under the tenant and name of a staged row of `api_keys` since `takenAt`, as after it had been
- * deleted. Or whether it would count in place of a row that counted before it: of several of one second the one with the greatest row id
- * does, and a row that has lost its own gets a greater one.
- */
-function isOutdatedKey(columns: readonly string[], takenAt: number): string {
-  const positions = new Map(columns.map((column, index) => [column.toLowerCase(), index]));
-  const cellOf = (column: string): string => decodeCell('vault_staged.cells', positions.get(column) ?? columns.length);
-  const times = `(${cellOf('updated_at')}, ${cellOf('created_at')})`;
-  return `EXISTS (SELECT 1 FROM ${apiKeysTable} AS n WHERE n.tenant_id IS ${cellOf('tenant_id')} AND n.name IS ${cellOf('name')}
-    AND (n.updated_at >= ${takenAt} OR ((n.updated_at, n.created_at) = ${times} AND n.rowid > vault_staged.row_id AND ${isRowIdTaken(apiKeysTable)})))`;
-}
-
-/** Rows that stay are updated in place: deleting them could take along other programs' rows that refer to them. */
-function deleteOthersStatement(id: string, { table, primaryKey }: MovedTable): Statement {
-  const name = quote(table);
-  const isSame = primaryKey === null ? '' : `AND vault_staged.match_key IS ${name}.${quote(primaryKey)}`;
-  const sql = `DELETE FROM ${name} WHERE NOT EXISTS (
-    SELECT 1 FROM vault_restore_rows AS vault_staged WHERE ${ofRestore} AND vault_staged.row_id = ${name}.rowid ${isSame})`;
-  return { sql, args: [id, table] };
-}
-
-function replaceStatements(id: string, { table, columnsPutBack }: MovedTable): Statement[] {
-  const name = quote(table);
-  const { list, values, assignments } = columnsOf(columnsPutBack);
-  const moves = [
-    `UPDATE ${name} SET ${assignments} FROM vault_restore_rows AS vault_staged WHERE ${ofRestore} AND ${name}.rowid = vault_staged.row_id`,
-    `INSERT INTO ${name} (rowid, ${list}) SELECT vault_staged.row_id, ${values} FROM vault_restore_rows AS vault_staged
-     WHERE ${ofRestore} AND NOT ${isRowIdTaken(name)}`,
-  ];
-  return moves.map((sql) => ({ sql, args: [id, table] }));
-}
-
-function columnsOf(columns: readonly string[]): { list: string; values: string; assignments: string } {
-  const values = columns.map((_column, index) => decodeCell('vault_staged.cells', index));
-  return {
-    list: columns.map(quote).join(', '),
-    values: values.join(', '),
-    assignments: columns.map((column, index) => `${quote(column)} = ${values[index]}`).join(', '),
-  };
 }
 
 /** Fails the batch unless the table holds exactly the rows that were noted, with the ciphertexts that they had. */

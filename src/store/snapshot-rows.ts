@@ -15,8 +15,10 @@ export interface TableShape {
   readonly table: string;
   /** All that can be written, in the table's order. */
   readonly columns: readonly string[];
-  /** The one column of its primary key, or null where it has none or several. */
-  readonly primaryKey: string | null;
+  /** The columns of its primary key; none where it has none. */
+  readonly primaryKey: readonly string[];
+  /** The columns of each of its unique indexes, in the order in which they were made. */
+  readonly uniqueColumns: readonly (readonly string[])[];
 }
 
 export interface CodedRow {
@@ -45,12 +47,16 @@ export class SnapshotRows {
     const rows = await this.#database.read('SELECT name, pk FROM pragma_table_info(?) ORDER BY cid', [table]);
     if (rows.length === 0) return null;
     await assertHasRowIds(this.#database, table);
-    const keys = rows.filter((row) => integer(row, 'pk') > 0).map((row) => text(row, 'name'));
-    return {
-      table,
-      columns: rows.map((row) => text(row, 'name')),
-      primaryKey: keys.length === 1 ? (keys[0] ?? null) : null,
-    };
+    const keys = rows.filter((row) => integer(row, 'pk') > 0);
+    return { table, columns: rows.map(nameOf), primaryKey: keys.map(nameOf), uniqueColumns: await this.#uniqueColumns(table) };
+  }
+
+  /** Not of those that are of some rows only, or of an expression. */
+  async #uniqueColumns(table: string): Promise<string[][]> {
+    const sql = `SELECT json_group_array(c.name) AS names FROM pragma_index_list(?) AS i JOIN pragma_index_info(i.name) AS c
+      WHERE i."unique" = 1 AND i.partial = 0 GROUP BY i.seq HAVING count(c.name) = count(*) ORDER BY i.seq DESC`;
+    const rows = await this.#database.read(sql, [table]);
+    return rows.map((row) => JSON.parse(text(row, 'names')) as string[]);
   }
 
   /** As {@link withLastingRowIds}: what reads all {@link pages} is to be such a pass. */
@@ -75,6 +81,10 @@ export class SnapshotRows {
       limit = Math.min(pageRows, rows.length * 2);
     }
   }
+}
+
+function nameOf(column: Row): string {
+  return text(column, 'name');
 }
 
 function toCodedRow(row: Row): CodedRow {

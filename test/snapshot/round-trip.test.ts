@@ -384,7 +384,9 @@ describe('a restore', () => {
     ['nothing', 'integer', 'NULL', 'NULL'],
   ])('by merge leaves what may be newer, where %s says when a row was changed', async (_what, type, before, after) => {
     const { url, gateway: database } = await temporaryDatabase();
-    await database.run(`CREATE TABLE others (id text, encrypted_value text, iv text, auth_tag text, updated_at ${type})`);
+    await database.run(
+      `CREATE TABLE others (id text, encrypted_value text, iv text, auth_tag text, updated_at ${type}, PRIMARY KEY (id))`,
+    );
     const { encrypted_value, iv, auth_tag } = gatewaySeal(keyA, 'sample');
     await database.run(`INSERT INTO others VALUES ('a', ?, ?, ?, ${before})`, [encrypted_value, iv, auth_tag]);
     const vault = await startVault(url, { VAULT_ENCRYPTED_TABLES: 'api_keys,others' });

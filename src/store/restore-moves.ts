@@ -1,0 +1,123 @@
+/** The statements that move staged rows into a table: by the one column of its primary key, or as they were paired. */
+
+import { decodeCell } from './cells.ts';
+import { apiKeysTable, ciphertextColumns } from './encrypted-rows.ts';
+import { quote } from './encrypted-tables.ts';
+import type { Statement } from './guards.ts';
+import { hasIdentity, type Identity } from './restore-pairs.ts';
+import type { TableShape } from './snapshot-rows.ts';
+
+/** A table in its present shape, and what its rows are known by. */
+export interface MovedTable extends TableShape {
+  /** The columns that the snapshot has of it. */
+  readonly columnsPutBack: readonly string[];
+  /** The one column of its primary key; null where it has none or several, and its rows are paired. */
+  readonly keyColumn: string | null;
+  readonly identity: Identity;
+}
+
+/** No covered table has such a name. */
+const stagedRows = 'vault_restore_rows AS vault_staged';
+const pairedRows = `${stagedRows} JOIN vault_restore_identities AS vault_paired ON vault_paired.restore_id = vault_staged.restore_id
+  AND vault_paired.table_name = vault_staged.table_name AND vault_paired.row_id = vault_staged.row_id`;
+const ofRestore = 'vault_staged.restore_id = ? AND vault_staged.table_name = ?';
+
+const isRowIdTaken = (table: string): string => `EXISTS (SELECT 1 FROM ${table} AS t WHERE t.rowid = vault_staged.row_id)`;
+
+/** Two or three, each with the restore and the table as its arguments. */
+export function mergeStatements(id: string, moved: MovedTable, takenAt: number): Statement[] {
+  const { table, keyColumn, columnsPutBack } = moved;
+  const isOutdated = table.toLowerCase() === apiKeysTable ? `AND NOT ${isOutdatedKey(columnsPutBack, takenAt)}` : '';
+  const missing = `vault_staged.present_row_id IS NULL ${isOutdated}`;
+  const sqls =
+    keyColumn === null ? [mergePairedSql(moved), insertPairedSql(moved, missing)] : mergeByKeySqls(moved, keyColumn, missing);
+  return sqls.map((sql) => ({ sql, args: [id, table] }));
+}
+
+function mergePairedSql({ table, identity, columnsPutBack }: MovedTable): string {
+  const name = quote(table);
+  return `UPDATE ${name} SET ${columnsOf(columnsPutBack).assignments} FROM ${pairedRows}
+    WHERE ${ofRestore} AND ${name}.rowid = vault_staged.present_row_id AND ${hasIdentity(name, identity, 'vault_paired')} AND ${isAsRead(name)}`;
+}
+
+function mergeByKeySqls({ table, columnsPutBack }: MovedTable, keyColumn: string, isMissing: string): string[] {
+  const name = quote(table);
+  const key = quote(keyColumn);
+  const missing = `FROM ${stagedRows} WHERE ${ofRestore} AND ${isMissing}
+    AND NOT EXISTS (SELECT 1 FROM ${name} AS t WHERE t.${key} = vault_staged.match_key)
+    AND NOT (vault_staged.match_key IS NULL AND EXISTS (SELECT 1 FROM ${name} AS t WHERE t.rowid = vault_staged.row_id AND t.${key} IS NULL))`;
+  const { list, values, assignments } = columnsOf(columnsPutBack);
+  return [
+    `UPDATE ${name} SET ${assignments} FROM ${stagedRows}
+     WHERE ${ofRestore} AND ${name}.rowid = vault_staged.present_row_id AND ${name}.${key} IS vault_staged.match_key AND ${isAsRead(name)}`,
+    `INSERT INTO ${name} (rowid, ${list}) SELECT vault_staged.row_id, ${values} ${missing} AND NOT ${isRowIdTaken(name)}`,
+    // Those whose row id another row has taken meanwhile, under whichever comes next.
+    `INSERT INTO ${name} (${list}) SELECT ${values} ${missing}`,
+  ];
+}
+
+function isAsRead(name: string): string {
+  return ciphertextColumns
+    .map((column, index) => `${name}.${column} IS ${decodeCell('vault_staged.present_cells', index)}`)
+    .join(' AND ');
+}
+
+/**
+ * Whether another value has been stored under the tenant and name of a staged row of `api_keys` since `takenAt`, as after it had been
+ * deleted. Or whether it would count in place of a row that counted before it: of several of one second the one with the greatest row id
+ * does, and a row that has lost its own gets a greater one.
+ */
+function isOutdatedKey(columns: readonly string[], takenAt: number): string {
+  const positions = new Map(columns.map((column, index) => [column.toLowerCase(), index]));
+  const cellOf = (column: string): string => decodeCell('vault_staged.cells', positions.get(column) ?? columns.length);
+  const times = `(${cellOf('updated_at')}, ${cellOf('created_at')})`;
+  return `EXISTS (SELECT 1 FROM ${apiKeysTable} AS n WHERE n.tenant_id IS ${cellOf('tenant_id')} AND n.name IS ${cellOf('name')}
+    AND (n.updated_at >= ${takenAt} OR ((n.updated_at, n.created_at) = ${times} AND n.rowid > vault_staged.row_id AND ${isRowIdTaken(apiKeysTable)})))`;
+}
+
+/** Rows that stay are updated in place: deleting them could take along other programs' rows that refer to them. */
+export function deleteOthersStatement(id: string, { table, keyColumn }: MovedTable): Statement {
+  const name = quote(table);
+  const others =
+    keyColumn === null
+      ? `${name}.rowid NOT IN (SELECT present_row_id FROM vault_restore_identities
+         WHERE restore_id = ? AND table_name = ? AND present_row_id IS NOT NULL)`
+      : `NOT EXISTS (SELECT 1 FROM ${stagedRows} WHERE ${ofRestore} AND vault_staged.row_id = ${name}.rowid
+         AND vault_staged.match_key IS ${name}.${quote(keyColumn)})`;
+  return { sql: `DELETE FROM ${name} WHERE ${others}`, args: [id, table] };
+}
+
+export function replaceStatements(id: string, moved: MovedTable): Statement[] {
+  const { table, keyColumn, columnsPutBack } = moved;
+  const name = quote(table);
+  const { list, values, assignments } = columnsOf(columnsPutBack);
+  const moves =
+    keyColumn === null
+      ? [
+          `UPDATE ${name} SET ${assignments} FROM ${pairedRows} WHERE ${ofRestore} AND ${name}.rowid = vault_paired.present_row_id`,
+          insertPairedSql(moved, 'true'),
+        ]
+      : [
+          `UPDATE ${name} SET ${assignments} FROM ${stagedRows} WHERE ${ofRestore} AND ${name}.rowid = vault_staged.row_id`,
+          `INSERT INTO ${name} (rowid, ${list}) SELECT vault_staged.row_id, ${values} FROM ${stagedRows}
+           WHERE ${ofRestore} AND NOT ${isRowIdTaken(name)}`,
+        ];
+  return moves.map((sql) => ({ sql, args: [id, table] }));
+}
+
+/** Those without a pair, under their own row ids first: what is given to the others is then above them all. */
+function insertPairedSql({ table, columnsPutBack }: MovedTable, condition: string): string {
+  const name = quote(table);
+  const { list, values } = columnsOf(columnsPutBack);
+  return `INSERT INTO ${name} (rowid, ${list}) SELECT iif(${isRowIdTaken(name)}, NULL, vault_staged.row_id), ${values} FROM ${pairedRows}
+    WHERE ${ofRestore} AND vault_paired.present_row_id IS NULL AND ${condition} ORDER BY ${isRowIdTaken(name)}`;
+}
+
+function columnsOf(columns: readonly string[]): { list: string; values: string; assignments: string } {
+  const values = columns.map((_column, index) => decodeCell('vault_staged.cells', index));
+  return {
+    list: columns.map(quote).join(', '),
+    values: values.join(', '),
+    assignments: columns.map((column, index) => `${quote(column)} = ${values[index]}`).join(', '),
+  };
+}

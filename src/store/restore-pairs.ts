@@ -1,0 +1,79 @@
+/**
+ * Pairs the rows of a snapshot with those of a table whose primary key is not one column, one with one. Row ids do not tell which is
+ * which: SQLite gives them away again, and a table that is made anew, or that VACUUM packs, has others. A row is known by its identity,
+ * where no other of either side has the same; of several that have, by its IV and tag as well. What is in doubt stays without a pair.
+ */
+
+import { encodeCells } from './cells.ts';
+import { quote } from './encrypted-tables.ts';
+import type { Statement } from './guards.ts';
+
+/** What the rows of a table are known by. */
+export interface Identity {
+  readonly columns: readonly string[];
+  /** Whether no two rows have the same in all of them, unless one is null. */
+  readonly isUnique: boolean;
+}
+
+/** A table whose rows are paired. */
+interface PairedTable {
+  readonly table: string;
+  readonly identity: Identity;
+}
+
+/** A row of a snapshot. */
+export interface IdentifiedRow {
+  readonly rowId: string;
+  /** JSON of the cells of the identity. */
+  readonly identity: string;
+  readonly isUnique: boolean;
+  /** JSON of the cells of {@link sealingColumns}. */
+  readonly sealing: string;
+}
+
+/** Of one sealing alone. */
+export const sealingColumns = ['iv', 'auth_tag'] as const;
+
+export function noteStatement(id: string, table: string, rows: readonly IdentifiedRow[]): Statement {
+  const sql = `INSERT OR REPLACE INTO vault_restore_identities (restore_id, table_name, row_id, identity, is_unique, sealing)
+    SELECT ?, ?, CAST(value->>0 AS integer), value->1, value->>2, value->3 FROM json_each(?)`;
+  const values = rows.map(({ rowId, identity, isUnique, sealing }) => `["${rowId}",${identity},${Number(isUnique)},${sealing}]`);
+  return { sql, args: [id, table, `[${values.join(',')}]`] };
+}
+
+/** Each sorts what the one before has left without a pair, once, however many are alike. */
+export function pairStatements(id: string, { table, identity }: PairedTable): Statement[] {
+  const noted = 'vault_restore_identities WHERE restore_id = ?1 AND table_name = ?2';
+  const cells = [identity.columns, sealingColumns].map((columns) => codeOf('t', columns));
+  const rows = `SELECT 0 AS is_present, row_id, identity, sealing FROM ${noted} AND present_row_id IS NULL
+    UNION ALL SELECT 1, t.rowid, ${cells.join(', ')} FROM ${quote(table)} AS t
+    WHERE t.rowid NOT IN (SELECT present_row_id FROM ${noted} AND present_row_id IS NOT NULL)`;
+  const numbered = `SELECT *, row_number() OVER (PARTITION BY is_present, identity, sealing ORDER BY row_id) AS number FROM (${rows})`;
+  const unpaired = `UPDATE vault_restore_identities SET present_row_id = NULL
+    WHERE restore_id = ?1 AND table_name = ?2 AND present_row_id IS NOT NULL`;
+  const sqls = [unpaired, pairSql(rows, 'identity'), pairSql(numbered, 'identity, sealing, number')];
+  return sqls.map((sql) => ({ sql, args: [id, table] }));
+}
+
+/** Pairs what is alone on its side with what is alone on the other. */
+function pairSql(rows: string, group: string): string {
+  return `UPDATE vault_restore_identities AS i SET present_row_id = pair.present_row_id FROM (
+      SELECT max(iif(is_present, NULL, row_id)) AS row_id, max(iif(is_present, row_id, NULL)) AS present_row_id
+      FROM (${rows}) GROUP BY ${group} HAVING count(*) = 2 AND sum(is_present) = 1) AS pair
+    WHERE i.restore_id = ?1 AND i.table_name = ?2 AND i.row_id = pair.row_id`;
+}
+
+/** Joins the table `t`, by the pairs, to the JSON of `[…, rowid]` in `r.value`. Its arguments are the restore and the table. */
+export function pairedTo({ table, identity }: PairedTable): string {
+  return `CROSS JOIN vault_restore_identities AS i ON i.restore_id = ? AND i.table_name = ? AND i.row_id = CAST(r.value->>1 AS integer)
+    CROSS JOIN ${quote(table)} AS t ON t.rowid = i.present_row_id AND ${hasIdentity('t', identity, 'i')}`;
+}
+
+/** An SQL condition: that a row of the table `name` is what was noted in `noted`. */
+export function hasIdentity(name: string, { columns }: Identity, noted: string): string {
+  return `${codeOf(name, columns)} = ${noted}.identity`;
+}
+
+function codeOf(name: string, columns: readonly string[]): string {
+  return encodeCells(columns.map((column) => `${name}.${quote(column)}`));
+}
