@@ -24,13 +24,13 @@ const ofRestore = 'vault_staged.restore_id = ? AND vault_staged.table_name = ?';
 
 const isRowIdTaken = (table: string): string => `EXISTS (SELECT 1 FROM ${table} AS t WHERE t.rowid = vault_staged.row_id)`;
 
-/** Two or three, each with the restore and the table as its arguments. */
 export function mergeStatements(id: string, moved: MovedTable, takenAt: number): Statement[] {
   const { table, keyColumn, columnsPutBack } = moved;
-  const isOutdated = table.toLowerCase() === apiKeysTable ? `AND NOT ${isOutdatedKey(columnsPutBack, takenAt)}` : '';
-  const missing = `vault_staged.present_row_id IS NULL ${isOutdated}`;
+  const isCurrent = table.toLowerCase() === apiKeysTable ? `NOT ${isOutdatedKey(columnsPutBack, takenAt)}` : 'true';
   const sqls =
-    keyColumn === null ? [mergePairedSql(moved), insertPairedSql(moved, missing)] : mergeByKeySqls(moved, keyColumn, missing);
+    keyColumn === null
+      ? [mergePairedSql(moved), insertPairedSql(moved, `vault_staged.present_row_id IS NULL AND ${isCurrent}`)]
+      : mergeByKeySqls(moved, keyColumn, isCurrent);
   return sqls.map((sql) => ({ sql, args: [id, table] }));
 }
 
@@ -40,12 +40,13 @@ function mergePairedSql({ table, identity, columnsPutBack }: MovedTable): string
     WHERE ${ofRestore} AND ${name}.rowid = vault_staged.present_row_id AND ${hasIdentity(name, identity, 'vault_paired')} AND ${isAsRead(name)}`;
 }
 
-function mergeByKeySqls({ table, columnsPutBack }: MovedTable, keyColumn: string, isMissing: string): string[] {
+function mergeByKeySqls({ table, columnsPutBack }: MovedTable, keyColumn: string, isCurrent: string): string[] {
   const name = quote(table);
   const key = quote(keyColumn);
-  const missing = `FROM ${stagedRows} WHERE ${ofRestore} AND ${isMissing}
+  const missing = `FROM ${stagedRows} WHERE ${ofRestore} AND vault_staged.present_row_id IS NULL
     AND NOT EXISTS (SELECT 1 FROM ${name} AS t WHERE t.${key} = vault_staged.match_key)
-    AND NOT (vault_staged.match_key IS NULL AND EXISTS (SELECT 1 FROM ${name} AS t WHERE t.rowid = vault_staged.row_id AND t.${key} IS NULL))`;
+    AND NOT (vault_staged.match_key IS NULL AND EXISTS (SELECT 1 FROM ${name} AS t WHERE t.rowid = vault_staged.row_id AND t.${key} IS NULL))
+    AND ${isCurrent}`;
   const { list, values, assignments } = columnsOf(columnsPutBack);
   return [
     `UPDATE ${name} SET ${assignments} FROM ${stagedRows}

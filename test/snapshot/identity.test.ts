@@ -49,6 +49,11 @@ async function recreate(database: GatewayDatabase, definition: string, order = '
   );
 }
 
+/** As VACUUM does, which not every engine lets others do: once the first row is gone, each of the others has the row id of the one before. */
+async function pack(database: GatewayDatabase): Promise<void> {
+  await database.run('UPDATE cc SET rowid = rowid - 1');
+}
+
 /** What the rows hold, sorted; null where one does not open. */
 async function values(database: GatewayDatabase): Promise<(string | null)[][]> {
   const opened = (await database.rows('cc')).map((row) => {
@@ -100,18 +105,15 @@ describe.each(shapes)('of a table with %s', (_shape, definition) => {
     },
   );
 
-  it.each(['recreated', 'packed by VACUUM'])(
-    'a merge puts back the row that was deleted before the table was %s',
-    async (how) => {
-      const { database, vault } = await start(definition);
-      const snapshot = await takeSnapshot(vault);
-      await database.run("DELETE FROM cc WHERE kind = 'slack'");
-      if (how === 'recreated') await recreate(database, definition);
-      else await database.client.execute('VACUUM');
-      expect(await sendSnapshot(vault, snapshot)).toEqual({ status: 200, body: { restored: 1, kept: 2 } });
-      expect(await values(database)).toEqual(valuesOf('slack', 'notion', 'github'));
-    },
-  );
+  it.each(['recreated', 'packed'])('a merge puts back the row that was deleted before the table was %s', async (how) => {
+    const { database, vault } = await start(definition);
+    const snapshot = await takeSnapshot(vault);
+    await database.run("DELETE FROM cc WHERE kind = 'slack'");
+    if (how === 'recreated') await recreate(database, definition);
+    else await pack(database);
+    expect(await sendSnapshot(vault, snapshot)).toEqual({ status: 200, body: { restored: 1, kept: 2 } });
+    expect(await values(database)).toEqual(valuesOf('slack', 'notion', 'github'));
+  });
 
   it('a replacement of one that was recreated in another order makes it what the snapshot holds', async () => {
     const { database, vault } = await start(definition);
@@ -224,6 +226,25 @@ describe('where a program has changed another column of a row and its value sinc
   });
 });
 
+describe('of api_keys without its primary key', () => {
+  it('a merge knows rows by their ids, whatever the vault has noted in them since', async () => {
+    const { url, gateway: database } = await temporaryDatabase();
+    await database.run('ALTER TABLE api_keys RENAME TO former');
+    await database.run('CREATE TABLE api_keys AS SELECT * FROM former');
+    await database.run('DROP TABLE former');
+    const vault = await startVault(url, { PROVARA_MASTER_KEY_NEW: keyB });
+    for (const name of ['K', 'L'])
+      await vault.gateway('POST', '/v1/api-keys', { name, provider: 'openai', value: `sample-${name}` });
+    const snapshot = await takeSnapshot(vault);
+    expect((await vault.admin('POST', '/admin/rotate/execute')).status).toBe(200);
+    await database.run("UPDATE api_keys SET last_used_at = 1 WHERE name = 'L'");
+    await database.run("DELETE FROM api_keys WHERE name = 'K'");
+    expect((await sendSnapshot(vault, snapshot)).body).toEqual({ restored: 1, kept: 1 });
+    const { body } = await vault.gateway('POST', '/v1/api-keys/decrypt', { name: 'K' });
+    expect([body.key.value, (await database.rows()).length]).toEqual(['sample-K', 2]);
+  });
+});
+
 describe('of a table that holds ciphertext alone', () => {
   it('a merge puts back what is not there', async () => {
     const { url, gateway: database } = await temporaryDatabase();
@@ -236,7 +257,7 @@ describe('of a table that holds ciphertext alone', () => {
     const whole = await values(database);
     const snapshot = await takeSnapshot(vault);
     await database.run('DELETE FROM cc WHERE rowid = 1');
-    await database.client.execute('VACUUM');
+    await pack(database);
     expect((await sendSnapshot(vault, snapshot)).body).toEqual({ restored: 1, kept: 2 });
     expect(await values(database)).toEqual(whole);
   });
