@@ -2,6 +2,7 @@
 
 import type { Keyring } from '../crypto/keyring.ts';
 import type { MasterKey } from '../crypto/master-key.ts';
+import type { AuditStore } from '../store/audit.ts';
 import type { EncryptedTables } from '../store/encrypted-tables.ts';
 import type { MasterKeyRecord, MasterKeyStore } from '../store/master-keys.ts';
 import type { SkippedRow } from '../store/rotation-record.ts';
@@ -38,18 +39,39 @@ export interface ReportContext {
   readonly rotations: RotationStore;
   readonly keyring: Keyring;
   readonly surveyor: Surveyor;
+  readonly auditStore: AuditStore;
   readonly rotationDueDays: number;
 }
 
+/** How often the rows are opened anew since a restore has put some back meanwhile. */
+const maxSurveys = 3;
+
 /** Opens every row to answer: the counts are what is, not what a column says. */
 export async function reportMasterKeys(context: ReportContext): Promise<{ activeKeyId: string | null; keys: MasterKeyReport[] }> {
-  const { masterKeys, surveyor } = context;
-  const found = await surveyor.survey();
-  const needed = await keyIdsStillNeeded(context, found);
+  const { masterKeys } = context;
+  const { found, isCertain } = await surveyUndisturbed(context);
+  const needed = isCertain ? await keyIdsStillNeeded(context, found) : () => true;
   const records = await masterKeys.all();
   const staged = stagedKey(context.keyring, records);
   const activeKeyId = records.find(({ isActive }) => isActive)?.keyId ?? null;
   return { activeKeyId, keys: records.map((record) => reportKey(context, record, staged, found, needed)) };
+}
+
+/** A restore may put rows back, under keys that nothing else needs any more, behind the place where the survey is. */
+async function surveyUndisturbed({ surveyor, auditStore }: ReportContext): Promise<{ found: Survey; isCertain: boolean }> {
+  for (let attempt = 1; ; attempt += 1) {
+    const position = await auditStore.lastPosition();
+    const found = await surveyor.survey();
+    const isCertain = !(await hasRestoredSince(auditStore, position));
+    if (isCertain || attempt === maxSurveys) return { found, isCertain };
+  }
+}
+
+async function hasRestoredSince(auditStore: AuditStore, position: number): Promise<boolean> {
+  for await (const { line } of auditStore.allAfter(position)) {
+    if (line.includes('"act":"snapshot.restore"')) return true;
+  }
+  return false;
 }
 
 function reportKey(

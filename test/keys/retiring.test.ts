@@ -1,8 +1,14 @@
 /** A key is called safe to retire only while nothing that the vault can see needs it, and only where it can tell; when texts last needed it is told beside. */
 
-import { expect, it } from 'vitest';
+import { expect, it, onTestFinished } from 'vitest';
+import { readCliConfig } from '../../src/config.ts';
 import { parseMasterKey } from '../../src/crypto/master-key.ts';
+import { reportMasterKeys } from '../../src/keys/report.ts';
+import { surveyHere } from '../../src/keys/surveyor.ts';
+import { Database } from '../../src/store/database.ts';
+import { buildStores } from '../../src/workers.ts';
 import { connectorTableSql, gatewaySeal } from '../support/gateway.ts';
+import { sendSnapshot, takeSnapshot } from '../support/snapshot.ts';
 import { keyA, keyB, keyC, keyIdA, keyIdB, keyIdC, startVault, type TestVault, temporaryDatabase } from '../support/vault.ts';
 
 /** A vault that has rotated a table of so many rows from A to B. */
@@ -99,6 +105,29 @@ it('a row that was skipped keeps its key also where more rows do not open than a
   expect([rows_failed, failures.length]).toEqual([1_001, 1_000]);
   expect(failures.map(({ id }: { id: string }) => id)).not.toContain('skipped');
   expect(await reportOf(vault, keyIdA)).toMatchObject({ rows: 0, safe_to_retire: false });
+});
+
+it('a key is not safe to retire where a restore puts a row back under it while all rows are looked through', async () => {
+  const { url, gateway: database } = await temporaryDatabase();
+  await database.insert(keyA, { id: 'lost' });
+  const vault = await startVault(url, { PROVARA_MASTER_KEY_NEW: keyB });
+  const snapshot = await takeSnapshot(vault);
+  await database.run('DELETE FROM api_keys');
+  expect((await vault.admin('POST', '/admin/rotate/execute')).status).toBe(200);
+  const { keyring, coverage } = readCliConfig({ DATABASE_URL: url, PROVARA_MASTER_KEY: keyA, PROVARA_MASTER_KEY_NEW: keyB });
+  const opened = new Database({ url });
+  onTestFinished(() => opened.close());
+  const stores = buildStores(opened, keyring);
+  let surveys = 0;
+  const survey = async () => {
+    const found = await surveyHere(stores.tables, coverage, keyring).survey();
+    surveys += 1;
+    if (surveys === 1) expect((await sendSnapshot(vault, snapshot)).body).toMatchObject({ restored: 1 });
+    return found;
+  };
+  const surveyor = { survey, close: async () => undefined };
+  const { keys } = await reportMasterKeys({ ...stores, coverage, keyring, surveyor, rotationDueDays: 365 });
+  expect(keys.find(({ keyId }) => keyId === keyIdA)).toMatchObject({ rows: 1, safeToRetire: false });
 });
 
 it.each(['decrypt', 'rewrap'])(
