@@ -9,7 +9,7 @@ import pLimit, { type LimitFunction } from 'p-limit';
 import { ConfigurationError, StorageUnavailableError } from '../errors.ts';
 import { within } from '../runtime/within.ts';
 import type { Argument, Connection, Row } from './connection.ts';
-import { AttemptTimeoutError, describe, kindOf, translate, translateUnsettled } from './failures.ts';
+import { AttemptTimeoutError, asMayBeDone, describe, kindOf, translate } from './failures.ts';
 import { FileConnection } from './file-connection.ts';
 import { asGuardFailure, type Statement } from './guards.ts';
 import { MarkedWrite, ServerClock } from './marked-write.ts';
@@ -25,6 +25,8 @@ const maxRetryDelayMs = 200;
 /** How long one attempt on a server may take, and how much longer for each MiB that it sends. */
 const attemptMs = 3_000;
 const attemptPerMebibyteMs = 1_000;
+/** The same of the request that settles a write, which sends and reads one row. */
+const settleMs = 1_000;
 /**
  * How much longer one may take that reads a page of all rows, over a slow line: a page of large ones is almost three megabytes. A stop
  * that interrupts a rotation waits for it, and has ten seconds.
@@ -66,10 +68,8 @@ interface AttemptOptions {
   readonly timeoutMs: number;
   /** Of those under way at once on a server. */
   readonly limit?: LimitFunction;
-  /** By `performance.now()`; now, unless it had to wait for its turn. */
-  readonly submittedAtMs?: number;
-  /** Whether an attempt may have been carried out. */
-  readonly sent?: { readonly isUnsettled: boolean };
+  /** When the last may begin, by `performance.now()`; {@link retryTotalMs} from now, unless it had to wait for its turn. */
+  readonly lastAtMs?: number;
 }
 
 export class Database {
@@ -170,24 +170,32 @@ export class Database {
     await this.#connection.close();
   }
 
-  /** See {@link MarkedWrite}. */
+  /** See {@link MarkedWrite}. That it failed is told once none of its attempts can be carried out any more. */
   async #writeMarked(statements: readonly Statement[], workMs: number): Promise<number[]> {
     const write = new MarkedWrite(this.#connection, this.#clock, statements);
-    const options = { timeoutMs: attemptMs + sendingMs(write.statements) + workMs, limit: this.#writeLimit, sent: write };
+    const timeoutMs = attemptMs + sendingMs(write.statements) + workMs;
     try {
-      return await this.#attempt((endsAtMs) => write.send(endsAtMs), options);
+      return await this.#tryAgain((endsAtMs) => write.send(endsAtMs), { timeoutMs, limit: this.#writeLimit });
     } catch (error) {
-      if (!write.isDoneBefore(error)) throw write.asGuardFailure(error);
-      return write
-        .changed((sql, args) => this.read(sql, args))
-        .catch((failure: unknown) => {
-          throw translateUnsettled(failure);
-        });
+      const changed = write.isUnsettled ? await this.#settle(write) : null;
+      if (changed === null) throw write.asGuardFailure(this.#givenUp(error));
+      return changed;
+    }
+  }
+
+  /** As {@link MarkedWrite.settle}. It waits behind no other write: it holds the server's lock for a moment only. */
+  async #settle(write: MarkedWrite): Promise<number[] | null> {
+    const lastAtMs = Math.max(write.overAtMs, performance.now() + settleMs);
+    try {
+      return await this.#tryAgain((endsAtMs) => write.settle(endsAtMs), { timeoutMs: settleMs, lastAtMs });
+    } catch (error) {
+      await sleep(Math.max(write.overAtMs - performance.now(), 0));
+      throw asMayBeDone(this.#givenUp(error));
     }
   }
 
   async #batch<T>(statements: readonly Statement[], send: Attempt<T>): Promise<T> {
-    const options = { timeoutMs: attemptMs + sendingMs(statements), submittedAtMs: performance.now() };
+    const options = { timeoutMs: attemptMs + sendingMs(statements), lastAtMs: performance.now() + retryTotalMs };
     try {
       if (this.#file === null) return await this.#attempt(send, options);
       return await this.#fileWriteLimit(() => this.#attempt(send, options));
@@ -196,32 +204,40 @@ export class Database {
     }
   }
 
+  /** Throws what the caller is told. */
+  async #attempt<T>(operation: Attempt<T>, options: AttemptOptions): Promise<T> {
+    try {
+      return await this.#tryAgain(operation, options);
+    } catch (error) {
+      throw this.#givenUp(error);
+    }
+  }
+
   /**
    * Tries again, without blocking, what another writer or the network has kept from being done. A file's connection is
    * replaced each time: after SQLITE_BUSY it may acknowledge writes that are rolled back later (libsql-client-ts#352).
    */
-  async #attempt<T>(operation: Attempt<T>, options: AttemptOptions): Promise<T> {
+  async #tryAgain<T>(operation: Attempt<T>, options: AttemptOptions): Promise<T> {
     this.#operations += 1;
     if (this.#operations % operationsPerTurn === 0) await nextTurn();
-    const { submittedAtMs = performance.now(), timeoutMs, limit = this.#limit, sent } = options;
-    const deadlineMs = submittedAtMs + retryTotalMs;
-    if (performance.now() > deadlineMs) throw this.#givenUp(new AttemptTimeoutError('Others wait before it.'), false);
+    const { lastAtMs = performance.now() + retryTotalMs, timeoutMs, limit = this.#limit } = options;
+    if (performance.now() > lastAtMs) throw new AttemptTimeoutError('Others wait before it.');
     for (let delayMs = 5; ; delayMs = Math.min(delayMs * 2, maxRetryDelayMs)) {
       try {
         return await this.#attemptOnce(operation, timeoutMs, limit);
       } catch (error) {
         const isFinal = kindOf(error) === 'final';
         if (!isFinal) this.#file?.reconnect();
-        if (isFinal || performance.now() + delayMs > deadlineMs) throw this.#givenUp(error, sent?.isUnsettled === true);
+        if (isFinal || performance.now() + delayMs > lastAtMs) throw error;
         this.#counters.retries += 1;
         await sleep(delayMs * (0.5 + Math.random()));
       }
     }
   }
 
-  /** What the caller is told; `isUnsettled`: it may have been carried out. */
-  #givenUp(error: unknown, isUnsettled: boolean): unknown {
-    const told = isUnsettled ? translateUnsettled(error) : translate(error);
+  /** What the caller is told. */
+  #givenUp(error: unknown): unknown {
+    const told = translate(error);
     if (told instanceof StorageUnavailableError || told instanceof ConfigurationError) this.#counters.failures += 1;
     return told;
   }

@@ -89,9 +89,8 @@ export function translate(error: unknown): unknown {
     : new StorageUnavailableError(reason);
 }
 
-/** What a caller is told of a write that may have been carried out: never that nothing was. */
-export function translateUnsettled(error: unknown): unknown {
-  const told = translate(error);
+/** What a caller is told, of a write that may have been carried out: never that nothing was. */
+export function asMayBeDone(told: unknown): unknown {
   const isKept = !(told instanceof ConfigurationError || told instanceof StorageUnavailableError);
   return isKept ? told : new StorageUnavailableError(told.message, { may_be_done: true });
 }

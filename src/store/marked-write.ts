@@ -1,18 +1,26 @@
 /**
  * A batch that a server carries out once, however often it is sent. Its answer may be lost, and the batch be carried out or not: so it
  * begins by recording a mark of its own. The same batch, sent again, is refused at the mark if it was carried out before, and what it
- * changed is read there. Before the mark stands the attempt's deadline by the server's clock: one that arrives late, when its caller has
- * been told that it failed and others may have written since, is refused.
+ * changed is read there. One that is given up is settled: the mark alone is recorded, and whatever is still on its way is refused at it.
+ * Before the mark stands the attempt's deadline by the server's clock: one that arrives late where it could not be settled, when its
+ * caller has been told that it may be done and others may have written since, is refused there.
  */
 
 import { randomUUID } from 'node:crypto';
-import { type Argument, type Connection, type Row, text } from './connection.ts';
+import { type Connection, text } from './connection.ts';
 import { AttemptTimeoutError, kindOf } from './failures.ts';
 import { asGuardFailure, brokenAt, guard, type Statement } from './guards.ts';
 
 /** Of the deadline and of the mark. */
 const deadlineAt = 0;
 const markAt = 1;
+
+const insertMark = 'INSERT INTO vault_writes (id, changed, written_at) VALUES (?, ?, unixepoch())';
+/** What a mark says where it was recorded alone. */
+const notDone = 'not done';
+
+/** By so much a server's clock may fall behind what is known of it; timers, which come early, included. */
+const clockMarginMs = 50;
 
 /** A server's clock, as far as it is known. */
 export class ServerClock {
@@ -46,7 +54,8 @@ export class MarkedWrite {
   readonly #clock: ServerClock;
   readonly #id = randomUUID();
   readonly #count: number;
-  #unsettled = 0;
+  /** When each attempt was given up of which nobody knows whether it was carried out, or will be. */
+  readonly #unsettled = new Set<number>();
   /** All that is sent beside the deadline. */
   readonly statements: readonly Statement[];
 
@@ -55,7 +64,7 @@ export class MarkedWrite {
     this.#clock = clock;
     this.#count = statements.length;
     this.statements = [
-      { sql: "INSERT INTO vault_writes (id, changed, written_at) VALUES (?, '', unixepoch())", args: [this.#id] },
+      { sql: insertMark, args: [this.#id, ''] },
       ...statements.flatMap((statement) => [
         statement,
         { sql: "UPDATE vault_writes SET changed = changed || changes() || ' ' WHERE id = ?", args: [this.#id] },
@@ -63,40 +72,45 @@ export class MarkedWrite {
     ];
   }
 
-  /** Whether it was sent so that nobody knows whether it was carried out. */
+  /** Whether it was sent so that nobody knows whether it was carried out, or will be: {@link settle} then, and tell nothing before. */
   get isUnsettled(): boolean {
-    return this.#unsettled > 0;
+    return this.#unsettled.size > 0;
   }
 
-  /** One attempt, given up at `endsAtMs`. Answers how many rows each statement changed. Throws what {@link isDoneBefore} looks at. */
+  /** From when on none of these attempts is carried out any more, settled or not; by `performance.now()`. */
+  get overAtMs(): number {
+    return Math.max(...this.#unsettled) + clockMarginMs;
+  }
+
+  /** One attempt, given up at `endsAtMs`. Answers how many rows each statement changed. */
   async send(endsAtMs: number): Promise<number[]> {
     const batch = this.#batch(await this.#clock.at(endsAtMs));
-    this.#unsettled += 1;
+    this.#unsettled.add(endsAtMs);
     try {
       const results = await this.#connection.batch(batch, endsAtMs);
       return Array.from({ length: this.#count }, (_, index) => results[markAt + 1 + 2 * index]?.rowsAffected ?? 0);
     } catch (error) {
-      if (kindOf(error) !== 'lost') this.#unsettled -= 1;
+      if (kindOf(error) !== 'lost') this.#unsettled.delete(endsAtMs);
       if (brokenAt(error) !== deadlineAt) throw error;
       this.#clock.forget();
       throw new AttemptTimeoutError('It reached the server too late.');
     }
   }
 
-  /** Whether an attempt ended with this because an earlier one had been carried out. */
-  isDoneBefore(error: unknown): boolean {
-    return brokenAt(error) === markAt;
+  /**
+   * Makes certain what becomes of it: answers how many rows each statement changed where an attempt has been carried out, and null
+   * where none has been and none will be. May be carried out twice.
+   */
+  async settle(endsAtMs: number): Promise<number[] | null> {
+    const sql = `${insertMark} ON CONFLICT (id) DO UPDATE SET changed = changed RETURNING changed`;
+    const [result] = await this.#connection.batch([{ sql, args: [this.#id, notDone] }], endsAtMs);
+    const changed = text(result?.rows[0] ?? {}, 'changed');
+    return changed === notDone ? null : changed.trim().split(' ').map(Number);
   }
 
   /** What its last attempt ended with: GuardFailedError where that was the doing of one of its guards. */
   asGuardFailure(error: unknown): unknown {
     return asGuardFailure(error, this.#batch(0));
-  }
-
-  /** How many rows each statement changed when an earlier attempt was carried out. */
-  async changed(read: (sql: string, args: readonly Argument[]) => Promise<readonly Row[]>): Promise<number[]> {
-    const [row] = await read('SELECT changed FROM vault_writes WHERE id = ?', [this.#id]);
-    return row === undefined ? [] : text(row, 'changed').trim().split(' ').map(Number);
   }
 
   #batch(deadline: number): Statement[] {

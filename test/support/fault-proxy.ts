@@ -20,7 +20,9 @@ export type Fault =
   | 'silence before'
   | 'silence after'
   /** Held back until {@link FaultProxy.release}, and carried out then, whether or not anybody still listens. */
-  | 'late';
+  | 'late'
+  /** As `late`, but whoever sent it is told at once that it failed. */
+  | '502, then late';
 
 export interface FaultProxy {
   readonly url: string;
@@ -49,7 +51,8 @@ export async function startFaultProxy(serverPort: number): Promise<FaultProxy> {
   const server: Server = createServer((incoming, outgoing) => {
     void readAll(incoming).then((body) => {
       const fault = incoming.method === 'POST' ? proxy.fault(body.toString('utf8')) : 'none';
-      if (fault === 'late') held.push(() => carryOut(incoming, outgoing, body, serverPort));
+      if (fault === '502, then late') outgoing.writeHead(502).end('broken on purpose');
+      if (fault.endsWith('late')) held.push(() => carryOut(incoming, outgoing, body, serverPort));
       else void handle(incoming, outgoing, body, serverPort, fault);
     });
   });
@@ -89,7 +92,7 @@ async function handle(
 
 async function carryOut(incoming: IncomingMessage, outgoing: ServerResponse, body: Buffer, port: number): Promise<void> {
   const answer = await forward(incoming, body, port);
-  if (answer === null || outgoing.destroyed) return;
+  if (answer === null || outgoing.headersSent || outgoing.destroyed) return;
   outgoing
     .writeHead(answer.status, { 'content-type': 'application/json', 'content-length': answer.body.length })
     .end(answer.body);

@@ -5,6 +5,7 @@ import { describe, expect, it, onTestFinished, vi } from 'vitest';
 import { ConfigurationError, StorageUnavailableError } from '../../../src/errors.ts';
 import { ApiKeyStore } from '../../../src/store/api-keys.ts';
 import { Database } from '../../../src/store/database.ts';
+import { GuardFailedError, guard } from '../../../src/store/guards.ts';
 import { type Fault, startFaultProxy } from '../../support/fault-proxy.ts';
 import { GatewayDatabase } from '../../support/gateway.ts';
 import { type SqldServer, startSqld } from '../../support/sqld.ts';
@@ -21,6 +22,10 @@ const faults: Fault[] = [
   'silence before',
   'silence after',
 ];
+
+/** What a caller is told of a write that failed. */
+const notDone = { code: 'storage_unavailable', details: undefined };
+const mayBeDone = { code: 'storage_unavailable', details: { may_be_done: true } };
 
 /** All that a write on a server needs beside what it writes to. */
 const markTables = [
@@ -126,12 +131,13 @@ describe('a token that is refused', () => {
       await database.writeIdempotent([...markTables, { sql: 'CREATE TABLE sample (value text)' }]);
       const store = (value: string) => database.write([{ sql: 'INSERT INTO sample (value) VALUES (?)', args: [value] }]);
       await store('sample-1');
-      const coming: Fault[] = [lost, '401 before'];
+      // The last of them meets what would settle it.
+      const coming: Fault[] = [lost, '401 before', '401 before'];
       proxy.fault = () => coming.shift() ?? 'none';
-      await expect(store('sample-2')).rejects.toMatchObject({ code: 'storage_unavailable', details: { may_be_done: true } });
+      await expect(store('sample-2')).rejects.toMatchObject(mayBeDone);
       expect(await database.read('SELECT value FROM sample')).toHaveLength(2);
       coming.push(lost, 'none', '401 before');
-      await expect(store('sample-2a')).rejects.toMatchObject({ code: 'storage_unavailable', details: { may_be_done: true } });
+      await expect(store('sample-2a')).rejects.toMatchObject(mayBeDone);
       coming.push('401 before');
       await expect(store('sample-3')).rejects.toThrow(ConfigurationError);
       coming.push(lost, '401 before');
@@ -158,7 +164,7 @@ describe('a write', () => {
     const write = () => database.write([{ sql: 'CREATE TABLE IF NOT EXISTS sample (value text)' }]);
     await write();
     await server.stop();
-    await expect(write()).rejects.toMatchObject({ code: 'storage_unavailable', details: undefined });
+    await expect(write()).rejects.toMatchObject(notDone);
   });
 
   it('is carried out also once the clock of the server has been set forward', async () => {
@@ -190,9 +196,9 @@ describe('a write', () => {
     const { server, database: present } = await start();
     const { proxy, put } = await keysThroughProxy(server);
     await put('K', 1);
-    const coming: Fault[] = ['cut after', '401 before'];
+    const coming: Fault[] = ['cut after', '401 before', '401 before'];
     proxy.fault = () => coming.shift() ?? 'none';
-    const told = { reason: { code: 'storage_unavailable', details: { may_be_done: true } } };
+    const told = { reason: mayBeDone };
     expect(await Promise.allSettled([put('L', 2), put('M', 3)])).toMatchObject([told, told]);
     expect((await present.rows()).map(({ name }) => name)).toEqual(['K', 'L', 'M']);
   });
@@ -232,10 +238,88 @@ describe('a write that the network delivers after its caller was told that it fa
     const store = (value: string) => database.write([{ sql: 'INSERT INTO sample (value) VALUES (?)', args: [value] }]);
     await store('sample-in-time');
     proxy.fault = () => 'late';
-    await expect(store('sample-late')).rejects.toMatchObject({ code: 'storage_unavailable', details: { may_be_done: true } });
+    await expect(store('sample-late')).rejects.toMatchObject(mayBeDone);
     proxy.fault = () => 'none';
     expect(await proxy.release()).toBeGreaterThan(0);
     expect(await database.read('SELECT value FROM sample')).toEqual([{ value: 'sample-in-time' }]);
+  });
+});
+
+/** A table of one row, and how somebody writes and reads it whom no fault meets. */
+async function startSample() {
+  const server = await startSqld();
+  const { proxy, database } = await openThroughProxy(server);
+  const other = new Database({ url: server.url });
+  onTestFinished(() => other.close());
+  await database.writeIdempotent([...markTables, { sql: "CREATE TABLE sample AS SELECT 'sample-0' AS value" }]);
+  const store = (by: Database, value: string) => by.write([{ sql: 'UPDATE sample SET value = ?', args: [value] }]);
+  await store(database, 'sample-0');
+  const stored = async () => (await other.read('SELECT value FROM sample'))[0]?.['value'];
+  return { proxy, database, other, store, stored };
+}
+
+describe('a write that a proxy calls failed at once, and delivers later', { timeout: 60_000 }, () => {
+  it('is told as one that was not done, and is not done any more', async () => {
+    const { proxy, database, other, store, stored } = await startSample();
+    // What settles it is lost once too.
+    const settling = times(1, 'cut after');
+    proxy.fault = (body) => (body.includes('UPDATE sample') ? '502, then late' : settling());
+    await expect(store(database, 'sample-late')).rejects.toMatchObject(notDone);
+    await store(other, 'sample-1');
+    expect(await proxy.release()).toBeGreaterThan(1);
+    expect(await stored()).toBe('sample-1');
+  });
+
+  it('brings back no key that others have deleted since, and deletes none that they have stored', async () => {
+    const { server, database: present } = await start();
+    const { proxy, store, put } = await keysThroughProxy(server);
+    const { store: otherStore, put: putByOther } = await keysThroughProxy(server);
+    const record = (sequence: number) => ({ chain: 'sample', sequence, line: '{}' });
+    await put('K', 1);
+    proxy.fault = (body) => (body.includes('api_keys') ? '502, then late' : 'none');
+    await expect(put('K', 2)).rejects.toMatchObject(notDone);
+    expect(await otherStore.delete(null, 'K', record(3))).toBe(true);
+    expect(await proxy.release()).toBeGreaterThan(1);
+    expect(await present.rows()).toEqual([]);
+    await putByOther('K', 4);
+    await expect(store.delete(null, 'K', record(5))).rejects.toMatchObject(notDone);
+    expect(await putByOther('K', 6)).toBe('replaced');
+    expect(await proxy.release()).toBeGreaterThan(1);
+    expect(await present.rows()).toHaveLength(1);
+  });
+
+  it('is not done any more where a later attempt was refused for what others had written', async () => {
+    const { proxy, database, other, store, stored } = await startSample();
+    await store(other, 'sample-1');
+    const isSample0 = guard('is_sample_0', "(SELECT value FROM sample) = 'sample-0'");
+    proxy.fault = times(1, '502, then late');
+    const write = database.write([isSample0, { sql: "UPDATE sample SET value = 'sample-late'" }]);
+    await expect(write).rejects.toThrow(GuardFailedError);
+    await store(other, 'sample-0');
+    expect(await proxy.release()).toBe(1);
+    expect(await stored()).toBe('sample-0');
+  });
+
+  it('is told as one that may be done once it cannot be any more, where it cannot be settled', async () => {
+    const { proxy, database, other, store, stored } = await startSample();
+    proxy.fault = (body) => (body.includes('UPDATE sample') ? '502, then late' : '500 before');
+    const begunAtMs = performance.now();
+    await expect(store(database, 'sample-late')).rejects.toMatchObject(mayBeDone);
+    // The client of the vault waits for ten seconds.
+    expect(performance.now() - begunAtMs).toBeLessThan(9_500);
+    await store(other, 'sample-1');
+    expect(await proxy.release()).toBeGreaterThan(1);
+    expect(await stored()).toBe('sample-1');
+  });
+});
+
+describe('a write that was carried out, and of which every answer was lost', () => {
+  it.each(['500 after', 'cut after', 'silence after'] as const)('is answered as done (%s)', { timeout: 60_000 }, async (lost) => {
+    const { proxy, database, store, stored } = await startSample();
+    proxy.fault = (body) => (body.includes('UPDATE sample') ? lost : 'none');
+    expect(await store(database, 'sample-1')).toEqual([1]);
+    expect(await stored()).toBe('sample-1');
+    expect(database.counters.failures).toBe(0);
   });
 });
 
