@@ -44,6 +44,11 @@ export class ServerClock {
     return this.#offset + timeMs / 1000;
   }
 
+  /** Told what it showed after a moment by `performance.now()`: less than it must have, and it was set back. */
+  check(shown: number, afterMs: number): void {
+    if (this.#offset !== null && shown < this.#offset + (afterMs - clockMarginMs) / 1000) this.forget();
+  }
+
   forget(): void {
     this.#offset = null;
   }
@@ -64,7 +69,7 @@ export class MarkedWrite {
     this.#clock = clock;
     this.#count = statements.length;
     this.statements = [
-      { sql: insertMark, args: [this.#id, ''] },
+      { sql: `${insertMark} RETURNING unixepoch('subsec') AS now`, args: [this.#id, ''] },
       ...statements.flatMap((statement) => [
         statement,
         { sql: "UPDATE vault_writes SET changed = changed || changes() || ' ' WHERE id = ?", args: [this.#id] },
@@ -85,9 +90,11 @@ export class MarkedWrite {
   /** One attempt, given up at `endsAtMs`. Answers how many rows each statement changed. */
   async send(endsAtMs: number): Promise<number[]> {
     const batch = this.#batch(await this.#clock.at(endsAtMs));
+    const sentAtMs = performance.now();
     this.#unsettled.add(endsAtMs);
     try {
       const results = await this.#connection.batch(batch, endsAtMs);
+      this.#clock.check(Number(results[markAt]?.rows[0]?.now), sentAtMs);
       return Array.from({ length: this.#count }, (_, index) => results[markAt + 1 + 2 * index]?.rowsAffected ?? 0);
     } catch (error) {
       if (kindOf(error) !== 'lost') this.#unsettled.delete(endsAtMs);

@@ -323,6 +323,26 @@ describe('a write that was carried out, and of which every answer was lost', () 
   });
 });
 
+describe('a write to a server whose clock has been set back', () => {
+  it('is refused by its deadline all the same, once another has been carried out since', { timeout: 60_000 }, async () => {
+    const { proxy, database, store, stored } = await startSample();
+    const now = performance.now.bind(performance);
+    // The process's own clock shows a minute more from here on: to it the server's is a minute behind what it was.
+    const ahead = vi.spyOn(performance, 'now').mockImplementation(() => now() + 60_000);
+    onTestFinished(() => ahead.mockRestore());
+    await store(database, 'sample-1');
+    let attempts = 0;
+    proxy.fault = (body) => {
+      if (!body.includes('vault_writes')) return 'none';
+      attempts += body.includes('UPDATE sample') ? 1 : 0;
+      return body.includes('UPDATE sample') ? 'late' : 'silence before';
+    };
+    await expect(store(database, 'sample-late')).rejects.toMatchObject(mayBeDone);
+    expect(await proxy.release()).toBe(attempts);
+    expect(await stored()).toBe('sample-1');
+  });
+});
+
 describe('the one commit of a rotation that a server does not carry out in time', () => {
   it.each([
     ['silence before', false],
