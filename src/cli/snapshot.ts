@@ -108,6 +108,8 @@ async function checkFile(file: string, json: boolean, environment: Environment):
   print(`[snapshot] whole and authentic under ${header.active_key_id}: ${rows - rowsUnopened} of ${rows} row(s) open.`);
   print(`[snapshot] taken ${header.created_at}; active key ${header.active_key_id}`);
   for (const [keyId, count] of rowsByKeyId) print(`[snapshot] needs ${keyId}: ${count} row(s)`);
+  const others = header.key_ids.filter((keyId) => !rowsByKeyId.has(keyId));
+  for (const keyId of others) print(`[snapshot] needs ${keyId}, which is not given`);
   if (rowsUnopened === 0) return exitCodes.done;
   printError(`${rowsUnopened} row(s) did not open when it was taken either, and come back as they are.`);
   return exitCodes.rowsDoNotOpen;

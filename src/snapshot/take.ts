@@ -12,7 +12,7 @@ import type { Cell } from '../store/cells.ts';
 import type { MasterKeyStore } from '../store/master-keys.ts';
 import type { CodedRow, SnapshotRows, TableShape } from '../store/snapshot-rows.ts';
 import { hmacOf, maxLineBytes, type SnapshotHeader, type SnapshotTable, writeHeader, writeRow, writeTrailer } from './format.ts';
-import { keyIdOf, nameOfRow } from './rows.ts';
+import { keyIdHintOf, keyIdOf, nameOfRow } from './rows.ts';
 import { Spool } from './spool.ts';
 
 export interface TakeContext {
@@ -85,23 +85,21 @@ async function takeOnce(context: TakeContext, { firstKeyId, onPage }: TakeOption
 }
 
 async function spoolRows(
-  { rows, coverage, keyring, throttle }: TakeContext,
+  { rows, coverage, masterKeys, keyring, throttle }: TakeContext,
   spool: Spool,
   key: MasterKey,
   onPage: TakeOptions['onPage'],
 ): Promise<SnapshotHeader> {
   const createdAt = new Date().toISOString();
-  const keyIds = new Set<string>();
+  const known = new Set((await masterKeys.all()).map(({ keyId }) => keyId));
+  const needs: Needs = { keyIds: new Set(), rowsUnopened: 0 };
   const tables: SnapshotTable[] = [];
-  let rowsUnopened = 0;
   for (const table of coverage.encryptedTables) {
     const shape = await rows.shape(table);
     let count = 0;
     for await (const page of rows.pages(shape)) {
       for (const { cells } of page) {
-        const keyId = keyIdOf(keyring, table, shape.columns, JSON.parse(cells) as Cell[]);
-        if (keyId === null) rowsUnopened += 1;
-        else keyIds.add(keyId);
+        noteNeeds(needs, { keyring, known }, shape, JSON.parse(cells) as Cell[]);
         throttle();
       }
       await spool.write(Buffer.from(page.map((row) => toLine(shape, row)).join(''), 'utf8'));
@@ -111,8 +109,27 @@ async function spoolRows(
     }
     tables.push({ table, columns: [...shape.columns], rows: count });
   }
-  const counts = { key_ids: [...keyIds].sort(), rows_unopened: rowsUnopened, tables };
+  const counts = { key_ids: [...needs.keyIds].sort(), rows_unopened: needs.rowsUnopened, tables };
   return { created_at: createdAt, active_key_id: key.id, ...counts };
+}
+
+/** What rows need to be opened. */
+interface Needs {
+  readonly keyIds: Set<string>;
+  rowsUnopened: number;
+}
+
+/** A row that does not open may name its key: believed where the database knows that, since anybody may have written there. */
+function noteNeeds(
+  needs: Needs,
+  { keyring, known }: { readonly keyring: Keyring; readonly known: ReadonlySet<string> },
+  { table, columns }: TableShape,
+  cells: readonly Cell[],
+): void {
+  const keyId = keyIdOf(keyring, table, columns, cells);
+  if (keyId === null) needs.rowsUnopened += 1;
+  const hint = keyId ?? keyIdHintOf(columns, cells);
+  if (hint !== null && (keyId !== null || known.has(hint))) needs.keyIds.add(hint);
 }
 
 /** Of a keyring that {@link takeSnapshot} was given. */

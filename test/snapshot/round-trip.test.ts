@@ -110,6 +110,18 @@ describe('a snapshot', () => {
     expect(row.cells).toContain('foreign');
   });
 
+  it('names a key that it needs also where the vault does not have that any more', async () => {
+    const { vault, url } = await start();
+    for (const name of ['LEFT', 'TAKEN']) await vault.gateway('POST', '/v1/api-keys', { name, provider: 'p', value: 'sample' });
+    const { keys } = (await vault.gateway('GET', '/v1/api-keys')).body;
+    const { id } = keys.find(({ name }: { name: string }) => name === 'LEFT');
+    const rotated = await vault.admin('POST', '/admin/rotate/execute', { skip_ids: [id] });
+    expect(rotated.body.rotation).toMatchObject({ state: 'completed', rows_skipped: 1 });
+    await vault.close();
+    const [header] = linesOf(await takeSnapshot(await startVault(url, { PROVARA_MASTER_KEY: keyB })));
+    expect(JSON.parse(header ?? '')).toMatchObject({ key_ids: [keyIdA, keyIdB].sort(), rows_unopened: 1 });
+  });
+
   it('is not made with a row that is larger than any that could be put back', async () => {
     const { vault, database } = await start();
     await database.insert(keyA, { id: 'large' });
