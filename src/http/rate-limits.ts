@@ -18,8 +18,6 @@ export interface RateLimits {
    * RateLimitedError where they are too many for the caller's token.
    */
   readonly countDecrypts: (request: FastifyRequest, rows: number) => Promise<void>;
-  /** More than that no call may open. */
-  readonly mostRows: number;
 }
 
 const minuteMs = 60_000;
@@ -38,7 +36,6 @@ export async function createRateLimits(app: FastifyInstance, limits: Limits): Pr
   };
 
   return {
-    mostRows: limits.decrypts === 0 ? Number.POSITIVE_INFINITY : limits.decrypts,
     countFailure: async (request) => {
       if (limits.authFailures === 0) return;
       await take(failures, request, 'Too many failed authentications from this address.');

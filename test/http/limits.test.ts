@@ -96,12 +96,6 @@ describe('opened rows', () => {
     expect(await repeat(3, () => gateway('POST', '/v1/api-keys/decrypt', { name: 'K0' }))).toEqual([200, 200, 429]);
   });
 
-  it('come in smaller pages where a whole one would be more than the limit', async () => {
-    const { gateway } = await start('2');
-    const { status, body } = await gateway('POST', '/v1/api-keys/decrypt-all', {});
-    expect([status, body.keys.length, body.next_cursor]).toEqual([200, 2, expect.any(String)]);
-  });
-
   it('count as many as a batch holds', async () => {
     const { gateway, item } = await start('5');
     expectLimited(await gateway('POST', '/v1/decrypt', { items: Array(6).fill(item) }));

@@ -114,7 +114,7 @@ export function keyOpeningRoutes(apiKeys: ApiKeys, rateLimits: RateLimits): Fast
         const { body } = request;
         const after = body.cursor === undefined ? null : decodeCursor(body.cursor, placeInKeys);
         const beforeOpening = (rows: number): Promise<void> => rateLimits.countDecrypts(request, rows);
-        const pageRequest = { limit: Math.min(decryptAllPage, rateLimits.mostRows), after, beforeOpening };
+        const pageRequest = { limit: decryptAllPage, after, beforeOpening };
         const page = await apiKeys.decryptAll(actorOf(request), body.tenant_id ?? null, pageRequest);
         return { keys: page.items.map(presentEntry), next_cursor: page.next && encodeCursor(page.next) };
       },
