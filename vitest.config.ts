@@ -3,7 +3,16 @@ import { defineConfig } from 'vitest/config';
 import { BaseSequencer, type TestSpecification } from 'vitest/node';
 
 /** Tests that take minutes begin first, so that the others run beside them and not before them. */
-const slowest = ['random-kills', 'cut-rotation', 'memory', 'faults', 'cut-restore', 'durability', 'crash-matrix', 'hostile-input'];
+const slowest = [
+  'random-kills',
+  'cut-rotation',
+  'memory',
+  'faults',
+  'cut-restore',
+  'durability',
+  'crash-matrix',
+  'hostile-input',
+];
 
 class SlowestFirst extends BaseSequencer {
   override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {
