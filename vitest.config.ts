@@ -66,7 +66,7 @@ const onServer = isQuick ? ['test/store/contract.test.ts'] : [...onBothEngines, 
 export default defineConfig({
   test: {
     // Most of them wait for processes of their own, or for the disk.
-    maxWorkers: availableParallelism() + 1,
+    maxWorkers: availableParallelism() + 2,
     sequence: { sequencer: SlowestFirst },
     projects: [
       { test: { ...shared, name: 'file', include: ['test/**/*.test.ts'], exclude: [...onOneServer, ...leftOut] } },
