@@ -19,12 +19,14 @@ bare.post('/point-read', async ({ body }) => {
 });
 
 // One durable write of a row and nothing else.
+const { BARE_DATABASE_URL: bareUrl } = process.env;
+const writer = bareUrl === undefined ? null : createClient({ url: bareUrl, concurrency: 20 });
 const insert = `INSERT INTO bare_writes (id, tenant_id, name, provider, value) VALUES (?, ?, ?, ?, ?)
   ON CONFLICT (tenant_id, name) DO UPDATE SET value = excluded.value`;
 let writes = 0;
 bare.post('/point-write', async ({ body: { tenant_id, name, provider, value } }) => {
   writes += 1;
-  await client.batch([{ sql: insert, args: [`bare-${writes}`, tenant_id, name, provider, value] }], 'write');
+  await writer.batch([{ sql: insert, args: [`bare-${writes}`, tenant_id, name, provider, value] }], 'write');
   return answer;
 });
 
