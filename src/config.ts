@@ -5,7 +5,7 @@ import { dirname, resolve } from 'node:path';
 import { type GivenKey, Keyring } from './crypto/keyring.ts';
 import { parseMasterKey } from './crypto/master-key.ts';
 import { tableAmong } from './keys/coverage.ts';
-import { type Environment, SettingsError, SettingsReader } from './settings.ts';
+import { type Environment, percentDecoded, SettingsError, SettingsReader } from './settings.ts';
 import { type DatabaseLocation, databaseFilePath, isFileUrl } from './store/database.ts';
 import { apiKeysTable } from './store/encrypted-rows.ts';
 import { readTokens, type Token } from './tokens.ts';
@@ -221,17 +221,8 @@ function readKeyring(reader: SettingsReader): Keyring {
   return new Keyring(given);
 }
 
-/** Empty where it is malformed. */
-function decodeName(text: string): string {
-  try {
-    return decodeURIComponent(text);
-  } catch {
-    return '';
-  }
-}
-
 function readTables(reader: SettingsReader, name: string, allowed: RegExp): readonly string[] | undefined {
-  const tables = reader.list(name)?.map(decodeName);
+  const tables = reader.list(name)?.map((table) => percentDecoded(table) ?? '');
   if (tables?.some((table) => !allowed.test(table))) reader.problem(`${name} must be table names, comma-separated.`);
   // Of several spellings of one name the first.
   return tables && [...new Set(tables.map((table) => tableAmong(tables, table) ?? table))];

@@ -89,3 +89,12 @@ export class SettingsReader {
     }
   }
 }
+
+/** What a part of a setting says in which separators are %-encoded; null where it is malformed. */
+export function percentDecoded(text: string): string | null {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return null;
+  }
+}

@@ -2,7 +2,7 @@
 
 import { hash } from 'node:crypto';
 import { isLabel } from './contract/formats.ts';
-import type { SettingsReader } from './settings.ts';
+import { percentDecoded, type SettingsReader } from './settings.ts';
 
 export type Role = 'gateway' | 'admin' | 'writer' | 'metrics';
 
@@ -122,11 +122,11 @@ function parseEntry(text: string, role: Role): ParsedEntry | null {
 /** The part before the first colon: a name, and after an `@` the tenants. */
 function parseOwner(text: string, mayNameTenants: boolean): Pick<Token, 'name' | 'tenants'> | null {
   const [encodedName = '', encodedTenants, ...rest] = text.split('@');
-  const name = decode(encodedName);
+  const name = percentDecoded(encodedName);
   if (name === null || name === '' || rest.length > 0) return null;
   if (encodedTenants === undefined) return { name, tenants: null };
   if (!mayNameTenants) return null;
-  const tenants = new Set(encodedTenants.split('|').map((tenant) => decode(tenant) ?? ''));
+  const tenants = new Set(encodedTenants.split('|').map((tenant) => percentDecoded(tenant) ?? ''));
   return [...tenants].every(isLabel) ? { name, tenants } : null;
 }
 
@@ -135,18 +135,10 @@ function parseSecret(text: string): { digest: Buffer; weakness: string | null } 
     const hex = text.slice(sha256Prefix.length);
     return sha256Hex.test(hex) ? { digest: Buffer.from(hex, 'hex'), weakness: null } : null;
   }
-  const token = decode(text);
+  const token = percentDecoded(text);
   // It comes in a header. With a colon it may be a digest with a slip in its prefix.
   if (token === null || text.includes(':') || !/^[\x21-\x7e]+$/.test(token)) return null;
   return { digest: digestOf(token), weakness: tokenWeakness(token) };
-}
-
-function decode(text: string): string | null {
-  try {
-    return decodeURIComponent(text);
-  } catch {
-    return null;
-  }
 }
 
 /** What shows that a token was typed, and not drawn at random: the end of a sentence, which never holds the token, or null. */
