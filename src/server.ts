@@ -36,7 +36,7 @@ try {
   const port = await start(config);
   if (development !== null) greet(development, config, port);
 } catch (error) {
-  explain(error);
+  process.stderr.write(`The vault cannot start:${reasonOf(error)}\n`);
   process.exit(1);
 }
 
@@ -154,13 +154,8 @@ function greet({ path, added, made }: DevelopmentEnvironment, { host }: ServerCo
   process.stdout.on('error', () => undefined).write(`${lines.join('\n')}\n`);
 }
 
-function explain(error: unknown): void {
-  if (error instanceof SettingsError) {
-    process.stderr.write(`The vault cannot start:\n${error.problems.map((problem) => `  - ${problem}`).join('\n')}\n`);
-  } else if (error instanceof VaultError) {
-    process.stderr.write(`The vault cannot start: ${error.message}\n`);
-  } else {
-    const detail = error instanceof Error ? (error.stack ?? error.message) : String(error);
-    process.stderr.write(`The vault cannot start: ${detail}\n`);
-  }
+function reasonOf(error: unknown): string {
+  if (error instanceof SettingsError) return error.problems.map((problem) => `\n  - ${problem}`).join('');
+  if (error instanceof VaultError) return ` ${error.message}`;
+  return ` ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`;
 }

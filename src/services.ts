@@ -8,20 +8,18 @@ import { AuditLog } from './audit/log.ts';
 import { AuditSink } from './audit/sink.ts';
 import type { AuditSettings, CoreConfig } from './config.ts';
 import { ActiveKey } from './keys/active-key.ts';
-import { adoptActiveKey } from './keys/adoption.ts';
-import { watchAge } from './keys/age-watch.ts';
 import { inspectCoverage } from './keys/coverage.ts';
 import { Heartbeat } from './keys/heartbeat.ts';
 import { ReadinessCheck } from './keys/readiness.ts';
 import { reportMasterKeys } from './keys/report.ts';
 import { SealMeter } from './keys/seal-meter.ts';
 import type { Survey } from './keys/survey.ts';
+import { Lifecycle } from './lifecycle.ts';
 import { Resumption } from './rotation/resumption.ts';
-import type { Repetition } from './runtime/repetition.ts';
 import { Snapshots } from './snapshot/snapshots.ts';
 import { ApiKeyStore } from './store/api-keys.ts';
 import { Database } from './store/database.ts';
-import { isMigrated, migrate } from './store/migrations.ts';
+import { isMigrated } from './store/migrations.ts';
 import { ApiKeys } from './vault/api-keys.ts';
 import { unobserved, type VaultObserver } from './vault/observer.ts';
 import { StatelessCipher } from './vault/stateless.ts';
@@ -58,27 +56,20 @@ export function buildServices(
     void auditKeys.refresh();
   };
   const { rotator, surveyor, snapshotWork, textWorkers } = buildWorkers(config, stores, logger, onSwitched, place);
-  let isPrepared = false;
+  const resumption = new Resumption(rotator, rotations, keyring, logger);
+  const snapshots = new Snapshots({ work: snapshotWork, journal, keyring, snapshotDir: config.snapshotDir, logger });
+  const notes = [rowUses, statelessUses, seals];
+  const running = { sink, anchors, heartbeat, resumption, rotator, surveyor, snapshots, textWorkers, notes };
+  const lifecycle = new Lifecycle({ config, logger, stores, ...running });
   const readiness = new ReadinessCheck({
     ...stores,
     coverage,
     keyring,
     surveyor,
     requireFormat2,
-    isPrepared: () => isPrepared,
+    isPrepared: () => lifecycle.isPrepared,
     isAuditFailing: () => log.isFailing,
   });
-  const snapshots = new Snapshots({ work: snapshotWork, journal, keyring, snapshotDir: config.snapshotDir, logger });
-  let ageWatch: Repetition | null = null;
-  const resumption = new Resumption(rotator, rotations, keyring, logger);
-  const interrupt = async (): Promise<void> => {
-    await Promise.all([rotator.close(), surveyor.close(), snapshots.close()]);
-  };
-  const prepareSchema = async (): Promise<void> => {
-    await database.useWriteAheadLog();
-    await migrate(database);
-    await auditKeys.refresh();
-  };
 
   return {
     apiKeys: new ApiKeys({
@@ -116,40 +107,12 @@ export function buildServices(
     reopenAuditLog: async () => sink?.open(),
     keyring,
     reportMasterKeys: () => reportMasterKeys({ ...stores, coverage, keyring, surveyor, rotationDueDays }),
-    /**
-     * Brings the schema up to date, finds the active key, joins the live replicas, and takes up an unfinished rotation. Throws
-     * ConfigurationError, or StorageUnavailableError: then it may be called again.
-     */
-    prepare: async () => {
-      await sink?.open();
-      await prepareSchema();
-      await adoptActiveKey({ ...stores, coverage, keyring });
-      // Best effort: what is left now is deleted by the next restore or start.
-      await stores.restores.forgetStale().catch(() => undefined);
-      await heartbeat.start();
-      if (sink !== null) await anchors.start();
-      resumption.start();
-      ageWatch ??= watchAge({ masterKeys, rotationDueDays, logger });
-      isPrepared = true;
-    },
-    /** Brings the schema up to date, and nothing else. */
-    migrate: prepareSchema,
-    /** Ends what may take long: a rotation at its next step, as an interrupted one, a survey, and what is done with snapshots. */
-    interrupt,
-    /** As {@link Database.checkpoint}; `close` does it too. */
+    /** As {@link Database.checkpoint}; a stop does it too. */
     checkpoint: () => database.checkpoint(),
-    close: async () => {
-      resumption.stop();
-      await ageWatch?.stop();
-      await interrupt();
-      await textWorkers.close();
-      await anchors.stop();
-      await sink?.close();
-      await heartbeat.stop();
-      await Promise.all([rowUses.close(), statelessUses.close(), seals.close()]);
-      await database.checkpoint();
-      await database.close();
-    },
+    prepare: () => lifecycle.prepare(),
+    migrate: () => lifecycle.migrate(),
+    interrupt: () => lifecycle.interrupt(),
+    close: () => lifecycle.close(),
   };
 }
 

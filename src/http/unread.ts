@@ -21,13 +21,13 @@ export function limitUnanswered(listener: RequestListener): RequestListener {
   return (request, response) => {
     const { socket } = request;
     if (socket.destroyed) return;
-    const of = unanswered.get(socket) ?? watch(socket);
-    of.count += 1;
-    if (of.count > maxUnanswered) return void socket.destroy();
-    if (of.count > 1) of.queued.add(response);
+    const pending = unanswered.get(socket) ?? watch(socket);
+    pending.count += 1;
+    if (pending.count > maxUnanswered) return void socket.destroy();
+    if (pending.count > 1) pending.queued.add(response);
     response.once('close', () => {
-      of.count -= 1;
-      of.queued.delete(response);
+      pending.count -= 1;
+      pending.queued.delete(response);
     });
     listener(request, response);
   };
@@ -42,12 +42,12 @@ export function limitUnread(server: Server): void {
 }
 
 function watch(socket: Socket): Unanswered {
-  const of: Unanswered = { count: 0, queued: new Set() };
-  unanswered.set(socket, of);
+  const pending: Unanswered = { count: 0, queued: new Set() };
+  unanswered.set(socket, pending);
   socket.once('close', () => {
-    for (const response of of.queued) close(response);
+    for (const response of pending.queued) close(response);
   });
-  return of;
+  return pending;
 }
 
 /** What Node does where a connection ends; version 20 does it for the one answer alone whose turn it is. */

@@ -5,7 +5,7 @@ import type { MasterKey } from '../crypto/master-key.ts';
 import type { AuditStore } from '../store/audit.ts';
 import type { EncryptedTables } from '../store/encrypted-tables.ts';
 import type { MasterKeyRecord, MasterKeyStore } from '../store/master-keys.ts';
-import type { SkippedRow } from '../store/rotation-record.ts';
+import { nameOfSkipped, type SkippedRow } from '../store/rotation-record.ts';
 import type { RotationStore } from '../store/rotations.ts';
 import { type CoverageSettings, inspectCoverage, tableAmong } from './coverage.ts';
 import { stagedKey } from './staged-key.ts';
@@ -120,8 +120,9 @@ async function keyIdsStillNeeded(
   if (uncovered.length > 0) return () => true;
   const unfinished = await rotations.findUnfinished();
   const needed = new Set(unfinished === null ? [] : [unfinished.fromKeyId, unfinished.toKeyId]);
-  const failed = new Set(failures.map(({ table, id }) => `${table}:${id}`));
-  const nameInSurvey = ({ table, id }: SkippedRow): string => `${tableAmong(coverage.encryptedTables, table) ?? table}:${id}`;
+  const failed = new Set(failures.map(nameOfSkipped));
+  const nameInSurvey = ({ table, id }: SkippedRow): string =>
+    nameOfSkipped({ table: tableAmong(coverage.encryptedTables, table) ?? table, id });
   const isListComplete = rowsFailed === failures.length;
   for (const row of rowsFailed === 0 ? [] : await rotations.findSkipped()) {
     if (!isListComplete || failed.has(nameInSurvey(row))) needed.add(row.fromKeyId);

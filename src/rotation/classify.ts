@@ -5,6 +5,7 @@ import type { MasterKey } from '../crypto/master-key.ts';
 import { formatOf, openRow, sealRow } from '../crypto/row.ts';
 import { openCoveredRow, openCoveredRowWith, type RowFailure, reasonOf } from '../keys/covered-rows.ts';
 import type { EncryptedRow, Replacement } from '../store/encrypted-rows.ts';
+import { nameOfSkipped } from '../store/rotation-record.ts';
 import type { RotationPlan } from './plan.ts';
 
 /** As much of the plan as the rows need. */
@@ -27,12 +28,12 @@ export class RowClassifier {
     this.#plan = plan;
     this.#keyring = keyring;
     this.#lastKey = plan.from ?? plan.to;
-    this.#skipped = new Set(plan.skippedRows.map(({ table, id }) => skipKey(table, id)));
+    this.#skipped = new Set(plan.skippedRows.map(nameOfSkipped));
   }
 
   /** A row to rotate comes with its plaintext, which the caller wipes. */
   classify(table: string, row: EncryptedRow): RowClass {
-    if (this.#skipped.size > 0 && this.#skipped.has(skipKey(table, row.id))) return { kind: 'skipped' };
+    if (this.#skipped.size > 0 && this.#skipped.has(nameOfSkipped({ table, id: row.id }))) return { kind: 'skipped' };
     const opened = this.#open(row);
     if (opened === null) return { kind: 'failed', failure: this.#failure(table, row) };
     const { from, to } = this.#plan;
@@ -80,8 +81,4 @@ export class RowClassifier {
     opened.plaintext.fill(0);
     return { table, id: row.id, reason: 'other_key', keyId: opened.key.id };
   }
-}
-
-function skipKey(table: string, id: string): string {
-  return `${table}:${id}`;
 }

@@ -9,7 +9,7 @@ import { tableAmong } from '../keys/coverage.ts';
 import { stagedKey, wasActive } from '../keys/staged-key.ts';
 import type { EncryptedTables } from '../store/encrypted-tables.ts';
 import type { MasterKeyRecord, MasterKeyStore } from '../store/master-keys.ts';
-import type { RotationRecord, SkippedRow } from '../store/rotation-record.ts';
+import { nameOfSkipped, type RotationRecord, type SkippedRow } from '../store/rotation-record.ts';
 import type { RotationStore } from '../store/rotations.ts';
 
 export interface RotationRequest {
@@ -187,13 +187,13 @@ async function resolveSkips(
   skipIds: readonly string[],
   known: readonly SkippedRow[],
 ): Promise<SkippedRow[]> {
-  const earlier = new Map(known.flatMap((row) => [[row.id, row] as const, [nameOf(row), row] as const]));
+  const earlier = new Map(known.flatMap((row) => [[row.id, row] as const, [nameOfSkipped(row), row] as const]));
   const wanted = [...new Set(skipIds)].map((skipId) => ({ skipId, named: parseSkipId(tableNames, skipId) }));
   const asked = wanted.flatMap(({ skipId, named }) => (named === null ? [skipId] : [skipId, named.id]));
   const held = new Map<string, ReadonlySet<string>>();
   for (const table of tableNames) held.set(table, await tables.idsAmong(table, asked));
   return wanted.map(({ skipId, named }) => {
-    const row = named && earlier.get(nameOf(named));
+    const row = named && earlier.get(nameOfSkipped(named));
     return row ?? earlier.get(skipId) ?? resolveSkip(held, skipId, named);
   });
 }
@@ -203,10 +203,6 @@ function parseSkipId(tableNames: readonly string[], skipId: string): SkippedRow 
   const [prefix = '', ...rest] = skipId.split(':');
   const table = rest.length === 0 ? undefined : tableAmong(tableNames, prefix);
   return table === undefined ? null : { table, id: rest.join(':') };
-}
-
-function nameOf({ table, id }: SkippedRow): string {
-  return `${table}:${id}`;
 }
 
 function resolveSkip(held: ReadonlyMap<string, ReadonlySet<string>>, skipId: string, named: SkippedRow | null): SkippedRow {

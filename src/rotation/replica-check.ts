@@ -8,7 +8,7 @@ import type { RotationPlan } from './plan.ts';
 
 /** Throws ReplicaMissingKeyError, unless the rotation is forced. */
 export async function assertReplicasHoldKeys(replicas: ReplicaStore, plan: RotationPlan): Promise<void> {
-  const error = plan.isForced ? null : missingKeyError(await replicas.live(), plan);
+  const error = plan.isForced ? null : lackingReplicasError(await replicas.live(), plan);
   if (error !== null) throw error;
 }
 
@@ -22,7 +22,7 @@ function neededKeys({ from, to, isRerun }: RotationPlan): MasterKey[] {
   return from === null || isRerun ? [to] : [to, from];
 }
 
-function missingKeyError(replicas: readonly Replica[], plan: RotationPlan): ReplicaMissingKeyError | null {
+function lackingReplicasError(replicas: readonly Replica[], plan: RotationPlan): ReplicaMissingKeyError | null {
   const lacking = replicas.flatMap(({ id, host, keyIds }) => {
     const missing = neededKeys(plan).filter((key) => !keyIds.includes(key.id));
     return missing.length === 0 ? [] : [{ replica: id, host, missing }];

@@ -17,7 +17,7 @@ import {
   type SnapshotTable,
   type SnapshotTrailer,
 } from './format.ts';
-import { keyIdOf, nameOfRow } from './rows.ts';
+import { nameOfRow, openingKeyId } from './rows.ts';
 import type { Spool } from './spool.ts';
 
 export interface CheckedSnapshot {
@@ -52,7 +52,7 @@ export async function checkSnapshot(spool: Spool, keyring: Keyring, throttle: Th
   let unopened: TableRow | null = null;
   for await (const tableRow of readSnapshotRows(spool)) {
     const { table, row } = tableRow;
-    const keyId = keyIdOf(keyring, table.table, table.columns, row.cells);
+    const keyId = openingKeyId(keyring, table.table, table.columns, row.cells);
     if (keyId !== null) rowsByKeyId.set(keyId, (rowsByKeyId.get(keyId) ?? 0) + 1);
     else {
       unopened ??= tableRow;

@@ -4,6 +4,7 @@ import type { Keyring } from '../crypto/keyring.ts';
 import { openCoveredRow, reasonOf } from '../keys/covered-rows.ts';
 import { type Cell, nameOfCell, textOfCell } from '../store/cells.ts';
 import { apiKeysTable, bindingColumns, ciphertextColumns, type EncryptedRow } from '../store/encrypted-rows.ts';
+import { sealingColumns } from '../store/restore-pairs.ts';
 import type { TableShape } from '../store/snapshot-rows.ts';
 
 const updatedAt = 'updated_at';
@@ -14,7 +15,7 @@ export function openingColumns(table: string): string[] {
 }
 
 /** The key id that opens a row, or null where none of the keyring does. */
-export function keyIdOf(keyring: Keyring, table: string, columns: readonly string[], cells: readonly Cell[]): string | null {
+export function openingKeyId(keyring: Keyring, table: string, columns: readonly string[], cells: readonly Cell[]): string | null {
   const opened = openCoveredRow(keyring, { ciphertext: ciphertextOf(columns, cells), binding: bindingOf(table, columns, cells) });
   opened?.plaintext.fill(0);
   return opened?.key.id ?? null;
@@ -22,7 +23,7 @@ export function keyIdOf(keyring: Keyring, table: string, columns: readonly strin
 
 /** Each null where it is no text. */
 export function ivAndTagOf(columns: readonly string[], cells: readonly Cell[]): (string | null)[] {
-  return textsOf(columns, cells, ['iv', 'auth_tag']);
+  return textsOf(columns, cells, sealingColumns);
 }
 
 /** Whether its columns can be no ciphertext, under whichever key. */

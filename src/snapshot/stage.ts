@@ -9,7 +9,16 @@ import type { MovedTable } from '../store/restore-moves.ts';
 import { type IdentifiedRow, sealingColumns } from '../store/restore-pairs.ts';
 import type { PresentRow, RestoreStore, StagedRow } from '../store/restores.ts';
 import type { TableRow } from './check.ts';
-import { hintColumns, isMalformed, ivAndTagOf, keyIdHintOf, keyIdOf, openingColumns, positionOf, updatedAtOf } from './rows.ts';
+import {
+  hintColumns,
+  isMalformed,
+  ivAndTagOf,
+  keyIdHintOf,
+  openingColumns,
+  openingKeyId,
+  positionOf,
+  updatedAtOf,
+} from './rows.ts';
 
 const chunkRows = 200;
 const chunkCharacters = 1_000_000;
@@ -28,7 +37,7 @@ export async function noteIdentities(
   rows: () => AsyncIterable<TableRow>,
 ): Promise<void> {
   if ([...shapes.values()].every(({ keyColumn }) => keyColumn !== null)) return;
-  for await (const { shape, rows: chunk } of chunksOf(rows(), shapes, throttle)) {
+  for await (const { shape, rows: chunk } of groupsOf(rows(), shapes, throttle)) {
     if (shape.keyColumn !== null) continue;
     const identified = chunk.map((row) => toIdentified(shape, row));
     await restores.noteIdentities(id, shape.table, identified);
@@ -38,7 +47,7 @@ export async function noteIdentities(
 
 /** Stages every row. */
 export async function stageWhole({ restores, id, shapes, throttle }: StageContext, rows: AsyncIterable<TableRow>): Promise<void> {
-  for await (const chunk of chunksOf(rows, shapes, throttle)) {
+  for await (const chunk of groupsOf(rows, shapes, throttle)) {
     await restores.stage(
       id,
       chunk.shape.table,
@@ -58,7 +67,7 @@ export interface StageMissingContext extends StageContext {
 export async function stageMissing(context: StageMissingContext, rows: AsyncIterable<TableRow>): Promise<MissingRows> {
   const { restores, id, shapes, throttle } = context;
   const missing = new MissingRows(context);
-  for await (const { shape, rows: chunk } of chunksOf(rows, shapes, throttle)) {
+  for await (const { shape, rows: chunk } of groupsOf(rows, shapes, throttle)) {
     const columns = [...openingColumns(shape.table), ...hintColumns(shape)];
     const staged = chunk.map((row) => toStaged(shape, row));
     const keys = staged.map(({ matchCell, rowId }) => `[${matchCell},"${rowId}"]`);
@@ -86,9 +95,9 @@ class MissingRows {
   choose(shape: MovedTable, columns: readonly string[], row: StagedRow, present: PresentRow | undefined): StagedRow | null {
     const { keyring } = this.#context;
     const found = present === undefined ? null : (JSON.parse(present.cells) as Cell[]);
-    if (found !== null && keyIdOf(keyring, shape.table, columns, found) !== null) return null;
+    if (found !== null && openingKeyId(keyring, shape.table, columns, found) !== null) return null;
     const taken = JSON.parse(row.cells) as Cell[];
-    const keyId = keyIdOf(keyring, shape.table, shape.columnsPutBack, taken);
+    const keyId = openingKeyId(keyring, shape.table, shape.columnsPutBack, taken);
     if (found !== null && keyId === null) return null;
     if (found !== null && !isDamaged(this.#context, columns, found, { columns: shape.columnsPutBack, cells: taken })) {
       this.rowsLeft += 1;
@@ -141,7 +150,7 @@ interface Chunk {
 }
 
 /** Rows of one table that fit into memory and a statement. */
-async function* chunksOf(
+async function* groupsOf(
   rows: AsyncIterable<TableRow>,
   shapes: ReadonlyMap<string, MovedTable>,
   throttle: Throttle,

@@ -12,7 +12,7 @@ import type { Cell } from '../store/cells.ts';
 import type { MasterKeyStore } from '../store/master-keys.ts';
 import type { CodedRow, SnapshotRows, TableShape } from '../store/snapshot-rows.ts';
 import { hmacOf, maxLineBytes, type SnapshotHeader, type SnapshotTable, writeHeader, writeRow, writeTrailer } from './format.ts';
-import { keyIdHintOf, keyIdOf, nameOfRow } from './rows.ts';
+import { keyIdHintOf, nameOfRow, openingKeyId } from './rows.ts';
 import { Spool } from './spool.ts';
 
 export interface TakeContext {
@@ -126,7 +126,7 @@ function noteNeeds(
   { table, columns }: TableShape,
   cells: readonly Cell[],
 ): void {
-  const keyId = keyIdOf(keyring, table, columns, cells);
+  const keyId = openingKeyId(keyring, table, columns, cells);
   if (keyId === null) needs.rowsUnopened += 1;
   const hint = keyId ?? keyIdHintOf(columns, cells);
   if (hint !== null && (keyId !== null || known.has(hint))) needs.keyIds.add(hint);
@@ -136,7 +136,7 @@ function noteNeeds(
 export function assemble({ header, spool }: TakenRows, keyring: Keyring): Snapshot {
   const key = keyring.get(header.active_key_id);
   if (key === undefined) throw new Error('The key that authenticates a snapshot has left the keyring.');
-  return { header, chunks: () => chunksOf(header, spool, key), close: () => spool.close() };
+  return { header, chunks: () => encodedChunks(header, spool, key), close: () => spool.close() };
 }
 
 /** Throws ConfigurationError for a row that could not be put back. */
@@ -149,7 +149,7 @@ function toLine({ table, columns }: TableShape, { rowId, cells }: CodedRow): str
   );
 }
 
-async function* chunksOf(header: SnapshotHeader, spool: Spool, key: MasterKey): AsyncGenerator<Buffer> {
+async function* encodedChunks(header: SnapshotHeader, spool: Spool, key: MasterKey): AsyncGenerator<Buffer> {
   const hash = createHash('sha256');
   const first = Buffer.from(writeHeader(header), 'utf8');
   hash.update(first);

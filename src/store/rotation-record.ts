@@ -22,6 +22,11 @@ export interface SkippedRow {
   readonly id: string;
 }
 
+/** As `skip_ids` names it, and as messages do. */
+export function nameOfSkipped({ table, id }: SkippedRow): string {
+  return `${table}:${id}`;
+}
+
 /** How far a rotation is, in its present phase. */
 export interface RotationProgress {
   readonly rowsDone: number;

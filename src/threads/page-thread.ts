@@ -11,10 +11,10 @@ import { movable } from '../store/owned-bytes.ts';
 const { plan, keys } = workerData as PageThreadSettings;
 const keyring = new Keyring(keys);
 // A copy of a key is another object, and keys are told apart as objects.
-const own = (keyId: string | undefined) => (keyId === undefined ? null : (keyring.get(keyId) ?? null));
-const to = own(plan.to.id);
+const ownKey = (keyId: string | undefined) => (keyId === undefined ? null : (keyring.get(keyId) ?? null));
+const to = ownKey(plan.to.id);
 if (to === null) throw new Error('The keyring of the thread lacks the new key.');
-const work = new PageWork({ ...plan, from: own(plan.from?.id), to }, keyring);
+const work = new PageWork({ ...plan, from: ownKey(plan.from?.id), to }, keyring);
 
 answerRequests(
   ({ page, isToSeal, isThrottled }: PageTask): PageReport =>
