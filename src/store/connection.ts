@@ -51,3 +51,8 @@ export function integerOrNull(row: Row, column: string): number | null {
   const value = row[column];
   return value === null || value === undefined ? null : Number(value);
 }
+
+/** SQLite answers a condition with 1 or 0. */
+export function isTrue(row: Row, column: string): boolean {
+  return integer(row, column) === 1;
+}

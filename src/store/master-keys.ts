@@ -1,6 +1,6 @@
 /** What the database knows of master keys: which one seals, and which ones ever did. Only key ids, never a key. */
 
-import { integer, integerOrNull, text } from './connection.ts';
+import { integer, integerOrNull, isTrue, text } from './connection.ts';
 import type { Database } from './database.ts';
 import { guard, type Statement } from './guards.ts';
 
@@ -44,8 +44,8 @@ export class MasterKeyStore {
       FROM vault_master_keys ORDER BY first_seen_at, rowid`);
     return rows.map((row) => ({
       keyId: text(row, 'key_id'),
-      isPassphrase: integer(row, 'is_passphrase') === 1,
-      isActive: integer(row, 'is_active') === 1,
+      isPassphrase: isTrue(row, 'is_passphrase'),
+      isActive: isTrue(row, 'is_active'),
       firstSeenAt: integer(row, 'first_seen_at'),
       activatedAt: integerOrNull(row, 'activated_at'),
       statelessLastUsedAt: integerOrNull(row, 'stateless_last_used_at'),

@@ -1,7 +1,7 @@
 /** Brings any database to the schema the vault needs, by adding only: the gateway's own statements go on working on the result. */
 
 import { ConfigurationError } from '../errors.ts';
-import { text } from './connection.ts';
+import { isTrue, text } from './connection.ts';
 import type { Database } from './database.ts';
 import { quote } from './encrypted-tables.ts';
 import { isConstraint, isSchemaRace, MissingSchemaError } from './failures.ts';
@@ -86,9 +86,11 @@ const migrations: readonly (readonly string[])[] = [
   ],
 ];
 
+const isServedSql = "EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'vault_active_key')";
+
 const maxAttempts = 5;
 
-/** Runs whatever is missing. Several processes may do so at once: the one that comes second finds the work done and looks again. */
+/** Runs whatever is missing, in one transaction. Of several processes that do so at once, the later ones find the work done and look again. */
 export function migrate(database: Database): Promise<void> {
   return againAfterRace(() => migrateOnce(database));
 }
@@ -107,8 +109,8 @@ async function againAfterRace(change: () => Promise<void>): Promise<void> {
 
 /** Whether the vault has ever served this database. Changes nothing. */
 export async function isMigrated(database: Database): Promise<boolean> {
-  const rows = await database.read("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'vault_active_key'");
-  return rows.length > 0;
+  const [row = {}] = await database.read(`SELECT ${isServedSql} AS is_served`);
+  return isTrue(row, 'is_served');
 }
 
 /**
@@ -116,8 +118,6 @@ export async function isMigrated(database: Database): Promise<boolean> {
  * migration may be about to give its name to the one that it has filled. Throws ConfigurationError.
  */
 async function assertNotTakenAway(database: Database, isServed: boolean): Promise<void> {
-  const present = await database.read("SELECT 1 FROM sqlite_schema WHERE lower(name) = 'api_keys'");
-  if (present.length > 0) return;
   const copy = await findFilledCopy(database);
   if (!isServed && copy === null) return;
   const [lost, elsewhere] = [
@@ -145,8 +145,11 @@ async function findFilledCopy(database: Database): Promise<string | null> {
 }
 
 async function migrateOnce(database: Database): Promise<void> {
-  const isServed = await isMigrated(database);
-  await assertNotTakenAway(database, isServed);
+  const [row = {}] = await database.read(
+    `SELECT ${isServedSql} AS is_served, EXISTS (SELECT 1 FROM sqlite_schema WHERE lower(name) = 'api_keys') AS is_present`,
+  );
+  const isServed = isTrue(row, 'is_served');
+  if (!isTrue(row, 'is_present')) await assertNotTakenAway(database, isServed);
   await database.writeIdempotent([
     // Not where it was there a moment ago: it may have been taken away since.
     ...(isServed ? [] : [{ sql: gatewayTable }]),
@@ -154,9 +157,8 @@ async function migrateOnce(database: Database): Promise<void> {
   ]);
   await addMissingColumns(database);
   const applied = (await database.read('SELECT version FROM vault_migrations')).length;
-  for (const [index, statements] of migrations.entries()) {
-    if (index >= applied) await database.writeIdempotent(asBatch(index + 1, statements));
-  }
+  const missing = migrations.slice(applied).flatMap((statements, index) => recorded(applied + index + 1, statements));
+  if (missing.length > 0) await database.writeIdempotent(missing);
 }
 
 /**
@@ -179,21 +181,25 @@ export async function withColumns<Result>(database: Database, operation: () => P
 }
 
 async function addMissingColumnsOnce(database: Database): Promise<void> {
-  const columns = await database.read("SELECT name FROM pragma_table_info('api_keys')");
+  const columns = await database.read(
+    "SELECT name, EXISTS (SELECT 1 FROM sqlite_schema WHERE name = ?) AS is_indexed FROM pragma_table_info('api_keys')",
+    [nameIndex],
+  );
   const present = new Set(columns.map((row) => text(row, 'name')));
   const lacking = gatewayColumns.filter((name) => !present.has(name));
   if (present.size > 0 && lacking.length > 0) {
     throw new ConfigurationError(`The table api_keys has no column ${lacking.join(', ')}: it is not the gateway's.`);
   }
   if (present.size > 0) await assertHasRowIds(database, 'api_keys');
-  const indexes = await database.read('SELECT 1 FROM sqlite_schema WHERE name = ?', [nameIndex]);
   const missing = Object.entries(addedColumns).filter(([name]) => !present.has(name));
   const statements = missing.map(([name, type]) => ({ sql: `ALTER TABLE api_keys ADD COLUMN ${name} ${type}` }));
-  if (indexes.length === 0) statements.push({ sql: `CREATE INDEX IF NOT EXISTS ${nameIndex} ON api_keys (tenant_id, name)` });
+  if (!columns.some((row) => isTrue(row, 'is_indexed')))
+    statements.push({ sql: `CREATE INDEX IF NOT EXISTS ${nameIndex} ON api_keys (tenant_id, name)` });
   if (statements.length > 0) await database.writeIdempotent(statements);
 }
 
-function asBatch(version: number, statements: readonly string[]): Statement[] {
+/** The record comes first: of several processes all but one fail there. */
+function recorded(version: number, statements: readonly string[]): Statement[] {
   const record = { sql: 'INSERT INTO vault_migrations (version, applied_at) VALUES (?, unixepoch())', args: [version] };
   return [record, ...statements.map((sql) => ({ sql }))];
 }

@@ -1,6 +1,6 @@
 /** What the vault keeps of a rotation: one row of `vault_rotations`, read and written. */
 
-import { integer, integerOrNull, type Row, text, textOrNull } from './connection.ts';
+import { integer, integerOrNull, isTrue, type Row, text, textOrNull } from './connection.ts';
 import type { Statement } from './guards.ts';
 
 export const rotationStates = [
@@ -138,10 +138,10 @@ export function toRotationRecord(row: Row): RotationRecord {
     state,
     fromKeyId: text(row, 'from_key_id'),
     toKeyId: text(row, 'to_key_id'),
-    upgradeFormat: integer(row, 'upgrade_format') === 1,
+    upgradeFormat: isTrue(row, 'upgrade_format'),
     skippedRows: JSON.parse(text(row, 'skipped_rows')) as SkippedRow[],
     coveredTables: JSON.parse(text(row, 'covered_tables')) as string[],
-    isRerun: integer(row, 'rerun') === 1,
+    isRerun: isTrue(row, 'rerun'),
     rowsScanned: integer(row, 'rows_scanned'),
     rowsRotated: integer(row, 'rows_rotated'),
     rowsAlreadyRotated: integer(row, 'rows_already_rotated'),
@@ -153,7 +153,7 @@ export function toRotationRecord(row: Row): RotationRecord {
     finishedAt: integerOrNull(row, 'finished_at'),
     progress: isRunning({ state }) ? fromJson<RotationProgress>(textOrNull(row, 'progress')) : null,
     snapshot: fromJson<SnapshotFile>(textOrNull(row, 'snapshot')),
-    isSwitched: integer(row, 'switched') === 1,
+    isSwitched: isTrue(row, 'switched'),
   };
 }
 

@@ -1,7 +1,7 @@
 /** Records rotations, and has the lease that lets one owner at a time run one. The database's clock times the lease. */
 
 import { type AuditLine, auditStatement } from './audit.ts';
-import { integer, text } from './connection.ts';
+import { integer, isTrue, text } from './connection.ts';
 import type { Database } from './database.ts';
 import { guard, type Statement } from './guards.ts';
 import { withColumns } from './migrations.ts';
@@ -120,7 +120,7 @@ export class RotationStore {
     const [row] = await this.#database.read(sql, [owner]);
     return row === undefined
       ? null
-      : { rotationId: id, owner, fence: integer(row, 'fence'), isSwitched: integer(row, 'switched') === 1 };
+      : { rotationId: id, owner, fence: integer(row, 'fence'), isSwitched: isTrue(row, 'switched') };
   }
 
   /** Keeps the lease for another {@link leaseSeconds}, and reports how far its rotation is. False once it belongs to somebody else. */

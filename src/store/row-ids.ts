@@ -5,7 +5,7 @@
  */
 
 import { ConfigurationError, StorageUnavailableError } from '../errors.ts';
-import { integer } from './connection.ts';
+import { integer, isTrue } from './connection.ts';
 import type { Database } from './database.ts';
 
 const maxPasses = 5;
@@ -24,15 +24,13 @@ export async function withLastingRowIds<Result>(database: Database, pass: () => 
 
 /** Throws ConfigurationError where `rowid` is not what SQLite numbers the rows of a table by. */
 export async function assertHasRowIds(database: Database, table: string): Promise<void> {
-  const without = await database.read('SELECT 1 FROM pragma_table_list WHERE lower(name) = lower(?) AND wr = 1', [table]);
-  if (without.length > 0) throw new ConfigurationError(`The table ${table} is WITHOUT ROWID, and cannot be covered.`);
-  // An INTEGER PRIMARY KEY of that name is the same number.
-  const hiding = await database.read(
-    `SELECT 1 FROM pragma_table_info(?1) WHERE lower(name) = 'rowid'
-     AND NOT (pk = 1 AND upper(type) = 'INTEGER' AND (SELECT max(pk) FROM pragma_table_info(?1)) = 1)`,
-    [table],
-  );
-  if (hiding.length > 0) throw new ConfigurationError(`The table ${table} has a column rowid, and cannot be covered.`);
+  // An INTEGER PRIMARY KEY of the name rowid is the same number.
+  const sql = `SELECT EXISTS (SELECT 1 FROM pragma_table_list WHERE lower(name) = lower(?1) AND wr = 1) AS is_without,
+    EXISTS (SELECT 1 FROM pragma_table_info(?1) WHERE lower(name) = 'rowid'
+      AND NOT (pk = 1 AND upper(type) = 'INTEGER' AND (SELECT max(pk) FROM pragma_table_info(?1)) = 1)) AS is_hidden`;
+  const [row = {}] = await database.read(sql, [table]);
+  if (isTrue(row, 'is_without')) throw new ConfigurationError(`The table ${table} is WITHOUT ROWID, and cannot be covered.`);
+  if (isTrue(row, 'is_hidden')) throw new ConfigurationError(`The table ${table} has a column rowid, and cannot be covered.`);
 }
 
 /** Every change of the schema counts it up, and VACUUM. */
