@@ -76,42 +76,97 @@ function isOutdatedKey(columns: readonly string[], takenAt: number): string {
     AND (n.updated_at >= ${takenAt} OR ((n.updated_at, n.created_at) = ${times} AND n.rowid > vault_staged.row_id AND ${isRowIdTaken(apiKeysTable)})))`;
 }
 
-/** Rows that stay are updated in place: deleting them could take along other programs' rows that refer to them. */
+/** Rows that stay are updated in place, whatever row ids they have by now: deleting them could take along other programs' rows that refer to them. */
 export function deleteOthersStatement(id: string, { table, keyColumn }: MovedTable): Statement {
   const name = quote(table);
-  const others =
-    keyColumn === null
-      ? `${name}.rowid NOT IN (SELECT present_row_id FROM vault_restore_identities
-         WHERE restore_id = ? AND table_name = ? AND present_row_id IS NOT NULL)`
-      : `NOT EXISTS (SELECT 1 FROM ${stagedRows} WHERE ${ofRestore} AND vault_staged.row_id = ${name}.rowid
-         AND vault_staged.match_key IS ${name}.${quote(keyColumn)})`;
-  return { sql: `DELETE FROM ${name} WHERE ${others}`, args: [id, table] };
+  if (keyColumn === null) {
+    const staying = `SELECT present_row_id FROM vault_restore_identities
+      WHERE restore_id = ? AND table_name = ? AND present_row_id IS NOT NULL`;
+    return { sql: `DELETE FROM ${name} WHERE ${name}.rowid NOT IN (${staying})`, args: [id, table] };
+  }
+  const key = `${name}.${quote(keyColumn)}`;
+  const staged = `SELECT 1 FROM ${stagedRows} WHERE ${ofRestore}`;
+  // The plus keeps SQLite from the index of the keys, where it would find all those that are null.
+  const isStaying = `iif(${key} IS NULL,
+    EXISTS (${staged} AND vault_staged.row_id = ${name}.rowid AND +vault_staged.match_key IS NULL),
+    EXISTS (${staged} AND ${isOfKey(key)}))`;
+  return { sql: `DELETE FROM ${name} WHERE NOT ${isStaying}`, args: [id, table, id, table] };
+}
+
+/**
+ * Whether a staged row has this key: of the same type and byte for byte, whatever the column calls equal. The plus takes the column's
+ * affinity away, with which SQLite would not use the index of the staged keys.
+ */
+function isOfKey(key: string): string {
+  return `vault_staged.match_key = +${key} COLLATE BINARY`;
 }
 
 export function replaceStatements(id: string, moved: MovedTable): Statement[] {
   const { table, keyColumn, columnsPutBack } = moved;
   const name = quote(table);
-  const { list, values, assignments } = columnsOf(columnsPutBack);
   const moves =
     keyColumn === null
       ? [
-          `UPDATE ${name} SET ${assignments} FROM ${pairedRows} WHERE ${ofRestore} AND ${name}.rowid = vault_paired.present_row_id`,
+          `UPDATE ${name} SET ${columnsOf(columnsPutBack).assignments} FROM ${pairedRows}
+           WHERE ${ofRestore} AND ${name}.rowid = vault_paired.present_row_id`,
           insertPairedSql(moved, 'true'),
         ]
-      : [
-          `UPDATE ${name} SET ${assignments} FROM ${stagedRows} WHERE ${ofRestore} AND ${name}.rowid = vault_staged.row_id`,
-          `INSERT INTO ${name} (rowid, ${list}) SELECT vault_staged.row_id, ${values} FROM ${stagedRows}
-           WHERE ${ofRestore} AND NOT ${isRowIdTaken(name)}`,
-        ];
+      : replaceByKeySqls(moved, keyColumn);
   return moves.map((sql) => ({ sql, args: [id, table] }));
 }
 
-/** Those without a pair, under their own row ids first: what is given to the others is then above them all. */
-function insertPairedSql({ table, columnsPutBack }: MovedTable, condition: string): string {
+/** Of rows without a key the row id tells. */
+function replaceByKeySqls(moved: MovedTable, keyColumn: string): string[] {
+  const name = quote(moved.table);
+  const key = quote(keyColumn);
+  const update = `UPDATE ${name} SET ${columnsOf(moved.columnsPutBack).assignments} FROM ${stagedRows} WHERE ${ofRestore}`;
+  const present = `SELECT 1 FROM ${name} AS t WHERE`;
+  return [
+    `${update} AND ${name}.${key} = vault_staged.match_key AND ${isOfKey(`${name}.${key}`)}`,
+    `${update} AND vault_staged.match_key IS NULL AND ${name}.rowid = vault_staged.row_id AND ${name}.${key} IS NULL`,
+    insertSql(
+      moved,
+      stagedRows,
+      `NOT iif(vault_staged.match_key IS NULL,
+        EXISTS (${present} t.rowid = vault_staged.row_id AND t.${key} IS NULL),
+        EXISTS (${present} t.${key} = vault_staged.match_key AND ${isOfKey(`t.${key}`)}))`,
+    ),
+  ];
+}
+
+/**
+ * Of the rows of one tenant and name whose times are equal the one with the greatest row id counts. Where those that stayed under
+ * other row ids than the snapshot's stand in another order than there, all of them get row ids above every other, in its order.
+ */
+export function orderStatements(id: string, { table, keyColumn }: MovedTable): Statement[] {
+  if (keyColumn === null || table.toLowerCase() !== apiKeysTable) return [];
+  const name = quote(table);
+  const columns = ['tenant_id', 'name', 'updated_at', 'created_at'];
+  const groups = `SELECT min(rowid) AS first_row_id, ${columns} FROM ${name} GROUP BY ${columns} HAVING count(*) > 1`;
+  const placeBy = (rowId: string): string => `row_number() OVER (PARTITION BY g.first_row_id ORDER BY ${rowId})`;
+  const sql = `WITH tied AS MATERIALIZED (
+      SELECT g.first_row_id, t.rowid AS row_id, vault_staged.row_id AS taken_row_id,
+        ${placeBy('t.rowid')} AS place, ${placeBy('vault_staged.row_id')} AS taken_place
+      FROM (${groups}) AS g CROSS JOIN ${name} AS t ON ${columns.map((column) => `t.${column} IS g.${column}`).join(' AND ')}
+      CROSS JOIN ${stagedRows} ON ${ofRestore} AND ${isOfKey(`t.${quote(keyColumn)}`)})
+    UPDATE ${name} SET rowid = ordered.row_id FROM (
+      SELECT row_id AS present_row_id, (SELECT max(rowid) FROM ${name}) + row_number() OVER (ORDER BY taken_row_id) AS row_id
+      FROM tied WHERE first_row_id IN (SELECT first_row_id FROM tied WHERE place <> taken_place)) AS ordered
+    WHERE ${name}.rowid = ordered.present_row_id`;
+  return [{ sql, args: [id, table] }];
+}
+
+/** Those without a pair. */
+function insertPairedSql(moved: MovedTable, condition: string): string {
+  return insertSql(moved, pairedRows, `vault_paired.present_row_id IS NULL AND ${condition}`);
+}
+
+/** Under their own row ids first, where no other row has them: what is given to the others is then above them all. */
+function insertSql({ table, columnsPutBack }: MovedTable, rows: string, condition: string): string {
   const name = quote(table);
   const { list, values } = columnsOf(columnsPutBack);
-  return `INSERT INTO ${name} (rowid, ${list}) SELECT iif(${isRowIdTaken(name)}, NULL, vault_staged.row_id), ${values} FROM ${pairedRows}
-    WHERE ${ofRestore} AND vault_paired.present_row_id IS NULL AND ${condition} ORDER BY ${isRowIdTaken(name)}`;
+  return `INSERT INTO ${name} (rowid, ${list}) SELECT iif(${isRowIdTaken(name)}, NULL, vault_staged.row_id), ${values} FROM ${rows}
+    WHERE ${ofRestore} AND ${condition} ORDER BY ${isRowIdTaken(name)}`;
 }
 
 function columnsOf(columns: readonly string[]): { list: string; values: string; assignments: string } {

@@ -9,7 +9,7 @@ import type { Database } from './database.ts';
 import { ciphertextColumns } from './encrypted-rows.ts';
 import { quote } from './encrypted-tables.ts';
 import { guard, type Statement } from './guards.ts';
-import { deleteOthersStatement, type MovedTable, mergeStatements, replaceStatements } from './restore-moves.ts';
+import { deleteOthersStatement, type MovedTable, mergeStatements, orderStatements, replaceStatements } from './restore-moves.ts';
 import { type IdentifiedRow, noteStatement, pairedTo, pairStatements } from './restore-pairs.ts';
 
 /** Seconds after which what a restore has staged counts as left behind by a process that has gone. */
@@ -124,7 +124,8 @@ export class RestoreStore {
   }
 
   /**
-   * Makes the tables exactly what is staged, and answers how many rows they hold. Throws GuardFailedError with
+   * Makes the tables what is staged, and answers how many rows they hold. Rows that stay keep the row ids that they have now; of one
+   * tenant and name the same counts as in the snapshot. Throws GuardFailedError with
    * {@link presentGuard} where they are no longer what {@link stagePresent} noted, or with one of `conditions`.
    */
   async replaceAll(id: string, tables: readonly MovedTable[], conditions: readonly Statement[]): Promise<number> {
@@ -134,14 +135,20 @@ export class RestoreStore {
       id,
       [...conditions, ...unchanged, ...pairsOf(id, tables), ...deletions],
       tables.flatMap((table) => replaceStatements(id, table)),
+      tables.flatMap((table) => orderStatements(id, table)),
     );
   }
 
   /** Answers how many rows `moves` changed. */
-  async #move(id: string, before: readonly Statement[], moves: readonly Statement[]): Promise<number> {
+  async #move(
+    id: string,
+    before: readonly Statement[],
+    moves: readonly Statement[],
+    after: readonly Statement[] = [],
+  ): Promise<number> {
     // Whoever deletes what was staged deletes the record with it: while that is there, all of it is.
     const whole = guard(stagedGuard, 'EXISTS (SELECT 1 FROM vault_restores WHERE id = ?)', [id]);
-    const statements = [whole, ...before, ...moves, ...forgetStatements(id)];
+    const statements = [whole, ...before, ...moves, ...after, ...forgetStatements(id)];
     const written = await this.#database.write(statements, await this.#workMs(id));
     const first = 1 + before.length;
     return written.slice(first, first + moves.length).reduce((sum, changed) => sum + changed, 0);

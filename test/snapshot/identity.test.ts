@@ -198,6 +198,90 @@ describe('of a table with a primary key of two columns', () => {
   });
 });
 
+describe('of a table with a primary key of one column', () => {
+  const ofKind = (type: string) => `tenant_id text, kind ${type} PRIMARY KEY, encrypted_value text, iv text, auth_tag text`;
+
+  it.each(['CASCADE', 'RESTRICT'])('a replacement updates in place the rows that stay (ON DELETE %s)', async (action) => {
+    const { database, vault } = await start(ofKind('text'));
+    const snapshot = await takeSnapshot(vault);
+    await database.run("DELETE FROM cc WHERE kind = 'notion'");
+    await add(database, 'jira');
+    await recreate(database, ofKind('text'), 'kind');
+    await database.run(`CREATE TABLE uses (kind text REFERENCES cc ON DELETE ${action})`);
+    for (const kind of ['github', 'slack']) await database.run('INSERT INTO uses VALUES (?)', [kind]);
+    const uses = await database.rows('uses');
+    await database.run("UPDATE cc SET auth_tag = 'no hex' WHERE kind = 'slack'");
+    expect(await sendSnapshot(vault, snapshot, 'replace')).toEqual({ status: 200, body: { restored: 3, kept: 0 } });
+    expect(await values(database)).toEqual(valuesOf('slack', 'notion', 'github'));
+    expect(await database.rows('uses')).toEqual(uses);
+  });
+
+  it.each(['text', 'text COLLATE NOCASE', 'blob'])('a replacement takes no key for another that is alike (%s)', async (type) => {
+    const { database, vault } = await start(ofKind(type), ['slack', 'notion', '7']);
+    await database.run("UPDATE cc SET kind = CAST(kind AS blob) WHERE kind = 'notion'");
+    const before = await bytesOf(database, 'cc');
+    const snapshot = await takeSnapshot(vault);
+    await database.run("UPDATE cc SET kind = 'Slack' WHERE kind = 'slack'");
+    await database.run("UPDATE cc SET kind = 'notion' WHERE kind = x'6e6f74696f6e'");
+    expect(await sendSnapshot(vault, snapshot, 'replace')).toEqual({ status: 200, body: { restored: 3, kept: 0 } });
+    expect(await bytesOf(database, 'cc')).toEqual(before);
+  });
+
+  it('a replacement knows rows without a key by their row ids', async () => {
+    const { database, vault } = await start(ofKind('text'), ['slack']);
+    for (const value of ['sample-1', 'sample-2', 'sample-3']) {
+      const { encrypted_value, iv, auth_tag } = gatewaySeal(keyA, value);
+      await database.run('INSERT INTO cc VALUES (?, NULL, ?, ?, ?)', ['t1', encrypted_value, iv, auth_tag]);
+    }
+    const whole = await bytesOf(database, 'cc');
+    const snapshot = await takeSnapshot(vault);
+    await database.run("UPDATE cc SET auth_tag = 'no hex' WHERE rowid = 2");
+    await database.run('DELETE FROM cc WHERE rowid = 3');
+    await database.run("UPDATE cc SET kind = 'jira' WHERE rowid = 4");
+    expect(await sendSnapshot(vault, snapshot, 'replace')).toEqual({ status: 200, body: { restored: 4, kept: 0 } });
+    expect(await bytesOf(database, 'cc')).toEqual(whole);
+  });
+});
+
+describe('of api_keys that were recreated in another order', () => {
+  const startTied = async () => {
+    const { url, gateway: database } = await temporaryDatabase();
+    for (const id of ['a', 'c', 'b']) await database.insert(keyA, { id, name: 'K', value: `sample-${id}` });
+    await database.insert(keyA, { id: 'other', name: 'L' });
+    const vault = await startVault(url, { VAULT_SNAPSHOT_DIR: temporaryFolder() });
+    const decrypt = async () => (await vault.gateway('POST', '/v1/api-keys/decrypt', { name: 'K' })).body.key?.value;
+    return { database, vault, decrypt, snapshot: await takeSnapshot(vault) };
+  };
+  const reverse = async (database: GatewayDatabase) => {
+    await database.run('UPDATE api_keys SET rowid = 100 - rowid');
+  };
+
+  it('a replacement leaves that of several rows of one second counting which did', async () => {
+    const { database, vault, decrypt, snapshot } = await startTied();
+    await reverse(database);
+    expect(await decrypt()).toBe('sample-a');
+    expect((await sendSnapshot(vault, snapshot, 'replace')).body).toEqual({ restored: 4, kept: 0 });
+    expect(await decrypt()).toBe('sample-b');
+    await database.run("DELETE FROM api_keys WHERE id = 'b'");
+    expect(await decrypt()).toBe('sample-c');
+  });
+
+  it('so does one that puts back the row which counted', async () => {
+    const { database, vault, decrypt, snapshot } = await startTied();
+    await database.run("DELETE FROM api_keys WHERE id = 'b'");
+    await reverse(database);
+    expect((await sendSnapshot(vault, snapshot, 'replace')).body).toEqual({ restored: 4, kept: 0 });
+    expect(await decrypt()).toBe('sample-b');
+  });
+
+  it('a replacement of one that was not recreated leaves the row ids as they are', async () => {
+    const { database, vault, snapshot } = await startTied();
+    const before = await bytesOf(database, 'api_keys');
+    expect((await sendSnapshot(vault, snapshot, 'replace')).body).toEqual({ restored: 4, kept: 0 });
+    expect(await bytesOf(database, 'api_keys')).toEqual(before);
+  });
+});
+
 describe('where a program has changed another column of a row and its value since', () => {
   const edit = async (definition: string) => {
     const { database, vault } = await start(`${columns}, updated_at integer${definition}`, []);

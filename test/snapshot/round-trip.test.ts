@@ -502,7 +502,10 @@ describe('a restore', () => {
     await database.run(`UPDATE ${connectors} SET rowid = 12`);
     const changed = await allBytes(started);
     expect((await sendSnapshot(vault, snapshot, 'replace')).body).toEqual({ restored: 5, kept: 0 });
+    // A row that stays keeps the row id that it has by now.
+    await database.run(`UPDATE ${connectors} SET rowid = -7`);
     expect(await allBytes(started)).toEqual(before);
+    await database.run(`UPDATE ${connectors} SET rowid = 12`);
     const [name = '', ...others] = readdirSync(folder);
     expect([name, others]).toEqual([expect.stringMatching(/^snapshot-\d{8}T\d{6}Z-[0-9a-f]{8}\.ndjson$/), []]);
     expect(statSync(join(folder, name)).mode & 0o777).toBe(0o600);
