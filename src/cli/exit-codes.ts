@@ -1,7 +1,7 @@
 /** The exit codes of every command: one a kind of failure, so that a script can tell them apart. */
 
 import { CommanderError } from 'commander';
-import { DecryptGateFailedError, type ErrorCode, StorageUnavailableError, VaultError } from '../errors.ts';
+import { type ErrorCode, StorageUnavailableError, VaultError } from '../errors.ts';
 import { SettingsError } from '../settings.ts';
 
 export const exitCodes = {
@@ -25,7 +25,7 @@ Exit codes:
   3  the decrypt gate failed, or a table is not covered; nothing was written
   4  another rotation is in progress, or a live replica lacks a key
   5  the database is unavailable: run the same command again
-  6  rows do not open with any key, or did not when they were read back, or behind the switch of the active key: keep both keys
+  6  rows do not open with any key, or did not when they were read back; or a rotation ended behind its switch of the active key: keep both keys
   7  the snapshot is refused: not whole, not authentic, or not of these tables; nothing was written
   8  a record of the audit is broken, missing or out of its place, or cannot be verified
   9  the rotation was stopped: by a signal, and the same command finishes it; or it was cancelled, and nothing was written`;
@@ -48,7 +48,8 @@ export function exitCodeOf(error: unknown): number {
   if (error instanceof CommanderError) return error.exitCode === 0 ? exitCodes.done : exitCodes.usage;
   if (error instanceof SettingsError) return exitCodes.usage;
   if (error instanceof StoppedError) return exitCodes.stopped;
+  if (!(error instanceof VaultError)) return exitCodes.unexpected;
   // Behind the switch it is not true that nothing was written.
-  if (error instanceof DecryptGateFailedError && error.details?.['switched'] === true) return exitCodes.rowsDoNotOpen;
-  return error instanceof VaultError ? (codeByError[error.code] ?? exitCodes.unexpected) : exitCodes.unexpected;
+  if (error.details?.['switched'] === true) return exitCodes.rowsDoNotOpen;
+  return codeByError[error.code] ?? exitCodes.unexpected;
 }

@@ -1,6 +1,13 @@
 /** The decrypt gate: every row of every covered table has been opened before anything is written, and it lets pass only if all open. */
 
-import { DecryptGateFailedError, UncoveredTableError } from '../errors.ts';
+import {
+  DecryptGateFailedError,
+  errorWithCode,
+  ReplicaMissingKeyError,
+  RotationInProgressError,
+  StorageUnavailableError,
+  VaultError,
+} from '../errors.ts';
 import type { EncryptedPage } from '../store/encrypted-rows.ts';
 import type { Inspection } from './inspection.ts';
 
@@ -31,15 +38,15 @@ export function assertPassed({ rowsScanned, rowsFailed, failures }: Inspection):
   );
 }
 
+/** What another run of the same command, or waiting, settles: it says so whether the active key has been switched or not. */
+const passingErrors = [StorageUnavailableError, RotationInProgressError, ReplicaMissingKeyError];
+
 /**
- * The same error, which also says that both keys are needed where its rotation had switched the active key before: that nothing was
- * written is so of this attempt alone.
+ * The same error, which also says, in `details.switched` too, that both keys are needed where its rotation had switched the active key
+ * before: that nothing was written is so of this attempt at most.
  */
 export function afterSwitch(error: unknown, { isSwitched }: { readonly isSwitched: boolean }): unknown {
-  if (!isSwitched || !(error instanceof DecryptGateFailedError || error instanceof UncoveredTableError)) return error;
+  if (!isSwitched || !(error instanceof VaultError) || passingErrors.some((passing) => error instanceof passing)) return error;
   const message = `${error.message} The active key had been switched before: keep both keys.`;
-  const details = { ...error.details, switched: true };
-  return error instanceof UncoveredTableError
-    ? new UncoveredTableError(message, details)
-    : new DecryptGateFailedError(message, details);
+  return errorWithCode(error.code, message, { ...error.details, switched: true });
 }

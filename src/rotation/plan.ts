@@ -11,6 +11,7 @@ import type { EncryptedTables } from '../store/encrypted-tables.ts';
 import type { MasterKeyRecord, MasterKeyStore } from '../store/master-keys.ts';
 import { nameOfSkipped, type RotationRecord, type SkippedRow } from '../store/rotation-record.ts';
 import type { RotationStore } from '../store/rotations.ts';
+import { afterSwitch } from './gate.ts';
 
 export interface RotationRequest {
   readonly oldKeyId?: string | undefined;
@@ -106,17 +107,19 @@ function keysOfUnfinished(unfinished: RotationRecord, { oldKeyId, newKeyId }: Ro
 }
 
 /** Throws UncoveredTableError: what an unfinished rotation has begun in a table, it finishes there. */
-async function assertStillCovered({ tables, tableNames }: PlanContext, { id, coveredTables }: RotationRecord): Promise<void> {
+async function assertStillCovered({ tables, tableNames }: PlanContext, unfinished: RotationRecord): Promise<void> {
+  const { id, coveredTables } = unfinished;
   const left = coveredTables.filter((table) => tableAmong(tableNames, table) === undefined);
   if (left.length === 0) return;
   const holding = (await tables.discover()).filter(({ table, rows }) => rows > 0 && tableAmong(left, table) !== undefined);
   if (holding.length === 0) return;
   const names = holding.map(({ table }) => table).join(', ');
-  throw new UncoveredTableError(
+  const error = new UncoveredTableError(
     `Rotation ${id} is unfinished, and was begun with these tables, which are not covered any more: ${names}. Name each in ` +
       'VAULT_ENCRYPTED_TABLES until it is finished, or, before it switches, cancelled.',
     { tables: holding },
   );
+  throw afterSwitch(error, unfinished);
 }
 
 async function chooseKeys(

@@ -69,6 +69,8 @@ export class RotationRun {
   readonly #work: TableWork;
   /** Whether any of its writes, the switch included, may have been committed. */
   #mayHaveWritten: boolean;
+  /** Whether it is certain that the switch has been committed, by this attempt or an earlier one. */
+  #isSwitched: boolean;
   /** Whether one commit has taken longer than the server lets one take. */
   #isTooSlow = false;
   /** Found by the last gate, and rotated since. */
@@ -87,9 +89,10 @@ export class RotationRun {
     const assertGoesOn = (): void => holder.assertHeld();
     this.#work = { tables, tableNames: coverage.encryptedTables, workers, progress, assertGoesOn };
     this.#mayHaveWritten = plan.isSwitched;
+    this.#isSwitched = plan.isSwitched;
   }
 
-  /** Runs to the end and records how it ended, whatever that is. Rejects with why it did not complete. */
+  /** Runs to the end and records how it ended, whatever that is. Rejects with why it did not complete, as {@link afterSwitch} has it. */
   async finish(): Promise<RotationRecord> {
     const { rotations, masterKeys, logger } = this.#context;
     const { fromKeyId, to } = this.#plan;
@@ -132,7 +135,7 @@ export class RotationRun {
   /** What a condition of the rotation's own statements, which somebody else has broken, means for the operator. */
   async #explain(error: unknown): Promise<unknown> {
     const { rotations, replicas } = this.#context;
-    if (!(error instanceof GuardFailedError)) return afterSwitch(error, this.#plan);
+    if (!(error instanceof GuardFailedError)) return afterSwitch(error, { isSwitched: this.#isSwitched });
     if (error.guard === activeKeyGuard) {
       return new RotationInProgressError(
         'Another key has become the active one since this rotation was planned: see GET /admin/master-keys before you run it again.',
@@ -218,8 +221,10 @@ export class RotationRun {
       this.#isTooSlow = true;
       // One that had switched before says nothing of this commit: the chunks find out.
       const isCommitted = !this.#plan.isSwitched && (await findRotation(rotations, this.#rotationId)).isSwitched;
-      if (isCommitted) this.#rowsRotated = commit.rowsRotated;
-      return isCommitted;
+      if (!isCommitted) return false;
+      this.#isSwitched = true;
+      this.#rowsRotated = commit.rowsRotated;
+      return true;
     }
   }
 
@@ -247,6 +252,7 @@ export class RotationRun {
       await this.#context.journal.recorded(this.#plan.actor, this.#switchEvent(update), (record) =>
         rotations.advance(this.#holder.lease, update, [...conditions, ...statements, auditStatement(record)]),
       );
+      this.#isSwitched = true;
     } catch (error) {
       if (error instanceof GuardFailedError) this.#mayHaveWritten = mayHaveWritten;
       throw error;

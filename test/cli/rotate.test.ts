@@ -56,6 +56,33 @@ describe('key:rotate', () => {
     expect([code, stderr]).toEqual([6, expect.stringContaining('The active key had been switched before: keep both keys.')]);
   });
 
+  it.each(['begun with', 'found by the gate of'])('nor where a table is not covered any more that is %s it', async (how) => {
+    const { environment, gateway: database } = await tableOf(1);
+    await database.run(connectorTableSql);
+    await database.insert(keyA, { id: 'c', provider: 'sample' }, 'context_connector_credentials');
+    const both = { ...environment, VAULT_ENCRYPTED_TABLES: 'api_keys,context_connector_credentials' };
+    expect((await runCli(['rotate', ...flags], both)).code).toBe(0);
+    const covered = how === 'begun with' ? 'covered_tables' : `'["api_keys"]'`;
+    await database.run(`UPDATE vault_rotations SET state = 'writing', switched = 1, covered_tables = ${covered}`);
+    for (const further of [[], ['--dry-run']]) {
+      const { code, stderr } = await runCli(['rotate', ...flags, ...further], environment);
+      expect([code, stderr]).toEqual([6, expect.stringContaining('The active key had been switched before: keep both keys.')]);
+    }
+  });
+
+  it.each([
+    ['before', '10', 2],
+    ['behind', '1', 6],
+  ])('%s the switch of the active key says so of what the database lacks', async (where, atomicRows, expected) => {
+    const { environment, gateway: database } = await tableOf(3);
+    // No such table is missed before a row is written.
+    await database.run('CREATE TRIGGER noted AFTER UPDATE ON api_keys BEGIN INSERT INTO taken_away VALUES (1); END');
+    const { code, stderr } = await runCli(['rotate', ...flags], { ...environment, VAULT_ROTATION_ATOMIC_ROWS: atomicRows });
+    expect([code, stderr.includes('keep both keys')]).toEqual([expected, where === 'behind']);
+    expect(stderr).toContain('The database has no table');
+    expect(await database.rows('vault_rotations')).toMatchObject([{ switched: Number(where === 'behind') }]);
+  });
+
   it('says what the runbook says, to the character, for a dry run and a rotation', async () => {
     const { environment, gateway: database } = await tableOf(3);
     const dryRun = await runCli(['rotate', ...flags, '--dry-run'], environment);
