@@ -9,6 +9,7 @@ import { LibsqlBatchError, LibsqlError } from '@libsql/client';
 import NativeDatabase from 'libsql';
 import { LRUCache } from 'lru-cache';
 import type { Connection, Result, Row, SqlStatement, Value } from './connection.ts';
+import { asMayBeDone, translate } from './failures.ts';
 import { commitSettings, WriteAheadLog } from './write-ahead-log.ts';
 
 /** How long a write waits for a file that is away, and how often it looks. */
@@ -114,7 +115,12 @@ export class FileConnection implements Connection {
     this.#assertOpen();
     if (!this.#checkPlace()) await this.#comeBack();
     const result = await commit();
-    if (!this.#checkPlace()) await this.#comeBack();
+    try {
+      if (!this.#checkPlace()) await this.#comeBack();
+    } catch (error) {
+      // It is in the file, and nobody knows whether that comes back.
+      throw asMayBeDone(translate(error));
+    }
     return result;
   }
 

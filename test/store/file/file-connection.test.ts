@@ -223,6 +223,30 @@ describe('a file that is away for a moment', () => {
     await database.close();
   });
 
+  it.each([
+    ['comes back', true],
+    ['stays away', false],
+  ])('just as it is written to is not said to be without that (%s)', async (_what, isBack) => {
+    const { url, connection } = await open();
+    const path = url.slice('file:'.length);
+    const database = new Database({ url });
+    await database.useWriteAheadLog();
+    const leaving = {
+      get sql(): string {
+        renameSync(path, `${path}-away`);
+        if (isBack) setTimeout(() => renameSync(`${path}-away`, path), 50);
+        return "INSERT INTO t (b) VALUES ('ours')";
+      },
+    };
+    const written = await database.write([leaving]).catch((error: unknown) => error);
+    if (isBack) expect(written).toEqual([1]);
+    else expect(written).toMatchObject({ code: 'storage_unavailable', details: { may_be_done: true } });
+    if (!isBack) renameSync(`${path}-away`, path);
+    expect(await database.read('SELECT count(*) AS rows FROM t')).toEqual([{ rows: 1n }]);
+    await database.close();
+    await connection.close();
+  });
+
   it('keeps all that it holds where a stop comes just then', async () => {
     const { url } = await open();
     const path = url.slice('file:'.length);
@@ -297,7 +321,10 @@ describe('a file that another takes the place of, under an open connection', () 
         return "INSERT INTO t (b) VALUES ('ours')";
       },
     };
-    await expect(connection.batch([replacing], never)).rejects.toThrow('Another file has taken its place');
+    await expect(connection.batch([replacing], never)).rejects.toMatchObject({
+      message: expect.stringContaining('another file has taken its place'),
+      details: { may_be_done: true },
+    });
     await connection.close();
   });
 
