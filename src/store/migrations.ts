@@ -84,6 +84,8 @@ const migrations: readonly (readonly string[])[] = [
     `CREATE UNIQUE INDEX vault_restore_identities_unique ON vault_restore_identities (restore_id, table_name, identity)
       WHERE is_unique`,
   ],
+  // Every replica forgets old marks every few seconds, under the lock of those who write.
+  ['CREATE INDEX vault_writes_written_at ON vault_writes (written_at)'],
 ];
 
 const isServedSql = "EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'vault_active_key')";

@@ -16,6 +16,14 @@ it('of two first starts with different keys one makes its key the active one, an
   ]);
 });
 
+it('a replica that is heard of finds old marks without looking at all of them', async () => {
+  const { gateway } = await migratedDatabase();
+  const { rows } = await gateway.client.execute(
+    'EXPLAIN QUERY PLAN DELETE FROM vault_writes WHERE written_at < unixepoch() - 3600',
+  );
+  expect(rows.map(({ detail }) => detail)).toEqual(['SEARCH vault_writes USING INDEX vault_writes_written_at (written_at<?)']);
+});
+
 it('a replica that is heard of forgets what is an hour old, and no write that may still be sent again', async () => {
   const { database, gateway } = await migratedDatabase();
   for (const [id, age] of [
