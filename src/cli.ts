@@ -9,7 +9,7 @@ import { exitCodeOf, exitCodes } from './cli/exit-codes.ts';
 import { type GenerateFlags, generate } from './cli/generate.ts';
 import { examples, jsonHelp } from './cli/help.ts';
 import { type InspectFlags, status, verify } from './cli/inspect.ts';
-import { outputFailure, printError, printJson } from './cli/output.ts';
+import { OutputError, outputFailure, printError, printJson } from './cli/output.ts';
 import { explainGateFailure, parseSkip, type RotateFlags, rotate } from './cli/rotate.ts';
 import { parseMode, type RestoreFlags, restore, type SnapshotFlags, snapshot } from './cli/snapshot.ts';
 import { DecryptGateFailedError, VaultError } from './errors.ts';
@@ -159,7 +159,7 @@ function explain(error: unknown): void {
   if (error instanceof CommanderError) return;
   if (error instanceof DecryptGateFailedError) explainGateFailure(error);
   else if (error instanceof SettingsError) for (const problem of error.problems) printError(problem);
-  else if (error instanceof VaultError) printError(error.message);
+  else if (error instanceof VaultError || error instanceof OutputError) printError(error.message);
   else printError(error instanceof Error ? `unexpected: ${error.stack ?? error.message}` : 'unexpected');
 }
 
@@ -178,5 +178,5 @@ function describeError(error: unknown): object {
   }
   if (error instanceof SettingsError) return { type: 'validation_error', message: error.problems.join(' ') };
   if (error instanceof CommanderError) return { type: 'validation_error', message: withoutValues(error.message) };
-  return { type: 'internal_error', message: 'unexpected' };
+  return { type: 'internal_error', message: error instanceof OutputError ? error.message : 'unexpected' };
 }

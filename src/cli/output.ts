@@ -24,6 +24,9 @@ export async function outputFailure(): Promise<string | null> {
   return failure?.code ?? null;
 }
 
+/** Standard output has not taken what a command was asked for. */
+export class OutputError extends Error {}
+
 export function isOutputError(error: unknown): error is NodeJS.ErrnoException {
   return error instanceof Error && error === failure;
 }

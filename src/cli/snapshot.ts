@@ -14,7 +14,7 @@ import { Spool } from '../snapshot/spool.ts';
 import type { Snapshot } from '../snapshot/take.ts';
 import { exitCodes } from './exit-codes.ts';
 import { assertReadable } from './input.ts';
-import { isOutputError, print, printError, printJson } from './output.ts';
+import { isOutputError, OutputError, print, printError, printJson } from './output.ts';
 import { readConfig, warnOfUncovered, withServices } from './session.ts';
 
 export interface SnapshotFlags {
@@ -72,14 +72,15 @@ export async function restore(file: string, { mode, json }: RestoreFlags, enviro
     await migrate();
     const { restored, kept, left, before } = await snapshots.restore(cliActor(), source, mode, Number.POSITIVE_INFINITY);
     await checkpoint();
+    const code = left === 0 ? exitCodes.done : exitCodes.rowsDoNotOpen;
     if (json) {
       printJson({ restored, kept, left, before: before && { path: before.path, sha256: before.sha256 } });
-      return exitCodes.done;
+      return code;
     }
     if (before !== null) print(`[restore] the state before is in ${before.path} (sha256 ${before.sha256})`);
     print(`[restore] restored ${restored} row(s), kept ${kept}.`);
     if (left > 0) printError(`${left} row(s) of the tables do not open and were left: ${leftAdvice}`);
-    return exitCodes.done;
+    return code;
   });
 }
 
@@ -134,7 +135,7 @@ async function toStandardOutput(chunks: AsyncIterable<Buffer>, close: () => Prom
     await pipeline(chunks, process.stdout, { end: false });
   } catch (error) {
     if (!isOutputError(error)) throw error;
-    throw new ConfigurationError(`Standard output has not taken all of the snapshot (${error.code}).`);
+    throw new OutputError(`Standard output has not taken all of the snapshot (${error.code}).`);
   } finally {
     await close();
   }

@@ -9,7 +9,7 @@ import { Database } from '../../src/store/database.ts';
 import { connectorTableSql } from '../support/gateway.ts';
 import { runCli, runCommand } from '../support/process.ts';
 import { bytesOf, takeSnapshot } from '../support/snapshot.ts';
-import { keyA, keyB, keyC, keyIdA, keyIdB, startVault, temporaryDatabase, temporaryFolder } from '../support/vault.ts';
+import { keyA, keyB, keyC, keyIdA, keyIdB, keyIdC, startVault, temporaryDatabase, temporaryFolder } from '../support/vault.ts';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
 
@@ -79,7 +79,7 @@ describe('key:snapshot', () => {
   it('to a standard output that does not take it fails', async () => {
     const { environment } = await start();
     const { code, stderr } = await runShell('"$0" dist/cli.js snapshot > /dev/full', environment);
-    expect([code, stderr]).toEqual([2, 'error: Standard output has not taken all of the snapshot (ENOSPC).\n']);
+    expect([code, stderr]).toEqual([1, 'error: Standard output has not taken all of the snapshot (ENOSPC).\n']);
   });
 
   it('says so, and exits with 6, where rows do not open', async () => {
@@ -151,6 +151,19 @@ describe('key:restore', () => {
     const copy = new Database({ url: `file:${path}-copy` });
     expect(await copy.read('SELECT count(*) AS rows FROM api_keys')).toEqual([{ rows: 2n }]);
     for (const database of [beside, copy]) await database.close();
+  });
+
+  it('exits with 6 where it has left rows that open with none of the keys', async () => {
+    const { environment, database, file } = await start();
+    await runCli(['snapshot', '--out', file], environment);
+    const [row] = await database.rows();
+    await database.run('UPDATE vault_master_keys SET key_id = ? WHERE key_id = ?', [keyIdC, keyIdB]);
+    await database.update(keyC, String(row?.id), 'sample-newer');
+    const { code, stdout, stderr } = await runCli(['restore', file], environment);
+    expect([code, stdout]).toEqual([6, '[restore] restored 0 row(s), kept 2.\n']);
+    expect(stderr).toContain('1 row(s) of the tables do not open and were left');
+    const asJson = await runCli(['restore', file, '--json'], environment);
+    expect([asJson.code, JSON.parse(asJson.stdout)]).toEqual([6, { restored: 0, kept: 2, left: 1, before: null }]);
   });
 
   it('fills a database that the vault has never served, and makes the snapshot’s key the active one', async () => {
