@@ -25,6 +25,13 @@ import { maskValue, normalizeValue, unreadableMask } from './values.ts';
 
 const maxStoreAttempts = 10;
 
+/** Why a store is to be prepared anew, and what its caller is told after the last attempt. */
+type StaleReason = 'active_key' | 'row';
+const staleMessages: Readonly<Record<StaleReason, string>> = {
+  active_key: 'The active master key keeps changing: try again. Nothing was written.',
+  row: 'Others keep storing and deleting this name: try again. Nothing was written.',
+};
+
 export interface ListedApiKey {
   readonly id: string;
   readonly tenantId: string | null;
@@ -193,6 +200,7 @@ export class ApiKeys {
    */
   async #put(actor: Actor, binding: RowBinding, plaintext: Buffer): Promise<StoredApiKey> {
     const { tenantId, name, provider } = binding;
+    let reason: StaleReason = 'active_key';
     for (let attempt = 1; attempt <= maxStoreAttempts; attempt += 1) {
       const [key, existing] = await Promise.all([
         this.#context.activeKey.sealingKey(),
@@ -201,14 +209,15 @@ export class ApiKeys {
       const sealed = { tenantId, name, provider, keyId: key.id, ...sealRow(key, binding, plaintext) };
       this.#context.seals.note(key.id);
       const stored = await this.#tryPut(actor, sealed, existing);
-      if (stored !== null) return stored;
+      if (typeof stored !== 'string') return stored;
+      reason = stored;
       this.#context.activeKey.forget();
     }
-    throw new StorageUnavailableError('The active master key keeps changing: try again.');
+    throw new StorageUnavailableError(staleMessages[reason]);
   }
 
-  /** Null where it is to be prepared anew. */
-  async #tryPut(actor: Actor, sealed: SealedApiKey, existing: ApiKeyRow | null): Promise<StoredApiKey | null> {
+  /** Why, where it is to be prepared anew. */
+  async #tryPut(actor: Actor, sealed: SealedApiKey, existing: ApiKeyRow | null): Promise<StoredApiKey | StaleReason> {
     const { tenantId, name, provider, keyId } = sealed;
     const id = existing?.id ?? randomUUID();
     const event = { act: 'key.store', outcome: 'done', row: { tenantId, name, id }, details: { provider, key_id: keyId } };
@@ -220,9 +229,9 @@ export class ApiKeys {
         (record) => this.#context.store.put(sealed, id, now, record),
         (done) => done !== null,
       );
-      return outcome && toStored(sealed, id, now, outcome === 'replaced' ? existing : null);
+      return outcome === null ? 'active_key' : toStored(sealed, id, now, outcome === 'replaced' ? existing : null);
     } catch (error) {
-      if (error instanceof GuardFailedError && error.guard === rowIdGuard) return null;
+      if (error instanceof GuardFailedError && error.guard === rowIdGuard) return 'row';
       throw error;
     }
   }
