@@ -72,7 +72,10 @@ export class MasterKeyStore {
     );
   }
 
-  /** How often each key has sealed, by all processes: what they have added, and the rows that rotations moved to it. */
+  /**
+   * How often each key has sealed, by all processes: what they have added, and the rows that rotations wrote under it. What a rotation
+   * sealed and did not write, since its gate or its commit failed or a row had changed meanwhile, is not in it.
+   */
   async seals(): Promise<ReadonlyMap<string, number>> {
     const rows = await this.#database.read(`SELECT key_id, seals +
         (SELECT coalesce(sum(rows_rotated), 0) FROM vault_rotations WHERE to_key_id = key_id) AS seals FROM vault_master_keys`);
