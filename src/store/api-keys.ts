@@ -1,4 +1,7 @@
-/** The statements on `api_keys`. A store is conditional on the active key id, so that a writer with an outdated key writes nothing. */
+/**
+ * The statements on `api_keys`. A write takes effect only while the sealing key is active: a writer with an outdated key writes
+ * nothing.
+ */
 
 import { AnswerTooLargeError } from '../errors.ts';
 import { type AuditLine, auditStatement } from './audit.ts';
@@ -18,9 +21,9 @@ export interface ApiKeyRow {
   readonly encryptedValue: string;
   readonly iv: string;
   readonly authTag: string;
-  /** Null where nobody knows, or where the ciphertext has been replaced since. */
+  /** The id of the key that sealed the value; null where unknown, or where another program has replaced the ciphertext since. */
   readonly keyIdHint: string | null;
-  /** Unix seconds, as all times here. */
+  /** All times in this file are in Unix seconds. */
   readonly createdAt: number;
   readonly updatedAt: number;
   readonly lastUsedAt: number | null;
@@ -33,27 +36,27 @@ export interface SealedApiKey {
   readonly encryptedValue: string;
   readonly iv: string;
   readonly authTag: string;
-  /** The key that sealed it; the write happens only while this key is active. */
+  /** The key that sealed the value; the write takes effect only while this key is active. */
   readonly keyId: string;
 }
 
 export interface TenantCount {
-  /** Empty where it is no text at all. */
+  /** Empty where the stored tenant id is not text. */
   readonly tenantId: string | null;
   readonly keys: number;
-  /** Where it stands among the others; null for the null tenant. */
+  /** Sort position of the tenant, to pass as `after`; null for the null tenant. */
   readonly position: string | null;
 }
 
 export interface PageRequest {
   readonly limit: number;
-  /** What the page before gave as its `next`, or null for the first page. */
+  /** `next` of the previous page, or null for the first page. */
   readonly after: string | null;
 }
 
 export interface RowPage {
   readonly rows: readonly ApiKeyRow[];
-  /** Where the next page begins, or null after the last. */
+  /** Where the next page begins, or null after the last page. */
   readonly next: string | null;
 }
 
@@ -62,27 +65,27 @@ const keyIdHint = '(CASE WHEN key_id_tag = auth_tag THEN key_id END)';
 const times = ['created_at', 'updated_at', 'last_used_at'];
 const columns = `${encodeTexts([...textColumns, keyIdHint], times)} AS cells`;
 const bytesOfRow = textColumns.map((name) => `coalesce(octet_length(${name}), 0)`).join(' + ');
-/** A page ends with the row that fills it: to open many large ones at once would keep every other call waiting. */
+/** A page ends with the row that reaches this size: opening many large rows at once would block every other call. */
 const pageBytes = 2_000_000;
 
-/** Of several rows of one tenant and name, the one that counts. */
+/** Where several rows share a tenant and name, the one that counts. */
 const newestOf = (tenantId: string, name: string): string =>
   `(SELECT rowid FROM api_keys WHERE tenant_id IS ${tenantId} AND name = ${name} ORDER BY updated_at DESC, created_at DESC, rowid DESC LIMIT 1)`;
-/** A tag of 16 bytes is of one sealing alone. */
+/** A 16-byte authentication tag identifies one sealing. */
 const rowWithTag = 'SELECT 1 FROM api_keys WHERE tenant_id IS ? AND name = ? AND auth_tag = ?';
-/** The guard that fails where a name stands for another row than the audit record says. */
+/** The guard that fails where the name stands for a row other than the one in the audit record. */
 export const rowIdGuard = 'row_id';
-/** As {@link ApiKeyRow.id} is read, whatever another program has made of it. */
+/** Reads `id` as {@link ApiKeyRow.id}: empty where another program has stored something other than text. */
 const readId = "iif(typeof(id) = 'text', id, '')";
 const isActive = 'EXISTS (SELECT 1 FROM vault_active_key WHERE key_id = ?)';
 
-/** Where a row stands among others by its id, whatever another program has made of that; and the rows behind such a place. */
+/** Sort position of a row by its id, whether that is text or bytes; and the condition that selects the rows after a position. */
 const position = "iif(typeof(id) = 'blob', 'blob:', 'text:') || hex(id)";
 const isAfter = `(?2 IS NULL OR id > iif(?2 LIKE 'blob:%', unhex(substr(?2, 6)), CAST(unhex(substr(?2, 6)) AS text)))`;
 
-/** So many answers of the largest values, 64 KiB in hex, are four megabytes: a libSQL server sends ten at most, and slowly. */
+/** 32 answers with the largest values, 64 KiB each in hex, are four megabytes: a libSQL server sends at most ten, and slowly. */
 const maxLookups = 32;
-/** So many of them are sent twice and come back once. */
+/** Each value is sent twice (UPDATE and INSERT), so half as many fit. */
 const maxWrites = 16;
 
 type PageArguments = readonly [condition: string, tenantId: string | null, page: PageRequest, args?: readonly (string | null)[]];
@@ -91,7 +94,7 @@ type NameLookup = readonly [tenantId: string | null, name: string];
 export class ApiKeyStore {
   readonly #database: Database;
   readonly #lookups: Batcher<NameLookup, ApiKeyRow | null>;
-  /** What many store at once is one commit. */
+  /** Concurrent writes are committed together in one batch. */
   readonly #writes: Batcher<readonly Statement[], readonly number[]>;
 
   constructor(database: Database) {
@@ -106,12 +109,12 @@ export class ApiKeyStore {
       process: (writes) => this.#writeAll(writes),
       maxItems: maxWrites,
       maxConcurrency: 2,
-      // Of these alone it is certain that nothing has been written.
+      // After these errors alone it is certain that nothing was written.
       isDivisible: (error) => error instanceof GuardFailedError || isConstraint(error),
     });
   }
 
-  /** The row that the name stands for: the newest where there are several. */
+  /** The row that the name stands for: the newest, where several share the name. */
   findByName(tenantId: string | null, name: string): Promise<ApiKeyRow | null> {
     return this.#lookups.submit([tenantId, name]);
   }
@@ -121,17 +124,20 @@ export class ApiKeyStore {
     return row === undefined ? null : toApiKeyRow(row);
   }
 
-  /** All rows of a tenant in the order of their ids, several of one name included. */
+  /** All rows of a tenant in order of id, including several with the same name. */
   async list(tenantId: string | null, provider: string | null, page: PageRequest): Promise<RowPage> {
     return this.#page('(?5 IS NULL OR provider = ?5)', tenantId, page, [provider]);
   }
 
-  /** As {@link list}, but of several rows of one name only the newest. */
+  /** As {@link list}, but only the newest row of each name. */
   async listNewest(tenantId: string | null, page: PageRequest): Promise<RowPage> {
     return this.#page(`rowid = ${newestOf('outer_row.tenant_id', 'outer_row.name')}`, tenantId, page);
   }
 
-  /** Of large rows a page holds fewer than were asked for, and at least one; fewer still where the server does not send so much at once. */
+  /**
+   * A page of large rows holds fewer than asked for, but at least one, and fewer still where the server cannot send that much at
+   * once.
+   */
   async #page(...given: PageArguments): Promise<RowPage> {
     for (let bytes = pageBytes; ; bytes = Math.floor(bytes / 4)) {
       try {
@@ -155,7 +161,7 @@ export class ApiKeyStore {
     return { rows: rows.map(toApiKeyRow), next };
   }
 
-  /** Tenants with how many rows each has, the null tenant first. `after`: the last one of the page before. */
+  /** Tenants with their row counts, the null tenant first. `after`: the last tenant of the previous page. */
   async tenants(limit: number, after: Pick<TenantCount, 'position'> | null): Promise<TenantCount[]> {
     const sql = `SELECT ${encodeTexts(['tenant_id'])} AS cells, iif(tenant_id IS NULL, NULL, hex(tenant_id)) AS position, count(*) AS keys
       FROM api_keys WHERE typeof(tenant_id) <> 'blob'
@@ -174,9 +180,9 @@ export class ApiKeyStore {
   }
 
   /**
-   * Replaces the row that the name stands for, which is `id`, or inserts one under that id, together with its audit record.
-   * Answers null, having written nothing, where the key that sealed it is no longer the active one. Throws GuardFailedError
-   * with {@link rowIdGuard} where the name stands for another row by then; nothing was written.
+   * Replaces the row that the name stands for, expected to be `id`, or inserts one under that id, together with its audit record.
+   * Returns null, with nothing written, if the sealing key is no longer active. Throws GuardFailedError with {@link rowIdGuard},
+   * with nothing written, if the name has come to stand for another row.
    */
   async put(sealed: SealedApiKey, id: string, now: number, record: AuditLine): Promise<'replaced' | 'inserted' | null> {
     const { tenantId, name, provider, encryptedValue, iv, authTag, keyId } = sealed;
@@ -200,7 +206,7 @@ export class ApiKeyStore {
     return inserted === 1 ? 'inserted' : null;
   }
 
-  /** Deletes the row together with its audit record. False, and nothing written, where there is no such row of that tenant. */
+  /** Deletes the row together with its audit record. Returns false, with nothing written, if the tenant has no such row. */
   async delete(tenantId: string | null, id: string, record: AuditLine): Promise<boolean> {
     const ofTenant = 'id = ? AND tenant_id IS ?';
     const [, deleted] = await this.#write([
@@ -210,7 +216,7 @@ export class ApiKeyStore {
     return deleted === 1;
   }
 
-  /** Notes when rows were last used, and changes nothing else of them; an older time never replaces a newer one. */
+  /** Records when rows were last used and changes nothing else in them; an older time never replaces a newer one. */
   async noteUse(usedAt: ReadonlyMap<string, number>): Promise<void> {
     const sql = `UPDATE api_keys SET last_used_at = max(coalesce(last_used_at, 0), used.value->>1)
       FROM json_each(?) AS used WHERE api_keys.id = used.value->>0`;
@@ -231,7 +237,7 @@ export class ApiKeyStore {
     return withColumns(this.#database, () => this.#database.read(sql, args));
   }
 
-  /** Commits all statements or none, maybe together with those of other callers. */
+  /** Commits all statements or none, possibly in one batch with those of other callers. */
   #write(statements: readonly Statement[]): Promise<readonly number[]> {
     return this.#writes.submit(statements);
   }
@@ -242,7 +248,10 @@ export class ApiKeyStore {
   }
 }
 
-/** A text that another program has stored as something else is empty here: it opens no row, and fails no read of many. */
+/**
+ * Text that another program has stored as another type reads as empty: it decrypts to nothing, and does not fail a read of many
+ * rows.
+ */
 function toApiKeyRow(row: Row): ApiKeyRow {
   const { texts, integers } = decodeTexts(row.cells, times.length);
   const [id, tenantId = null, name, provider, encryptedValue, iv, authTag, keyIdHint = null] = texts.map(asText);

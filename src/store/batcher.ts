@@ -1,11 +1,11 @@
 /**
- * Carries out everything that is submitted within one turn of the event loop in one call to the database, and makes no further one
- * while several are under way: so the busier the process, the less each costs.
+ * Sends everything submitted within one turn of the event loop to the database in one call, and limits the calls in flight: the
+ * busier the process, the larger the batches and the less each item costs.
  */
 
 import { StorageUnavailableError } from '../errors.ts';
 
-/** Who has waited so long is told so, and not after all who came before have been. */
+/** An item that has waited this long when its turn comes is rejected instead of sent, so that a backlog drains at once. */
 const maxWaitMs = 5_000;
 
 interface Pending<Item, Result> {
@@ -17,12 +17,12 @@ interface Pending<Item, Result> {
 }
 
 export interface BatcherOptions<Item, Result> {
-  /** Resolves with the result of each item, in their order. */
+  /** Resolves with the results of the items, in their order. */
   readonly process: (items: readonly Item[]) => Promise<readonly Result[]>;
   readonly maxItems: number;
-  /** More would not be answered sooner; fewer let one that is late hold up all others. */
+  /** More calls in flight would not be answered sooner; with fewer, one slow call would hold up all others. */
   readonly maxConcurrency: number;
-  /** Whether a call that ended so has done nothing, and may be the fault of some of its items alone. */
+  /** Whether a call that failed with this error changed nothing, and may have failed because of only some of its items. */
   readonly isDivisible: (error: unknown) => boolean;
 }
 
@@ -36,7 +36,7 @@ export class Batcher<Item, Result> {
     this.#options = options;
   }
 
-  /** Rejects with what the call that it was part of rejects with. */
+  /** Rejects with the error of the call that carried the item. */
   submit(item: Item): Promise<Result> {
     return new Promise((resolve, reject) => {
       this.#waiting.push({ item, submittedAtMs: performance.now(), resolve, reject });
@@ -67,7 +67,7 @@ export class Batcher<Item, Result> {
     this.#schedule();
   }
 
-  /** An item that is at fault fails alone. */
+  /** Splits a batch after a divisible failure, so that only the item at fault fails. */
   async #process(pending: readonly Pending<Item, Result>[]): Promise<void> {
     try {
       const results = await this.#options.process(pending.map(({ item }) => item));

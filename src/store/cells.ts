@@ -1,14 +1,14 @@
 /**
- * Carries any value of a column through JSON and back byte for byte, coded and decoded by the database itself: the client
- * would cut text at a NUL, and ends the whole process at text that is no UTF-8, which any other program may have written.
+ * Carries any column value through JSON and back byte for byte, with the database itself encoding and decoding: the client would
+ * truncate text at a NUL, and ends the whole process on text that is not UTF-8, which any other program may have written.
  */
 
 import { isAscii, isUtf8 } from 'node:buffer';
 import type { Value } from './connection.ts';
 
 /**
- * Null, or text of printable ASCII as it is; otherwise its type and its value: `text` and `blob` in hex, `integer` and
- * `real` in decimal.
+ * Null, or printable ASCII text as it is; anything else is its type and value: `text` and `blob` in hex, `integer` and `real` in
+ * decimal.
  */
 export type Cell =
   | null
@@ -18,7 +18,7 @@ export type Cell =
   | { readonly real: string }
   | { readonly blob: string };
 
-/** An SQL expression: the JSON of the cells of these columns, as an array. */
+/** An SQL expression for the cells of these columns, as a JSON array. */
 export function encodeCells(columns: readonly string[]): string {
   return ["'['", columns.map(encodeCell).join(" || ',' || "), "']'"].filter((part) => part !== '').join(' || ');
 }
@@ -34,53 +34,54 @@ function encodeCell(column: string): string {
       ELSE '{"text":"' || lower(hex(CAST(${column} AS blob))) || '"}' END END`;
 }
 
-/** An SQL expression: the value of one cell of an expression that {@link encodeCells} made. */
+/** An SQL expression for the value of the cell at `index`, where `cells` is the result of {@link encodeCells}. */
 export function decodeCell(cells: string, index: number): string {
   const at = (field: string): string => `${cells}->>'$[${index}]${field}'`;
   return `CASE json_type(${cells}, '$[${index}]') WHEN 'text' THEN ${at('')} WHEN 'object' THEN coalesce(
     CAST(${at('.integer')} AS integer), CAST(${at('.real')} AS real), unhex(${at('.blob')}), CAST(unhex(${at('.text')}) AS text)) END`;
 }
 
-/** What people call a row whose id this is, or null where it has none that can be said. */
+/** The name of a row whose id column holds this cell, or null where the cell cannot be shown as a name. */
 export function nameOfCell(cell: Cell | undefined): string | null {
   if (typeof cell !== 'object' || cell === null) return cell ?? null;
   if ('integer' in cell) return cell.integer;
   return 'real' in cell ? cell.real : textOfCell(cell);
 }
 
-/** The text of a cell, or null where it is not text. What is no UTF-8 is replaced in it. */
+/** The text of a cell, or null where it is not text. Invalid UTF-8 is replaced. */
 export function textOfCell(cell: Cell | undefined): string | null {
   if (typeof cell === 'string') return cell;
   return typeof cell === 'object' && cell !== null && 'text' in cell ? Buffer.from(cell.text, 'hex').toString('utf8') : null;
 }
 
 /**
- * An SQL expression: the texts of these columns, and then the values of these integer expressions, as one JSON value in bytes,
- * which the client neither cuts nor looks into. It takes longer over each column than SQLite over all of them.
+ * An SQL expression for the texts of these columns, then the values of these integer expressions, as one JSON value in bytes,
+ * which the client neither truncates nor decodes. One value is faster: the client takes longer over each column than SQLite takes
+ * over all of them.
  */
 export function encodeTexts(columns: readonly string[], integers: readonly string[] = []): string {
   return `CAST(${arrayOf(columns, integers)} AS blob)`;
 }
 
-/** An aggregate of them, for rows that are read by the thousand. */
+/** The aggregate of {@link encodeTexts} over many rows, for reads by the thousand. */
 export function encodeRowsOfTexts(columns: readonly string[]): string {
   return `CAST(json_group_array(${arrayOf(columns, [])}) AS blob)`;
 }
 
 function arrayOf(columns: readonly string[], integers: readonly string[]): string {
-  // Only bytes are not below no bytes; null is neither.
+  // SQLite sorts blobs after all other types, so only a blob is >= x''; a null compares as null.
   const texts = columns.map((column) => `CASE WHEN ${column} >= x'' THEN 0 ELSE CAST(${column} AS text) END`);
   const numbers = integers.map((expression) => `CAST(${expression} AS integer)`);
   return `json_array(${[...texts, ...numbers].join(', ')})`;
 }
 
-/** Bytes in place of text are 0. */
+/** 0 stands for bytes where text was expected. */
 type CodedText = string | 0 | null;
 
-/** A Buffer stands for text that is no UTF-8. */
+/** A Buffer stands for text that is not valid UTF-8. */
 export type DecodedText = CodedText | Buffer;
 
-/** What {@link encodeTexts} made of a row: its texts, and so many integers. */
+/** Decodes a row encoded by {@link encodeTexts}: its texts, then `integers` integers. */
 export function decodeTexts(cells: Value | undefined, integers = 0): { texts: DecodedText[]; integers: (number | null)[] } {
   const bytes = toBuffer(cells);
   const values = parse(bytes) as CodedText[];
@@ -88,14 +89,14 @@ export function decodeTexts(cells: Value | undefined, integers = 0): { texts: De
   return { texts: isAscii(bytes) ? values : values.map(decodeText), integers: numbers };
 }
 
-/** The texts of each row that {@link encodeRowsOfTexts} was given. */
+/** Decodes the texts of each row encoded by {@link encodeRowsOfTexts}. */
 export function decodeRowsOfTexts(cells: Value | undefined): DecodedText[][] {
   const bytes = toBuffer(cells);
   const rows = parse(bytes) as CodedText[][];
   return isAscii(bytes) ? rows : rows.map((row) => row.map(decodeText));
 }
 
-/** SQLite's JSON is ASCII but for the texts, whose bytes are carried over one by one. */
+/** SQLite's JSON is ASCII except for the texts; latin1 carries their bytes over one by one. */
 function parse(bytes: Buffer): unknown {
   return JSON.parse(bytes.toString('latin1'));
 }
@@ -106,7 +107,7 @@ function decodeText(text: CodedText): DecodedText {
   return isUtf8(bytes) ? bytes.toString('utf8') : bytes;
 }
 
-/** The bytes of a column that the statement casts to them. */
+/** The bytes of a column that the statement casts to blob. */
 export function toBuffer(value: Value | undefined): Buffer {
   if (value instanceof Uint8Array) return Buffer.from(value.buffer, value.byteOffset, value.byteLength);
   if (value instanceof ArrayBuffer) return Buffer.from(value);

@@ -1,11 +1,11 @@
-/** Mends what the database client leaves undone: what would end the process, or is a sixth of a rotation's time. */
+/** Patches two faults of the database client: one that ends the process, and one that takes a sixth of a rotation's time. */
 
 import { BatchStep } from '@libsql/hrana-client';
 import { Base64 } from 'js-base64';
 
 /**
- * A server that gives a slow transaction's lock to another writer fails every later step of its batch, and its COMMIT. The
- * client looks at the first that failed; Node ends a process in which nobody looks at the others.
+ * When a server gives a slow transaction's lock to another writer, every later step of the batch fails, COMMIT included. The
+ * client awaits only the first failure, and Node ends a process on the unhandled rejections of the others.
  */
 export function handleEveryStep(): void {
   const { query, run } = BatchStep.prototype;
@@ -17,12 +17,12 @@ export function handleEveryStep(): void {
   };
 }
 
-/** The client's own way cleans the text twice with regular expressions and goes through it character by character. */
+/** The client's own decoder cleans the text twice with regular expressions and then goes through it character by character. */
 export function decodeBytesAtOnce(): void {
   Base64.toUint8Array = (text) => new Uint8Array(Buffer.from(text, 'base64'));
 }
 
-/** The same promise: whoever awaits it still meets its error. */
+/** Returns the same promise: a caller that awaits it still gets its error. */
 function handled<T>(promise: Promise<T>): Promise<T> {
   promise.catch(() => undefined);
   return promise;

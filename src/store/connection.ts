@@ -1,12 +1,12 @@
-/** What a statement, its arguments and its answer look like, to a file and to a server alike. */
+/** The common form of statements, arguments and results, for a file and for a server. */
 
 /**
- * A number is bound as a real unless the column's type says otherwise. Bytes always hold text in UTF-8, which the statement casts: a file
- * binds them in less time, and a server is sent the text itself, which is shorter than base64.
+ * A number is bound as a real unless the column's type says otherwise. Bytes always hold UTF-8 text, which the statement casts: a
+ * file binds bytes faster, and a server is sent the text itself, which is shorter than base64.
  */
 export type Argument = null | string | number | bigint | Uint8Array;
 
-/** Of a column; bytes are a Buffer where a file answers, and an ArrayBuffer where a server does. */
+/** A column's value; bytes are a Buffer from a file, and an ArrayBuffer from a server. */
 export type Value = Argument | ArrayBuffer;
 
 export interface SqlStatement {
@@ -18,22 +18,22 @@ export type Row = Record<string, Value>;
 
 export interface Result {
   readonly rows: readonly Row[];
-  /** Of a statement without rows of its own. */
+  /** Meaningful only for statements that return no rows. */
   readonly rowsAffected: number;
 }
 
 export interface Connection {
   execute(statement: SqlStatement): Promise<Result>;
   /**
-   * All of them or none. Throws LibsqlBatchError, which says at which of them it ended. On a file it throws AttemptTimeoutError where it
-   * could not begin by `endsAtMs`, by `performance.now()`.
+   * Runs all statements or none. Throws LibsqlBatchError with the index of the statement that failed. On a file, throws
+   * AttemptTimeoutError if it could not begin by `endsAtMs`, by `performance.now()`.
    */
   batch(statements: readonly SqlStatement[], endsAtMs: number): Promise<readonly Result[]>;
-  /** Resolves once nothing of it uses the database any more. */
+  /** Resolves once this connection no longer uses the database. */
   close(): Promise<void>;
 }
 
-/** The value of a column that the schema gives this type. */
+/** The value of a column that the schema declares as text. */
 export function text(row: Row, column: string): string {
   return String(row[column]);
 }

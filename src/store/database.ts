@@ -1,6 +1,7 @@
 /**
- * The one way to the database. A read sees committed data; a write is one atomic batch, carried out once or not at all.
- * Every failure is {@link StorageUnavailableError}, where the same may be tried again, or an error that names what is wrong.
+ * The only way to the database. A read sees committed data; a write is one atomic batch, carried out once or not at all. Every
+ * failure is either a {@link StorageUnavailableError}, after which the same call may be retried, or an error that names what is
+ * wrong.
  */
 
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises';
@@ -15,29 +16,37 @@ import { asGuardFailure, type Statement } from './guards.ts';
 import { MarkedWrite, ServerClock } from './marked-write.ts';
 import { ServerConnection, withSignal } from './server-connection.ts';
 
-/** How long SQLite itself waits for a lock. It blocks the event loop meanwhile, so the longer wait is ours. */
+/**
+ * How long SQLite itself waits for a lock. It blocks the event loop meanwhile, so this is short and the longer waits are our
+ * retries.
+ */
 const lockWaitMs = 20;
-/** Longer than any pause that SQLite makes between two tries within {@link lockWaitMs}: whoever is waiting then gets the lock. */
+/**
+ * Longer than any pause between SQLite's tries within {@link lockWaitMs}: a lock left free this long goes to a waiting writer.
+ */
 const lockGapMs = 15;
-/** For so long an operation that failed is tried again; the attempt that runs then is the last. */
+/** For how long a failed operation is retried. The last attempt begins within this time, and may end after it. */
 const retryTotalMs = 4_000;
 const maxRetryDelayMs = 200;
-/** How long one attempt on a server may take, and how much longer for each MiB that it sends. */
+/** The timeout of one attempt on a server, and the extra time for each MiB sent. */
 const attemptMs = 3_000;
 const attemptPerMebibyteMs = 1_000;
-/** The same of the request that settles a write, which sends and reads one row. */
+/** The timeout of the request that settles a write, which sends and reads one row. */
 const settleMs = 1_000;
 /**
- * How much longer one may take that reads a page of all rows, over a slow line: a page of large ones is almost three megabytes. A stop
- * that interrupts a rotation waits for it, and has ten seconds.
+ * Extra time for an attempt that reads a page of all rows over a slow line: a page of large rows is almost three megabytes. A
+ * stop that interrupts a rotation waits for this attempt, and has ten seconds in all.
  */
 export const pageWorkMs = 5_000;
-/** So many requests of a kind are under way on a server at once. Others wait here, where they can be given up, not in the client. */
+/** Requests of each kind in flight on a server. The rest queue here, where they can be cancelled, and not in the client. */
 const maxReads = 20;
 const maxLookups = 16;
-/** A server lets one writer at a time: more only wait inside it, and one that is given up there may hold its lock for seconds. */
+/** A server has one writer at a time: more would only queue inside it, and one abandoned there may hold the lock for seconds. */
 const maxWrites = 2;
-/** On a file, through all of its tries: each that waits for the lock blocks the event loop, and would not get it sooner beside others. */
+/**
+ * On a file, a write keeps its slot through all its retries: waiting for the lock blocks the event loop, and more writers would
+ * not get it sooner.
+ */
 const maxFileWrites = 1;
 /** The native client frees its statements only between turns of the event loop (libsql-js#153). */
 const operationsPerTurn = 50;
@@ -45,7 +54,7 @@ const operationsPerTurn = 50;
 export interface DatabaseLocation {
   readonly url: string;
   readonly authToken?: string | undefined;
-  /** Of the file that the process has opened already: another that has taken its place is not opened. */
+  /** Identity of the file that the process has already opened: another file at the same path is not opened. */
   readonly fileIdentity?: string | undefined;
 }
 
@@ -54,30 +63,30 @@ export function isFileUrl(url: string): boolean {
   return url.startsWith('file:');
 }
 
-/** The path that a `file:` URL names. Throws where it is malformed. */
+/** The path that a `file:` URL names. Throws if the URL is malformed. */
 export function databaseFilePath(url: string): string {
   if (!url.startsWith('file://')) return decodeURIComponent(url.slice('file:'.length));
   return fileURLToPath(url.replace('file://localhost', 'file://'));
 }
 
-/** One attempt at an operation, which is given up at `endsAtMs` by `performance.now()`. */
+/** One attempt at an operation, abandoned at `endsAtMs`, by `performance.now()`. */
 type Attempt<T> = (endsAtMs: number) => Promise<T>;
 
 interface AttemptOptions {
-  /** How long one may take on a server. */
+  /** The timeout of one attempt on a server. */
   readonly timeoutMs: number;
-  /** Of those under way at once on a server. */
+  /** Limits the attempts in flight on a server. */
   readonly limit?: LimitFunction;
-  /** When the last may begin, by `performance.now()`; {@link retryTotalMs} from now, unless it had to wait for its turn. */
+  /** When the last attempt may begin, by `performance.now()`; by default {@link retryTotalMs} from the start of the operation. */
   readonly lastAtMs?: number;
 }
 
 export class Database {
   readonly #connection: Connection;
-  /** The same connection; null to a server. */
+  /** The same connection where the database is a file; null for a server. */
   readonly #file: FileConnection | null;
   readonly #clock: ServerClock;
-  /** What another connection of this process is to be opened with. */
+  /** How another connection of this process is to be opened. */
   readonly location: DatabaseLocation;
   readonly #limit = pLimit(maxReads);
   readonly #lookupLimit = pLimit(maxLookups);
@@ -86,7 +95,7 @@ export class Database {
   #operations = 0;
   readonly #counters = { retries: 0, failures: 0 };
 
-  /** Opens the database, creating the file where there is none. Throws ConfigurationError where it cannot be opened at all. */
+  /** Opens the database, creating the file if there is none. Throws ConfigurationError if it cannot be opened at all. */
   constructor(location: DatabaseLocation) {
     const { url, authToken, fileIdentity } = location;
     try {
@@ -99,23 +108,26 @@ export class Database {
     this.location = { ...location, fileIdentity: this.#file?.identity };
   }
 
-  /** Where nothing is lost on the way, and what a commit takes is nobody's limit. */
+  /** Whether the database is a file: the outcome of a commit is always known, and no server limits how long one may take. */
   get isOnFile(): boolean {
     return this.#file !== null;
   }
 
-  /** Lets readers and a writer of a file work side by side; recorded in the file, so once is enough. */
+  /** Lets readers and a writer of a file run side by side. The mode is stored in the file, so setting it once is enough. */
   async useWriteAheadLog(): Promise<void> {
     if (this.#file !== null) await this.read('PRAGMA journal_mode = WAL');
   }
 
-  /** On a server an attempt may take `workMs` longer than one that reads a few rows. */
+  /** Retries as needed. On a server an attempt may take `workMs` longer than one that reads a few rows. */
   async read(sql: string, args: readonly Argument[] = [], workMs = 0): Promise<readonly Row[]> {
     const { rows } = await this.#attempt(() => this.#connection.execute({ sql, args }), { timeoutMs: attemptMs + workMs });
     return rows;
   }
 
-  /** As {@link read}, but it waits behind none of those: for what a chat completion waits for. */
+  /**
+   * As {@link read}, but with a limit of its own, so that it never queues behind reads: for lookups that a chat completion waits
+   * for.
+   */
   async lookUp(sql: string, args: readonly Argument[]): Promise<readonly Row[]> {
     const options = { timeoutMs: attemptMs, limit: this.#lookupLimit };
     const { rows } = await this.#attempt(() => this.#connection.execute({ sql, args }), options);
@@ -123,8 +135,8 @@ export class Database {
   }
 
   /**
-   * Commits all statements or none, once, and answers how many rows each changed. Throws GuardFailedError. An attempt on a server may
-   * take `workMs` longer than what its statements weigh, for those that work on much that is in the database already.
+   * Commits all statements or none, exactly once, and returns how many rows each changed. Throws GuardFailedError. On a server an
+   * attempt may take `workMs` longer than the size of its statements allows, for statements that process much stored data.
    */
   async write(statements: readonly Statement[], workMs = 0): Promise<number[]> {
     if (this.#file === null) return this.#writeMarked(statements, workMs);
@@ -132,14 +144,14 @@ export class Database {
     return results.map(({ rowsAffected }) => rowsAffected);
   }
 
-  /** As {@link write}, for statements that may be carried out twice without harm: on a server it leaves no mark. */
+  /** As {@link write}, for statements that may safely run twice: on a server it records no mark. */
   async writeIdempotent(statements: readonly Statement[]): Promise<void> {
     await this.#batch(statements, (endsAtMs) => this.#connection.batch(statements, endsAtMs));
   }
 
   /**
-   * As {@link writeIdempotent}, for notes that come again and again: on a file no read waits while they are committed, which may take
-   * long whenever the system writes back what others have written.
+   * As {@link writeIdempotent}, for frequent notes: on a file reads do not wait for the commit, which may take long whenever the
+   * system flushes other programs' writes. On a server it is a marked {@link write}.
    */
   async writeBeside(statements: readonly Statement[]): Promise<void> {
     const file = this.#file;
@@ -148,29 +160,32 @@ export class Database {
   }
 
   /**
-   * Lets those come in who wait to write, for whoever writes again and again: a file's lock is nobody's in turn, so that one who takes it
-   * back at once may have it for seconds. On a server writers stand in line.
+   * Lets waiting writers in, for a caller that writes repeatedly: a file's lock has no queue, so a writer that retakes it at once
+   * may starve the others for seconds. A server queues its writers.
    */
   async giveWay(): Promise<void> {
     if (this.#file !== null) await sleep(lockGapMs);
   }
 
-  /** How often since it was opened an attempt was made again, and an operation was given up for the database's sake. */
+  /** Attempts retried, and operations that failed because of the database, since it was opened. */
   get counters(): { readonly retries: number; readonly failures: number } {
     return this.#counters;
   }
 
-  /** Checkpoints a file's write-ahead log, as far as nobody else reads it, for whoever copies that once the process has ended. */
+  /**
+   * Checkpoints a file's write-ahead log, as far as no other reader holds it, so that the file can be copied after the process
+   * ends.
+   */
   async checkpoint(): Promise<void> {
     await this.#file?.checkpoint();
   }
 
-  /** Resolves once nothing of it uses the database any more. */
+  /** Resolves once the database is no longer in use by this object. */
   async close(): Promise<void> {
     await this.#connection.close();
   }
 
-  /** See {@link MarkedWrite}. That it failed is told once none of its attempts can be carried out any more. */
+  /** See {@link MarkedWrite}. Reports a failure only once none of its attempts can still be carried out. */
   async #writeMarked(statements: readonly Statement[], workMs: number): Promise<number[]> {
     const write = new MarkedWrite(this.#connection, this.#clock, statements);
     const timeoutMs = attemptMs + sendingMs(write.statements) + workMs;
@@ -183,7 +198,7 @@ export class Database {
     }
   }
 
-  /** As {@link MarkedWrite.settle}. It waits behind no other write: it holds the server's lock for a moment only. */
+  /** As {@link MarkedWrite.settle}. It does not queue behind other writes: it holds the server's lock only for a moment. */
   async #settle(write: MarkedWrite): Promise<number[] | null> {
     const lastAtMs = Math.max(write.overAtMs, performance.now() + settleMs);
     try {
@@ -204,7 +219,7 @@ export class Database {
     }
   }
 
-  /** Throws what the caller is told. */
+  /** Retries the operation, and throws the caller's form of its error. */
   async #attempt<T>(operation: Attempt<T>, options: AttemptOptions): Promise<T> {
     try {
       return await this.#tryAgain(operation, options);
@@ -214,8 +229,8 @@ export class Database {
   }
 
   /**
-   * Tries again, without blocking, what another writer or the network has kept from being done. A file's connection is
-   * replaced each time: after SQLITE_BUSY it may acknowledge writes that are rolled back later (libsql-client-ts#352).
+   * Retries, without blocking, an operation that another writer or the network prevented. A file's connection is reopened each
+   * time: after SQLITE_BUSY it may acknowledge writes that are rolled back later (libsql-client-ts#352).
    */
   async #tryAgain<T>(operation: Attempt<T>, options: AttemptOptions): Promise<T> {
     this.#operations += 1;
@@ -235,14 +250,14 @@ export class Database {
     }
   }
 
-  /** What the caller is told. */
+  /** The error for the caller, counted if the database is at fault. */
   #givenUp(error: unknown): unknown {
     const told = translate(error);
     if (told instanceof StorageUnavailableError || told instanceof ConfigurationError) this.#counters.failures += 1;
     return told;
   }
 
-  /** On a server an attempt that takes too long is given up, whether it waits for its turn or for its answer. */
+  /** On a server an attempt that takes too long is abandoned, whether it is queued or in flight. */
   async #attemptOnce<T>(operation: Attempt<T>, timeoutMs: number, limit: LimitFunction): Promise<T> {
     const endsAtMs = performance.now() + timeoutMs;
     if (this.#file !== null) return operation(endsAtMs);
@@ -259,7 +274,7 @@ export class Database {
   }
 }
 
-/** How much longer a large batch may take, for the time it is on the wire. */
+/** The extra time that a large batch may take, for its transfer. */
 function sendingMs(statements: readonly Statement[]): number {
   const values = statements.flatMap(({ args = [] }) => args);
   const bytes = values.reduce<number>((sum, value) => sum + bytesOf(value), 0);

@@ -1,43 +1,43 @@
-/** The rows of the covered tables outside the database: as they were read, and as they are to be put back. */
+/** Rows of the covered tables outside the database: as they were read, and as they are to be written back. */
 
 import { type DecodedText, decodeRowsOfTexts } from './cells.ts';
 import { TextBytes } from './text-bytes.ts';
 
-/** The one table whose rows the vault itself writes, in format 2 and with a key id. */
+/** The only table whose rows the vault itself writes, in format 2 and with a key id. */
 export const apiKeysTable = 'api_keys';
 
-/** What a row of any covered table has, in the order in which they are read. */
+/** The ciphertext columns of every covered table, in the order in which they are read. */
 export const ciphertextColumns = ['encrypted_value', 'iv', 'auth_tag'] as const;
-/** What format 2 is bound to beside them, of `api_keys` alone. */
+/** The other columns that format 2 binds a ciphertext to; only `api_keys` has them. */
 export const bindingColumns = ['tenant_id', 'name', 'provider'] as const;
 
-/** As many rows are read at once, where they are not large. */
+/** Rows read at once, unless they are large. */
 export const pageRows = 1_000;
 
-/** Row ids, both ends included. */
+/** A range of row ids, both ends included. */
 export interface RowIdRange {
   readonly from: bigint;
   readonly to: bigint;
 }
 
-/** Rows as they were read, for {@link decodePage}: it may take place on another thread. */
+/** Rows as they were read, still encoded: {@link decodePage} may run on another thread. */
 export interface EncryptedPage {
   readonly table: string;
-  /** What they are all rows of; to the last of them. */
+  /** Holds every row of this range; it ends with the last of them. */
   readonly range: RowIdRange;
   readonly rows: number;
   readonly cells: Uint8Array;
 }
 
-/** A row as it was read. */
+/** A decoded row. */
 export interface EncryptedRow {
-  /** In decimal: it may be above 2^53. */
+  /** In decimal, since it may be above 2^53. */
   readonly rowId: string;
-  /** What operators name the row by: its id column, or `rowid:<n>` where it has none. */
+  /** The name of the row for operators: its id column, or `rowid:<n>` if it has none. */
   readonly id: string;
-  /** Null where one of its columns is not text, as in a damaged row. */
+  /** Null if one of the columns is not text, as in a damaged row. */
   readonly ciphertext: CiphertextColumns | null;
-  /** Null where one of its columns is not text, and of other tables than `api_keys`, whose rows are in format 1 alone. */
+  /** Null if one of the columns is not text, and in tables other than `api_keys`, whose rows are always in format 1. */
   readonly binding: BindingColumns | null;
 }
 
@@ -45,12 +45,12 @@ export interface EncryptedRow {
 export interface Replacement {
   readonly rowId: string;
   readonly read: CiphertextColumns;
-  /** What the new one is bound to, which must not change under it; null where it is bound to nothing. */
+  /** What the new ciphertext is bound to; it must not have changed in the row. Null if it is bound to nothing. */
   readonly binding: Omit<BindingColumns, 'table'> | null;
   readonly sealed: CiphertextColumns;
 }
 
-/** What a ciphertext in format 2 is bound to. */
+/** The values that a ciphertext in format 2 is bound to. */
 interface BindingColumns {
   readonly table: string;
   readonly tenantId: string | null;
@@ -64,19 +64,22 @@ interface CiphertextColumns {
   readonly authTag: string;
 }
 
-/** Rows that a table must hold, each with its tag; null: whatever its tag. */
+/** Rows that a table must still hold, each with its authentication tag; a null tag stands for any. */
 export interface ExpectedRows {
   readonly rows: number;
   /** JSON: an array of `[rowId, authTag]`. */
   readonly tags: Uint8Array;
 }
 
-/** Of one argument, which a libSQL server takes up to 5,000,000 bytes of. */
+/** Limit for one argument, of which a libSQL server takes up to 5,000,000 bytes. */
 const maxArgumentBytes = 3_000_000;
-/** In hex. Of a longer ciphertext old and new would not fit into one argument: its IV and its tag say that it is what was read. */
+/**
+ * In hex characters. Above this, old and new ciphertext do not fit into one argument, and only the IV and tag identify what was
+ * read.
+ */
 export const maxComparedCharacters = maxArgumentBytes / 2;
 
-/** Puts replacements down as `replaceStatement` takes them: JSON objects, as few as their size allows. */
+/** Encodes replacements for `replaceStatement` as JSON objects, in as few pieces as the size limit allows. */
 export class ReplacementWriter {
   readonly #text = new TextBytes();
   readonly #pieces: Uint8Array[] = [];
@@ -84,9 +87,10 @@ export class ReplacementWriter {
   add({ rowId, read, binding, sealed }: Replacement): void {
     const ciphertext = read.encryptedValue.length > maxComparedCharacters ? '' : read.encryptedValue;
     const bound = JSON.stringify([binding?.tenantId ?? null, binding?.name ?? null, binding?.provider ?? null]).slice(1);
-    // By its row id, what was read as one text, and what replaces it. Of these only the binding may hold what JSON has to escape.
+    // Keyed by row id: what was read, as one text, then what replaces it. Only the binding may hold characters that JSON must
+    // escape.
     const member = `"${rowId}":["${read.iv} ${read.authTag} ${ciphertext}","${sealed.encryptedValue}","${sealed.iv}","${sealed.authTag}",${bound}`;
-    // A character is up to three bytes, and one outside the binding; a separator and an end come with it.
+    // A character of the binding takes up to three bytes, any other takes one; two more for the separator and the closing brace.
     const mostBytes = member.length + 2 * bound.length + 2;
     if (this.#text.length + mostBytes > maxArgumentBytes) this.#endPiece();
     this.#text.append(`${this.#text.length === 0 ? '{' : ','}${member}`);

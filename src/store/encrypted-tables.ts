@@ -1,6 +1,6 @@
 /**
- * The tables that hold ciphertext in the gateway's three columns: reading them page by page, and replacing a
- * ciphertext only where it still is what was read.
+ * The tables that hold ciphertext in the gateway's three columns: reads them page by page, and replaces a ciphertext only where
+ * it is still what was read.
  */
 
 import { AnswerTooLargeError, ConfigurationError } from '../errors.ts';
@@ -20,12 +20,12 @@ import {
 import { guard, type Statement } from './guards.ts';
 import { assertHasRowIds, withLastingRowIds } from './row-ids.ts';
 
-/** The least that SQLite has, and the greatest. */
+/** SQLite's smallest and greatest row ids. */
 export const firstRowId = -(2n ** 63n);
 export const lastRowId = 2n ** 63n - 1n;
 /**
- * How much ciphertext a page holds at most, in hex characters; a longer row is a page of its own. A page is one value, and a server sends
- * at most 5,000,000 bytes of one.
+ * How much ciphertext a page holds at most, in hex characters; a longer row is a page of its own. A page is one value, and a
+ * server sends at most 5,000,000 bytes of one.
  */
 const pageCharacters = 2_000_000;
 
@@ -42,8 +42,8 @@ export class EncryptedTables {
   }
 
   /**
-   * Every table with the three columns, with how many rows it holds; up to so many are counted. Virtual ones keep theirs in others, and may
-   * be of a module that is not here.
+   * Every table that has the three columns, with its row count, which stops at `mostRows`. Virtual tables are left out: they keep
+   * their rows in other tables, and their module may not be loaded here.
    */
   async discover(mostRows?: number): Promise<TableCount[]> {
     const sql = `SELECT m.name FROM sqlite_schema AS m JOIN pragma_table_info(m.name) AS c
@@ -53,12 +53,12 @@ export class EncryptedTables {
     return Promise.all(names.map(async (table) => ({ table, rows: await this.#count(table, mostRows) })));
   }
 
-  /** As {@link withLastingRowIds}: what reads all {@link pages} is to be such a pass. */
+  /** See {@link withLastingRowIds}: any read of all {@link pages} must run inside a pass. */
   pass<Result>(pass: () => Promise<Result>): Promise<Result> {
     return withLastingRowIds(this.#database, pass);
   }
 
-  /** All rows, or those of a range, in the order of their row ids. What is inserted behind the reader's place meanwhile is not seen. */
+  /** All rows, or those of a range, in order of row id. Rows inserted meanwhile below the reader's position are not seen. */
   async *pages(table: string, range: RowIdRange = { from: firstRowId, to: lastRowId }): AsyncGenerator<EncryptedPage> {
     const sql = await this.#pageStatement(table);
     let most = pageRows;
@@ -71,13 +71,13 @@ export class EncryptedTables {
         const to = BigInt(text(found, 'last_row_id'));
         yield { table, range: { from, to }, rows, cells: toBuffer(found.cells) };
         from = to + 1n;
-        // Of large rows no more are asked for than fit: the database would read them for nothing.
+        // After large rows, ask only for about as many as fit: the database would read the others for nothing.
         limit = Math.min(most, rows * 2);
       }
     }
   }
 
-  /** Null where so many rows are more than a server sends, by what stands in them beside the ciphertext. */
+  /** Null if the other columns make this many rows more than a server sends at once. */
   async #page(sql: string, { from, to }: RowIdRange, limit: number): Promise<Row | null> {
     try {
       const [found] = await this.#database.read(sql, [from, to, limit, pageCharacters], pageWorkMs);
@@ -88,10 +88,10 @@ export class EncryptedTables {
     }
   }
 
-  /** Those of these ids that a row of the table has: its `id`, or `rowid:` and its row id where that is null or bytes. */
+  /** Which of these ids name a row of the table: by its `id`, or, where that is null or bytes, as `rowid:` and its row id. */
   async idsAmong(table: string, ids: readonly string[]): Promise<Set<string>> {
     const hasIdColumn = (await this.#columns(table)).has('id');
-    // A column without a type may hold a number, which is named by its digits.
+    // An untyped column may hold a number, which is named by its digits.
     const byId = "id = w.id OR (id = CAST(w.id AS numeric) AND typeof(id) <> 'blob' AND CAST(id AS text) = w.id)";
     const byRowId = `rowid = w.row_id${hasIdColumn ? " AND typeof(id) IN ('null', 'blob')" : ''}`;
     const wanted = ids.map((id) => [id, /^rowid:(-?\d+)$/.exec(id)?.[1] ?? null]);
@@ -109,7 +109,7 @@ export class EncryptedTables {
     return row === undefined ? 0 : integer(row, 'rows');
   }
 
-  /** In lower case: to SQLite their names are the same in any. */
+  /** In lower case: SQLite ignores the case of column names. */
   async #columns(table: string): Promise<Set<string>> {
     const rows = await this.#database.read('SELECT lower(name) AS name FROM pragma_table_info(?)', [table]);
     return new Set(rows.map((row) => text(row, 'name')));
@@ -122,11 +122,11 @@ export class EncryptedTables {
     if (columns.size === 0) throw new ConfigurationError(`The database has no table ${table}, which the vault is told to cover.`);
     if (missing.length > 0) throw new ConfigurationError(`The table ${table} has no column ${missing.join(', ')}.`);
     await assertHasRowIds(this.#database, table);
-    // In bytes, which a row says of itself: to count its characters is to read them all. Of hex it is the same.
+    // In bytes, a length that SQLite knows without reading the value, unlike that in characters. In hex the two are equal.
     const candidates = `SELECT rowid AS row_id, coalesce(octet_length(encrypted_value), 0) AS characters
       FROM ${quote(table)} WHERE rowid BETWEEN ?1 AND ?2 ORDER BY rowid LIMIT ?3`;
     const cells = encodeRowsOfTexts(['rowid', columns.has('id') ? 'id' : 'NULL', ...ciphertextColumns, ...owned]);
-    // What the rows are long is added up row by row only where they are too long together: it takes as long as reading them.
+    // The running sum over row lengths is computed only if all rows together are too long: it takes as long as reading them.
     return `SELECT count(*) AS rows, CAST(max(rowid) AS text) AS last_row_id, ${cells} AS cells FROM ${quote(table)}
       WHERE rowid BETWEEN ?1 AND (SELECT iif(sum(characters) <= ?4, max(row_id), (
         SELECT max(row_id) FROM (
@@ -136,8 +136,9 @@ export class EncryptedTables {
 }
 
 /**
- * Replaces ciphertexts by compare-and-swap: it changes as many rows as still hold what was read, and what the
- * new ciphertext is bound to. Of `api_keys` it records the key id too; other tables are other programs', and keep their columns.
+ * Replaces ciphertexts by compare-and-swap: it changes only rows that still hold the ciphertext that was read and the values that
+ * the new one is bound to. In `api_keys` it also records the key id; other tables belong to other programs, and get no columns of
+ * ours.
  */
 export function replaceStatement(table: string, keyId: string, replacements: Uint8Array): Statement {
   const isOwned = table === apiKeysTable;
@@ -145,8 +146,8 @@ export function replaceStatement(table: string, keyId: string, replacements: Uin
   const sameBinding = isOwned
     ? `AND (r.value->>5 IS NULL OR (${bindingColumns.map((column, index) => `${column} IS r.value->>${4 + index}`).join(' AND ')}))`
     : '';
-  // What was read is one text, since each value that is taken out of JSON costs as much as a comparison of all; and they are
-  // taken out of texts that are made once, where json_each would make the text anew for every one of them.
+  // What was read is compared as one text, since extracting each value from JSON costs as much as one comparison of them all. The
+  // texts are materialized once; straight from json_each they would be built anew for every extraction.
   const sql = `WITH r AS MATERIALIZED (SELECT key, value FROM json_each(CAST(?1 AS text)))
     UPDATE ${quote(table)} SET encrypted_value = r.value->>1, iv = r.value->>2, auth_tag = r.value->>3${recordKeyId}
     FROM r WHERE ${quote(table)}.rowid = CAST(r.key AS integer)
@@ -155,10 +156,10 @@ export function replaceStatement(table: string, keyId: string, replacements: Uin
   return { sql, args: isOwned ? [replacements, keyId] : [replacements] };
 }
 
-/** The guard that fails once a table is not exactly what the batch's author believes. */
+/** The guard that fails once a table is not exactly what the batch expects. */
 export const tableStateGuard = 'table_state';
 
-/** Fail the batch unless the table holds exactly the rows of these pages. */
+/** Statements that fail the batch unless the table holds exactly the rows of these pages. */
 export function tableStateStatements(table: string, pages: readonly ExpectedRows[]): Statement[] {
   const isThere = `(SELECT count(*) FROM json_each(CAST(? AS text)) AS expected CROSS JOIN ${quote(table)} AS t
     ON t.rowid = CAST(expected.value->>0 AS integer) AND coalesce(t.auth_tag = expected.value->>1, 1)) = ?`;

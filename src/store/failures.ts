@@ -1,28 +1,28 @@
-/** Tells apart what can go wrong between the vault and its database, and says it in words that name what to look at. */
+/** Classifies failures between the vault and its database, and describes each in words that tell an operator what to look at. */
 
 import { LibsqlError } from '@libsql/client';
 import { AnswerTooLargeError, ConfigurationError, StorageUnavailableError } from '../errors.ts';
 
 /**
- * `passing`: nothing was done, since another writer holds the lock, or the server was not reached. `lost`: it may have been carried out
- * or not. `final`: trying again changes nothing.
+ * `passing`: nothing was done, since another writer holds the lock or the server was not reached. `lost`: it may or may not have
+ * been carried out. `final`: retrying changes nothing.
  */
 export type FailureKind = 'passing' | 'lost' | 'final';
 
-/** An attempt took longer than it may; whether it is carried out is unknown. */
+/** An attempt timed out; whether it is carried out is unknown. */
 export class AttemptTimeoutError extends Error {
   readonly code = 'ETIMEDOUT';
 }
 
-/** A table or a column is not there: the vault's own can be put back. */
+/** A table or column is missing; one of the vault's own can be restored. */
 export class MissingSchemaError extends ConfigurationError {}
 
 const unreachedCodes = ['ECONNREFUSED', 'ENOTFOUND', 'EAI_AGAIN', 'EHOSTUNREACH', 'ENETUNREACH', 'UND_ERR_CONNECT_TIMEOUT'];
 
-/** A server that asks to come again later. */
+/** The server asks to be called again later. */
 const throttlingStatuses = [408, 425, 429];
 
-/** What SQLite's codes mean to an operator. */
+/** What SQLite's error codes mean to an operator. */
 const meanings: readonly (readonly [RegExp, string])[] = [
   [/^SQLITE_(BUSY|LOCKED)/, 'another writer keeps it locked'],
   [/^ETIMEDOUT/, 'it did not answer in time'],
@@ -48,7 +48,7 @@ export function kindOf(error: unknown): FailureKind {
   return code === 'SERVER_ERROR' && (status === null || status >= 500) ? 'lost' : 'final';
 }
 
-/** A request that was cut, an answer that was, or none in time; nothing of what our own code may throw. */
+/** A request or answer that was cut off, or a timeout; never an error thrown by our own code. */
 function isFromNetwork(error: unknown): boolean {
   if (error instanceof AttemptTimeoutError || error instanceof SyntaxError) return true;
   const isAborted = error instanceof Error && ['AbortError', 'TimeoutError'].includes(error.name);
@@ -59,7 +59,7 @@ export function isConstraint(error: unknown): boolean {
   return error instanceof LibsqlError && error.code.startsWith('SQLITE_CONSTRAINT');
 }
 
-/** Another process has made the same change to the schema first. A server gives no code for it. */
+/** Another process has made the same schema change first. A server reports no code for it. */
 export function isSchemaRace(error: unknown): boolean {
   return error instanceof LibsqlError && /duplicate column|already exists/i.test(error.message);
 }
@@ -67,7 +67,7 @@ export function isSchemaRace(error: unknown): boolean {
 const ownAdvice = 'Restart the vault, in this version: that puts back what is its own.';
 const otherTableAdvice = "Let the gateway's migration end, or run it, and put a snapshot back.";
 
-/** What a caller is told. An SQL error that only the code can be to blame for stays as it is. */
+/** The error for the caller. An SQL error that only our code can have caused is passed through. */
 export function translate(error: unknown): unknown {
   const message = error instanceof Error ? error.message : '';
   const [, kind, name] = /no such (table|column): ([\w.]+)/.exec(message) ?? [];
@@ -89,13 +89,13 @@ export function translate(error: unknown): unknown {
     : new StorageUnavailableError(reason);
 }
 
-/** What a caller is told, of a write that may have been carried out: never that nothing was. */
+/** The error for the caller of a write that may have been carried out: it never claims that nothing was. */
 export function asMayBeDone(told: unknown): unknown {
   const isKept = !(told instanceof ConfigurationError || told instanceof StorageUnavailableError);
   return isKept ? told : new StorageUnavailableError(told.message, { may_be_done: true });
 }
 
-/** The code and what it means: never the client's own message, which may quote a URL or a value. */
+/** The code and its meaning; never the client's own message, which may quote a URL or a value. */
 export function describe(error: unknown): string {
   const code = codeOf(error) || 'it did not open';
   const [, meaning] = meanings.find(([pattern]) => pattern.test(code)) ?? [];
@@ -111,7 +111,7 @@ function codeOf(error: unknown): string {
   return '';
 }
 
-/** The HTTP status that the server answered with, or null. */
+/** The HTTP status of the server's answer, or null. */
 function statusOf(error: unknown): number | null {
   if (!(error instanceof LibsqlError) || error.code !== 'SERVER_ERROR') return null;
   const cause: unknown = error.cause;

@@ -1,6 +1,6 @@
 /**
- * One connection to a database file. A batch is one transaction, carried out in one go; a statement is compiled once and kept,
- * which the client on top of the same package does not do: compiling takes longer than most of them run.
+ * One connection to a database file. A batch is one transaction, carried out without interruption. Each statement is compiled
+ * once and kept, which the client built on the same package does not do: compiling most of them takes longer than running them.
  */
 
 import { statSync } from 'node:fs';
@@ -12,13 +12,13 @@ import type { Connection, Result, Row, SqlStatement, Value } from './connection.
 import { asMayBeDone, translate } from './failures.ts';
 import { commitSettings, WriteAheadLog } from './write-ahead-log.ts';
 
-/** How long a write waits for a file that is away, and how often it looks. */
+/** How long a write waits for a missing file to return, and how often it looks. */
 const awayMs = 1_000;
 const awayLookMs = 20;
-/** More than the vault's own different statements. */
+/** More than the number of different statements that the vault uses. */
 const maxKept = 200;
 
-/** Of the low byte of SQLite's result codes: what `failures.ts` tells apart. */
+/** By the low byte of SQLite's result code: the codes that `failures.ts` distinguishes. */
 const baseCodes: Readonly<Record<number, string>> = {
   1: 'SQLITE_ERROR',
   3: 'SQLITE_PERM',
@@ -37,9 +37,9 @@ const baseCodes: Readonly<Record<number, string>> = {
 
 interface Compiled {
   readonly statement: NativeDatabase.Statement;
-  /** How many it is always given: what a call leaves out would be what the call before gave. */
+  /** The number of arguments. Each call must give all: libsql keeps the previous call's value for a missing one. */
   readonly args: number;
-  /** The names of what it answers; null where it answers nothing. */
+  /** The names of the result columns; null if the statement returns no rows. */
   readonly columns: readonly string[] | null;
 }
 
@@ -47,19 +47,22 @@ export class FileConnection implements Connection {
   readonly #path: string;
   readonly #lockWaitMs: number;
   readonly #log: WriteAheadLog;
-  /** Of the file that was opened first, whatever it is called; null before that. */
+  /** Identity of the file that was opened first, whatever its path is now; null before that. */
   #identity: string | null;
-  /** Whether the process opened the file with this connection: the others, of threads, leave its log to that one. */
+  /**
+   * Whether this is the connection with which the process opened the file. Those of other threads leave the write-ahead log to
+   * it.
+   */
   readonly #isFirst: boolean;
-  /** For good. */
+  /** Once true, stays true. */
   #isDisplaced = false;
   readonly #compiled = new LRUCache<string, Compiled>({ max: maxKept });
   #database: NativeDatabase.Database | null;
   #isClosed = false;
 
   /**
-   * Creates the file where there is none. `lockWaitMs`: how long SQLite waits for another writer, and blocks. Throws where it cannot be
-   * opened, or is not the one of that identity.
+   * Creates the file if there is none. `lockWaitMs`: how long SQLite blocks waiting for another writer. Throws if the file cannot
+   * be opened, or does not have the given identity.
    */
   constructor(path: string, lockWaitMs: number, identity?: string) {
     this.#path = path;
@@ -71,12 +74,12 @@ export class FileConnection implements Connection {
     this.#log = new WriteAheadLog(path, lockWaitMs);
   }
 
-  /** What another connection of this process to the same file is to be opened with. */
+  /** The identity to pass when this process opens another connection to the same file. */
   get identity(): string | undefined {
     return this.#identity ?? undefined;
   }
 
-  /** Opened by the first use after {@link reconnect}, and again by the next where that fails. */
+  /** Opens the database on first use after {@link reconnect}; if that fails, the next use tries again. */
   get #opened(): NativeDatabase.Database {
     this.#assertOpen();
     this.#database ??= this.#open();
@@ -84,7 +87,7 @@ export class FileConnection implements Connection {
   }
 
   async execute(statement: SqlStatement): Promise<Result> {
-    // A file that is away for a moment is still read.
+    // Throws if the file was replaced; a file that is missing for a moment can still be read.
     this.#checkPlace();
     return this.#run(statement);
   }
@@ -94,8 +97,8 @@ export class FileConnection implements Connection {
   }
 
   /**
-   * As {@link batch}, but another thread waits for the disk, and reads go on. For statements that answer no rows, and may be carried out
-   * twice: it throws AttemptTimeoutError too where it has not ended by `endsAtMs`, and may end later.
+   * As {@link batch}, but another thread waits for the disk, and reads go on. For statements that return no rows and may safely
+   * run twice: it also throws AttemptTimeoutError if it has not ended by `endsAtMs`, and may still complete later.
    */
   async batchBeside(statements: readonly SqlStatement[], endsAtMs: number): Promise<void> {
     try {
@@ -136,7 +139,10 @@ export class FileConnection implements Connection {
     }
   }
 
-  /** Begins anew: a statement that met another writer's lock may hold on to what it saw until it is collected (libsql-client-ts#352). */
+  /**
+   * Drops the connection: a statement that met another writer's lock may keep its old snapshot until it is collected
+   * (libsql-client-ts#352).
+   */
   reconnect(): void {
     this.#compiled.clear();
     this.#database?.close();
@@ -150,7 +156,7 @@ export class FileConnection implements Connection {
   }
 
   #open(): NativeDatabase.Database {
-    // Before it is opened, which would make an empty one; and after, in case another has come between.
+    // Checked before opening, which would create an empty file, and after, in case another file has taken its place in between.
     this.#assertInPlace();
     let database: NativeDatabase.Database | undefined;
     try {
@@ -162,7 +168,7 @@ export class FileConnection implements Connection {
     } catch (error) {
       database?.close();
       if (error instanceof LibsqlError) throw error;
-      // Of a file that does not open the package says no code.
+      // The package gives no code for a file that does not open.
       throw error instanceof NativeDatabase.SqliteError ? toLibsqlError(error) : cannotOpen('The file does not open.');
     }
   }
@@ -177,9 +183,9 @@ export class FileConnection implements Connection {
   }
 
   /**
-   * Whether the path names the file; false while it names none. Throws where it names another than was opened first: what is written
-   * to that one goes with it. The write-ahead log that lies beside the other now is checkpointed into the one that it belongs to, which
-   * is whole then, wherever it is; SQLite would take it for the other's, and spoil that.
+   * Whether the path names the file; false while it names none. Throws if it names another file than the one opened first, since
+   * writes to the old one would be lost with it. The write-ahead log now beside the other file is first checkpointed into the old
+   * one, wherever that is, which makes it complete; SQLite would otherwise apply the log to the other file and corrupt it.
    */
   #checkPlace(): boolean {
     const identity = identityOf(this.#path);
@@ -190,8 +196,8 @@ export class FileConnection implements Connection {
   }
 
   /**
-   * Once and at once: whoever opens the other file shares its log from then on, which is not to be touched again. Where somebody else
-   * reads the old one just now, the log stays.
+   * Done once and at once: whoever opens the other file shares the log from then on, and it must not be touched again. If another
+   * reader is using the old file at that moment, the log stays.
    */
   #leave(): void {
     this.#isDisplaced = true;
@@ -200,8 +206,8 @@ export class FileConnection implements Connection {
   }
 
   /**
-   * Brings what is in the log into the file, as far as nobody else reads it, where the file is still in its place: by the handle that is
-   * open, since another would open what is there.
+   * Moves the write-ahead log into the file, as far as no other reader holds it, if the file is still in place. It uses the open
+   * handle: a new one would open whatever is at the path now.
    */
   async checkpoint(): Promise<void> {
     await this.#log.settled();
@@ -216,7 +222,7 @@ export class FileConnection implements Connection {
     }
   }
 
-  /** Waits until the file is in its place again. Throws where it does not come, or another does. */
+  /** Waits until the file is back in place. Throws if it does not return in time, or another takes its place. */
   async #comeBack(): Promise<void> {
     for (const endsAtMs = performance.now() + awayMs; !this.#checkPlace(); await sleep(awayLookMs)) {
       if (performance.now() > endsAtMs) throw cannotOpen('The file is not there.');
@@ -224,7 +230,7 @@ export class FileConnection implements Connection {
   }
 
   #runAt(index: number, statement: SqlStatement): Result {
-    // SQLite rolls back by itself where the disk is full or fails.
+    // SQLite itself rolls back when the disk is full or fails.
     if (this.#database?.inTransaction !== true)
       throw new LibsqlBatchError('The transaction has ended.', index, 'TRANSACTION_CLOSED');
     try {
@@ -256,7 +262,7 @@ export class FileConnection implements Connection {
     return compiled;
   }
 
-  /** Where that fails too, the connection is of no more use. */
+  /** If the rollback fails too, the connection is unusable and is dropped. */
   #rollBack(): void {
     try {
       this.#run({ sql: 'ROLLBACK' });
@@ -289,7 +295,7 @@ function toRow(columns: readonly string[], values: readonly Value[]): Row {
   return row;
 }
 
-/** In the client's terms, so that one table says what each means. */
+/** Converts to the client's error type, so that one table gives the meaning of each code. */
 function toLibsqlError(error: unknown): unknown {
   if (!(error instanceof NativeDatabase.SqliteError)) return error;
   const { message, code, rawCode } = error as Error & { readonly code: string; readonly rawCode?: number };

@@ -1,11 +1,11 @@
-/** Conditions of a batch: where one does not hold at its place, the whole batch is rolled back, and its author told which. */
+/** Conditions within a batch: if one does not hold at its point, the whole batch is rolled back and the caller is told which. */
 
 import { LibsqlBatchError } from '@libsql/client';
 import type { Argument, SqlStatement } from './connection.ts';
 import { isConstraint } from './failures.ts';
 
 export interface Statement extends SqlStatement {
-  /** Names a statement that {@link guard} made. */
+  /** The name given to {@link guard}, on a statement that it made. */
   readonly guard?: string;
 }
 
@@ -19,17 +19,19 @@ export class GuardFailedError extends Error {
   }
 }
 
-/** Makes the batch that holds it roll back unless `condition`, an SQL expression, is true at its place in the batch. */
+/** A statement that rolls its batch back unless `condition`, an SQL expression, is true at that point in the batch. */
 export function guard(name: string, condition: string, args: readonly Argument[] = []): Statement {
   return { sql: `INSERT INTO vault_assertions (failed) SELECT 1 WHERE NOT (${condition})`, args, guard: name };
 }
 
-/** Where in a batch a statement broke a constraint, the one of a guard among them; null where the batch did not end so. */
+/**
+ * The index of the statement that broke a constraint, which a failed guard does too; null if the batch failed for another reason.
+ */
 export function brokenAt(error: unknown): number | null {
   return error instanceof LibsqlBatchError && isConstraint(error) ? error.statementIndex : null;
 }
 
-/** What a batch ended with: GuardFailedError where that was a guard's doing. */
+/** The error of a batch: GuardFailedError if a guard caused it. */
 export function asGuardFailure(error: unknown, batch: readonly Statement[]): unknown {
   const name = batch[brokenAt(error) ?? -1]?.guard;
   return name === undefined ? error : new GuardFailedError(name);

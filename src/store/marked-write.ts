@@ -1,9 +1,9 @@
 /**
- * A batch that a server carries out once, however often it is sent. Its answer may be lost, and the batch be carried out or not: so it
- * begins by recording a mark of its own. The same batch, sent again, is refused at the mark if it was carried out before, and what it
- * changed is read there. One that is given up is settled: the mark alone is recorded, and whatever is still on its way is refused at it.
- * Before the mark stands the attempt's deadline by the server's clock: one that arrives late where it could not be settled, when its
- * caller has been told that it may be done and others may have written since, is refused there.
+ * A batch that a server carries out at most once, however often it is sent. Since the answer to a batch that was carried out may
+ * be lost, the batch begins by recording a mark of its own. Sent again, it fails at the mark if it was carried out before, and
+ * the mark tells what it changed. An abandoned batch is settled: the mark alone is recorded, and any attempt still in flight
+ * fails at it. Before the mark stands the attempt's deadline by the server's clock. It refuses an attempt that arrives late when
+ * the batch could not be settled: by then the caller has been told that it may be done, and others may have written.
  */
 
 import { randomUUID } from 'node:crypto';
@@ -11,21 +11,21 @@ import { type Connection, text } from './connection.ts';
 import { AttemptTimeoutError, kindOf } from './failures.ts';
 import { asGuardFailure, brokenAt, guard, type Statement } from './guards.ts';
 
-/** Of the deadline and of the mark. */
+/** Positions of the deadline and the mark in the batch. */
 const deadlineAt = 0;
 const markAt = 1;
 
 const insertMark = 'INSERT INTO vault_writes (id, changed, written_at) VALUES (?, ?, unixepoch())';
-/** What a mark says where it was recorded alone. */
+/** The value of a mark that was recorded without the batch. */
 const notDone = 'not done';
 
-/** By so much a server's clock may fall behind what is known of it; timers, which come early, included. */
+/** How far a server's clock may fall behind its estimate, including timers that fire early. */
 const clockMarginMs = 50;
 
-/** A server's clock, as far as it is known. */
+/** An estimate of a server's clock. */
 export class ServerClock {
   readonly #connection: Connection;
-  /** By how much it is ahead of `performance.now()`, in seconds; null until it has been asked. */
+  /** How far it is ahead of `performance.now()`, in seconds; null until it has been read. */
   #offset: number | null = null;
 
   constructor(connection: Connection) {
@@ -33,8 +33,8 @@ export class ServerClock {
   }
 
   /**
-   * What it shows, in seconds, at a moment by `performance.now()`. The moment of an answer is that of its arrival, so that this is too
-   * early by the time of the way back, never too late.
+   * The server's time, in seconds, at a moment by `performance.now()`. The reading is dated to the arrival of its answer, so the
+   * estimate lags the clock by the time of the way back, and is never ahead of it.
    */
   async at(timeMs: number): Promise<number> {
     if (this.#offset === null) {
@@ -44,7 +44,9 @@ export class ServerClock {
     return this.#offset + timeMs / 1000;
   }
 
-  /** Told what it showed after a moment by `performance.now()`: less than it must have, and it was set back. */
+  /**
+   * Checks what the clock showed after a moment by `performance.now()`: a value below the estimate means that it was set back.
+   */
   check(shown: number, afterMs: number): void {
     if (this.#offset !== null && shown < this.#offset + (afterMs - clockMarginMs) / 1000) this.forget();
   }
@@ -59,9 +61,9 @@ export class MarkedWrite {
   readonly #clock: ServerClock;
   readonly #id = randomUUID();
   readonly #count: number;
-  /** When each attempt was given up of which nobody knows whether it was carried out, or will be. */
+  /** Deadlines of the attempts of which it is unknown whether they were, or will be, carried out. */
   readonly #unsettled = new Set<number>();
-  /** All that is sent beside the deadline. */
+  /** The statements of the batch, without the deadline. */
   readonly statements: readonly Statement[];
 
   constructor(connection: Connection, clock: ServerClock, statements: readonly Statement[]) {
@@ -77,17 +79,17 @@ export class MarkedWrite {
     ];
   }
 
-  /** Whether it was sent so that nobody knows whether it was carried out, or will be: {@link settle} then, and tell nothing before. */
+  /** Whether the outcome of some attempt is unknown: then call {@link settle}, and report nothing before. */
   get isUnsettled(): boolean {
     return this.#unsettled.size > 0;
   }
 
-  /** From when on none of these attempts is carried out any more, settled or not; by `performance.now()`. */
+  /** The moment, by `performance.now()`, after which none of these attempts can be carried out, settled or not. */
   get overAtMs(): number {
     return Math.max(...this.#unsettled) + clockMarginMs;
   }
 
-  /** One attempt, given up at `endsAtMs`. Answers how many rows each statement changed. */
+  /** Makes one attempt, abandoned at `endsAtMs`. Returns how many rows each statement changed. */
   async send(endsAtMs: number): Promise<number[]> {
     const batch = this.#batch(await this.#clock.at(endsAtMs));
     const sentAtMs = performance.now();
@@ -105,8 +107,8 @@ export class MarkedWrite {
   }
 
   /**
-   * Makes certain what becomes of it: answers how many rows each statement changed where an attempt has been carried out, and null
-   * where none has been and none will be. May be carried out twice.
+   * Settles the outcome: returns how many rows each statement changed if an attempt was carried out, or null if none was and none
+   * will be. May safely run twice.
    */
   async settle(endsAtMs: number): Promise<number[] | null> {
     const sql = `${insertMark} ON CONFLICT (id) DO UPDATE SET changed = changed RETURNING changed`;
@@ -115,7 +117,7 @@ export class MarkedWrite {
     return changed === notDone ? null : changed.trim().split(' ').map(Number);
   }
 
-  /** What its last attempt ended with: GuardFailedError where that was the doing of one of its guards. */
+  /** The error of the last attempt: GuardFailedError if one of its guards caused it. */
   asGuardFailure(error: unknown): unknown {
     return asGuardFailure(error, this.#batch(0));
   }

@@ -1,4 +1,7 @@
-/** Brings any database to the schema the vault needs, by adding only: the gateway's own statements go on working on the result. */
+/**
+ * Brings any database to the schema that the vault needs by additions only: the gateway's own statements keep working on the
+ * result.
+ */
 
 import { ConfigurationError } from '../errors.ts';
 import { isTrue, text } from './connection.ts';
@@ -8,15 +11,15 @@ import { isConstraint, isSchemaRace, MissingSchemaError } from './failures.ts';
 import type { Statement } from './guards.ts';
 import { assertHasRowIds } from './row-ids.ts';
 
-/** The table as the gateway creates it, for a database that has none yet. */
+/** The table as the gateway creates it, for a database that does not have it yet. */
 const gatewayTable = `CREATE TABLE IF NOT EXISTS api_keys (
   id text PRIMARY KEY NOT NULL, name text NOT NULL, provider text NOT NULL,
   encrypted_value text NOT NULL, iv text NOT NULL, auth_tag text NOT NULL,
   tenant_id text, created_at integer NOT NULL, updated_at integer NOT NULL)`;
 
 /**
- * `key_id` is a hint, and only while `key_id_tag` equals `auth_tag`: a writer that knows neither column leaves them as
- * they were, and the new tag then shows that the hint is stale.
+ * `key_id` is a hint, valid only while `key_id_tag` equals `auth_tag`: a writer that knows neither column leaves them unchanged,
+ * and the new tag then shows that the hint is stale.
  */
 const addedColumns: Readonly<Record<string, string>> = {
   key_id: 'text',
@@ -27,7 +30,7 @@ const addedColumns: Readonly<Record<string, string>> = {
 const nameIndex = 'vault_api_keys_tenant_id_name';
 const gatewayColumns = ['id', 'name', 'provider', 'encrypted_value', 'iv', 'auth_tag', 'tenant_id', 'created_at', 'updated_at'];
 
-/** Forward only: a statement that has shipped is never edited, the next one is appended. */
+/** Forward only: never edit a statement that has shipped; append a new one. */
 const migrations: readonly (readonly string[])[] = [
   [
     'CREATE TABLE vault_writes (id text PRIMARY KEY NOT NULL, changed text NOT NULL, written_at integer NOT NULL)',
@@ -51,7 +54,7 @@ const migrations: readonly (readonly string[])[] = [
   ['ALTER TABLE vault_rotations ADD COLUMN progress text'],
   [
     'CREATE TABLE vault_restores (id text PRIMARY KEY NOT NULL, started_at integer NOT NULL)',
-    // match_key has no type, so that any primary key stays what it is.
+    // match_key has no type, so that a primary key of any type is stored unchanged.
     `CREATE TABLE vault_restore_rows (
       restore_id text NOT NULL, table_name text NOT NULL, row_id integer NOT NULL, match_key, cells text NOT NULL,
       present_row_id integer, present_cells text)`,
@@ -67,7 +70,7 @@ const migrations: readonly (readonly string[])[] = [
   ],
   ['ALTER TABLE vault_master_keys ADD COLUMN seals integer NOT NULL DEFAULT 0'],
   [
-    // A position is never used again, so that a cursor into the list stays good.
+    // AUTOINCREMENT never reuses a position, so that a cursor into the list stays valid.
     `CREATE TABLE vault_audit (
       position integer PRIMARY KEY AUTOINCREMENT, chain text NOT NULL, sequence integer NOT NULL, line text NOT NULL,
       UNIQUE (chain, sequence))`,
@@ -92,7 +95,10 @@ const isServedSql = "EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AN
 
 const maxAttempts = 5;
 
-/** Runs whatever is missing, in one transaction. Of several processes that do so at once, the later ones find the work done and look again. */
+/**
+ * Runs all missing migrations in one transaction. Several processes may do so at once: one that loses the race finds the work
+ * done and checks again.
+ */
 export function migrate(database: Database): Promise<void> {
   return againAfterRace(() => migrateOnce(database));
 }
@@ -109,15 +115,15 @@ async function againAfterRace(change: () => Promise<void>): Promise<void> {
   }
 }
 
-/** Whether the vault has ever served this database. Changes nothing. */
+/** Whether the vault has ever served this database. Read-only. */
 export async function isMigrated(database: Database): Promise<boolean> {
   const [row = {}] = await database.read(`SELECT ${isServedSql} AS is_served`);
   return isTrue(row, 'is_served');
 }
 
 /**
- * A table that was there and is not any more is not made anew, empty, nor one whose rows stand under another name: the gateway's own
- * migration may be about to give its name to the one that it has filled. Throws ConfigurationError.
+ * Refuses to create an empty api_keys if the table existed and has disappeared, or if its rows stand under another name: the
+ * gateway's own migration may be about to rename the table that it has filled. Throws ConfigurationError.
  */
 async function assertNotTakenAway(database: Database, isServed: boolean): Promise<void> {
   const copy = await findFilledCopy(database);
@@ -131,7 +137,7 @@ async function assertNotTakenAway(database: Database, isServed: boolean): Promis
   );
 }
 
-/** A table with all of the gateway's columns, and rows. */
+/** The name of a table that has all of the gateway's columns, and rows; null if there is none. */
 async function findFilledCopy(database: Database): Promise<string | null> {
   const isColumn = `lower(name) IN (${gatewayColumns.map(() => '?').join(', ')})`;
   const alike = await database.read(
@@ -153,7 +159,7 @@ async function migrateOnce(database: Database): Promise<void> {
   const isServed = isTrue(row, 'is_served');
   if (!isTrue(row, 'is_present')) await assertNotTakenAway(database, isServed);
   await database.writeIdempotent([
-    // Not where it was there a moment ago: it may have been taken away since.
+    // Not if the table was there a moment ago: it may have been dropped since.
     ...(isServed ? [] : [{ sql: gatewayTable }]),
     { sql: 'CREATE TABLE IF NOT EXISTS vault_migrations (version integer PRIMARY KEY NOT NULL, applied_at integer NOT NULL)' },
   ]);
@@ -164,14 +170,14 @@ async function migrateOnce(database: Database): Promise<void> {
 }
 
 /**
- * Adds the vault's columns and index where they are not, as on a table that the gateway's own migrations have recreated.
- * Throws ConfigurationError where the gateway's own columns are not all there.
+ * Adds the vault's columns and index where they are missing, as on a table that the gateway's own migrations have recreated.
+ * Throws ConfigurationError if any of the gateway's own columns is missing.
  */
 export function addMissingColumns(database: Database): Promise<void> {
   return againAfterRace(() => addMissingColumnsOnce(database));
 }
 
-/** What `operation` does, and once more where another program's migration has taken the vault's columns away meanwhile. */
+/** Runs `operation`, and once more if another program's migration has dropped the vault's columns meanwhile. */
 export async function withColumns<Result>(database: Database, operation: () => Promise<Result>): Promise<Result> {
   try {
     return await operation();

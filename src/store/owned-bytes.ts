@@ -1,8 +1,11 @@
-/** Memory that bytes have to themselves: it moves to another thread uncopied, or is given back before the collector comes. */
+/**
+ * Handles byte arrays that own their memory: they move to another thread without a copy, or are freed before the garbage
+ * collector runs.
+ */
 
 import { MessageChannel, type MessagePort } from 'node:worker_threads';
 
-/** What of these bytes can be moved to another thread: what holds others' bytes as well is left to be copied. */
+/** The buffers that can be moved to another thread; a buffer that also holds other bytes is left to be copied. */
 export function movable(arrays: readonly Uint8Array[]): ArrayBuffer[] {
   return arrays.flatMap(({ buffer, byteLength }) =>
     buffer instanceof ArrayBuffer && buffer.byteLength === byteLength ? [buffer] : [],
@@ -12,12 +15,12 @@ export function movable(arrays: readonly Uint8Array[]): ArrayBuffer[] {
 let closedPort: MessagePort | null = null;
 
 /**
- * Gives the memory of bytes back that nobody needs any more, and leaves them empty: for the collector they are a small object, and
- * half a megabyte each would lie about until it comes. What is not {@link movable} stays as it is.
+ * Frees the memory of bytes that are no longer needed, and leaves them empty. The collector sees them as small objects and would
+ * let half a megabyte each lie around. Bytes that are not {@link movable} stay as they are.
  */
 export function release(bytes: Uint8Array): void {
   closedPort ??= makeClosedPort();
-  // A message to nobody is dropped at once, with all that was moved into it (HTML, 9.4.4, message ports).
+  // A message to a closed port is dropped at once, with everything transferred in it (HTML, 9.4.4, message ports).
   closedPort.postMessage(null, movable([bytes]));
 }
 

@@ -1,12 +1,14 @@
-/** Which service processes live, and which master keys each holds. The database's clock says who lives. */
+/** Which service processes are alive, and which master keys each holds. The database's clock decides who is alive. */
 
 import { text } from './connection.ts';
 import type { Database } from './database.ts';
 import { guard, type Statement } from './guards.ts';
 
-/** Seconds after which a replica that has not been heard of counts as gone. */
+/** Seconds after its last heartbeat at which a replica counts as gone. */
 const liveSeconds = 15;
-/** So does one that was heard of in a time to come: the clock has been set back since, and whoever lives beats in seconds. */
+/**
+ * A heartbeat in the future counts as gone too: the clock has been set back since, and a live replica beats again within seconds.
+ */
 const isLive = `seen_at BETWEEN unixepoch() - ${liveSeconds - 1} AND unixepoch() + ${liveSeconds}`;
 const forgottenSeconds = 3_600;
 
@@ -36,7 +38,10 @@ export class ReplicaStore {
     }));
   }
 
-  /** Says that the replica lives, and forgets what is long past: replicas that went without a word, and settled writes. */
+  /**
+   * Records a heartbeat, and deletes what is long past: replicas that vanished without signing off, and the marks of settled
+   * writes.
+   */
   async beat({ id, host, keyIds }: Replica): Promise<void> {
     await this.#database.writeBeside([
       {
@@ -54,7 +59,7 @@ export class ReplicaStore {
   }
 }
 
-/** Fails the batch unless every live replica holds all of these keys. */
+/** A statement that fails the batch unless every live replica holds all of these keys. */
 export function replicaKeysStatement(keyIds: readonly string[]): Statement {
   const holdsAll = keyIds.map(() => 'instr(key_ids, ?) > 0').join(' AND ');
   const condition = `NOT EXISTS (SELECT 1 FROM vault_replicas WHERE ${isLive} AND NOT (${holdsAll}))`;

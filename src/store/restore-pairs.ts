@@ -1,21 +1,22 @@
 /**
- * Pairs the rows of a snapshot with those of a table whose primary key is not one column, one with one. Row ids do not tell which is
- * which: SQLite gives them away again, and a table that is made anew, or that VACUUM packs, has others. A row is known by its identity,
- * where no other of either side has the same; of several that have, by its IV and tag as well. What is in doubt stays without a pair.
+ * Pairs the rows of a snapshot one to one with those of a table whose primary key is not a single column. Row ids cannot match
+ * them: SQLite reuses them, and a table that was recreated or compacted by VACUUM has new ones. A row is matched by its identity
+ * if that is unique on both sides; rows that share an identity are matched by IV and tag as well. Rows still in doubt stay
+ * unpaired.
  */
 
 import { encodeCells } from './cells.ts';
 import { quote } from './encrypted-tables.ts';
 import type { Statement } from './guards.ts';
 
-/** What the rows of a table are known by. */
+/** What identifies the rows of a table. */
 export interface Identity {
   readonly columns: readonly string[];
-  /** Whether no two rows have the same in all of them, unless one is null. */
+  /** Whether no two rows share the values of all columns, unless one of these is null. */
   readonly isUnique: boolean;
 }
 
-/** A table whose rows are paired. */
+/** A table whose rows are matched by pairing. */
 interface PairedTable {
   readonly table: string;
   readonly identity: Identity;
@@ -24,14 +25,14 @@ interface PairedTable {
 /** A row of a snapshot. */
 export interface IdentifiedRow {
   readonly rowId: string;
-  /** JSON of the cells of the identity. */
+  /** JSON of the cells of the identity columns. */
   readonly identity: string;
   readonly isUnique: boolean;
   /** JSON of the cells of {@link sealingColumns}. */
   readonly sealing: string;
 }
 
-/** Of one sealing alone. */
+/** Together they identify one sealing. */
 export const sealingColumns = ['iv', 'auth_tag'] as const;
 
 export function noteStatement(id: string, table: string, rows: readonly IdentifiedRow[]): Statement {
@@ -41,7 +42,7 @@ export function noteStatement(id: string, table: string, rows: readonly Identifi
   return { sql, args: [id, table, `[${values.join(',')}]`] };
 }
 
-/** Each sorts what the one before has left without a pair, once, however many are alike. */
+/** Each statement pairs rows that the previous one left unpaired, with one sort, however many rows are alike. */
 export function pairStatements(id: string, { table, identity }: PairedTable): Statement[] {
   const noted = 'vault_restore_identities WHERE restore_id = ?1 AND table_name = ?2';
   const cells = [identity.columns, sealingColumns].map((columns) => codeOf('t', columns));
@@ -55,7 +56,7 @@ export function pairStatements(id: string, { table, identity }: PairedTable): St
   return sqls.map((sql) => ({ sql, args: [id, table] }));
 }
 
-/** Pairs what is alone on its side with what is alone on the other. */
+/** Pairs rows that are alone in their group on their side with one that is alone on the other side. */
 function pairSql(rows: string, group: string): string {
   return `UPDATE vault_restore_identities AS i SET present_row_id = pair.present_row_id FROM (
       SELECT max(iif(is_present, NULL, row_id)) AS row_id, max(iif(is_present, row_id, NULL)) AS present_row_id
@@ -63,13 +64,15 @@ function pairSql(rows: string, group: string): string {
     WHERE i.restore_id = ?1 AND i.table_name = ?2 AND i.row_id = pair.row_id`;
 }
 
-/** Joins the table `t`, by the pairs, to the JSON of `[…, rowid]` in `r.value`. Its arguments are the restore and the table. */
+/**
+ * Joins the table `t`, through the pairs, to the JSON `[…, rowid]` in `r.value`. Its arguments are the restore id and the table.
+ */
 export function pairedTo({ table, identity }: PairedTable): string {
   return `CROSS JOIN vault_restore_identities AS i ON i.restore_id = ? AND i.table_name = ? AND i.row_id = CAST(r.value->>1 AS integer)
     CROSS JOIN ${quote(table)} AS t ON t.rowid = i.present_row_id AND ${hasIdentity('t', identity, 'i')}`;
 }
 
-/** An SQL condition: that a row of the table `name` is what was noted in `noted`. */
+/** An SQL condition: the row of table `name` has the identity recorded in `noted`. */
 export function hasIdentity(name: string, { columns }: Identity, noted: string): string {
   return `${codeOf(name, columns)} = ${noted}.identity`;
 }

@@ -1,6 +1,6 @@
 /**
- * Puts rows back in one transaction, however many: they are staged in tables of the vault's own first, and moved by SQL, each
- * only over what was read before.
+ * Puts rows back in one transaction, however many there are: they are first staged in tables of the vault's own, then moved by
+ * SQL, each only over the row that was read before.
  */
 
 import { decodeCell, encodeCells } from './cells.ts';
@@ -12,31 +12,31 @@ import { guard, type Statement } from './guards.ts';
 import { deleteOthersStatement, type MovedTable, mergeStatements, orderStatements, replaceStatements } from './restore-moves.ts';
 import { type IdentifiedRow, noteStatement, pairedTo, pairStatements } from './restore-pairs.ts';
 
-/** Seconds after which what a restore has staged counts as left behind by a process that has gone. */
+/** Age in seconds at which staged rows count as left behind by a process that has died. */
 const forgottenSeconds = 3_600;
-/** How much longer the move may take on a server for each row, and at least. */
+/** Extra time for the move on a server: per row, on top of a fixed minimum. */
 const workPerRowMs = 0.5;
 const minWorkMs = 20_000;
 
 /** A row that is in the table now. */
 export interface PresentRow {
   readonly rowId: string;
-  /** JSON of the cells that were asked for. */
+  /** JSON of the requested cells. */
   readonly cells: string;
 }
 
 export interface StagedRow {
   readonly rowId: string;
-  /** JSON of the cell of the primary key; `null` where there is none. */
+  /** JSON of the primary key's cell; `null` where there is none. */
   readonly matchCell: string;
   readonly cells: string;
-  /** The row that it is to replace, with the cells of {@link ciphertextColumns} as they were read; null where it is missing. */
+  /** The row to be replaced, with the cells of {@link ciphertextColumns} as they were read; null if it is missing. */
   readonly present: PresentRow | null;
 }
 
-/** The guard that fails once the tables are not what was read of them. */
+/** The guard that fails once the tables are not as they were read. */
 export const presentGuard = 'restore_present';
-/** The guard that fails where something of what was staged has gone. */
+/** The guard that fails if some staged rows are gone. */
 const stagedGuard = 'restore_staged';
 
 export class RestoreStore {
@@ -50,7 +50,7 @@ export class RestoreStore {
     await this.#database.write([{ sql: 'INSERT INTO vault_restores (id, started_at) VALUES (?, unixepoch())', args: [id] }]);
   }
 
-  /** Deletes what restores have staged that ended without a word. */
+  /** Deletes what abandoned restores have staged. */
   async forgetStale(): Promise<void> {
     const rows = await this.#database.read(`SELECT id FROM vault_restores WHERE started_at < unixepoch() - ${forgottenSeconds}`);
     for (const row of rows) await this.forget(text(row, 'id'));
@@ -60,7 +60,7 @@ export class RestoreStore {
     await this.#database.write(forgetStatements(id), minWorkMs);
   }
 
-  /** Of rows of one primary key the last counts: one that was written anew while it was read has been read twice. */
+  /** The last row with a given primary key wins: a row that was rewritten during the read was read twice. */
   async stage(id: string, table: string, rows: readonly StagedRow[]): Promise<void> {
     const staged = JSON.stringify(rows.map(({ rowId, matchCell, cells }) => [rowId, [JSON.parse(matchCell)], JSON.parse(cells)]));
     const present = JSON.stringify(
@@ -72,7 +72,7 @@ export class RestoreStore {
     await this.#database.write([{ sql, args: [id, table, staged, present] }]);
   }
 
-  /** Notes what the table held when it was read, for {@link replaceAll} to insist on. */
+  /** Records the present rows of the table, for {@link replaceAll} to compare with. */
   async stagePresent(id: string, table: string, rows: readonly PresentRow[]): Promise<void> {
     const sql = `INSERT OR REPLACE INTO vault_restore_present (restore_id, table_name, row_id, cells)
       SELECT ?, ?, CAST(value->>0 AS integer), value->1 FROM json_each(?)`;
@@ -80,12 +80,12 @@ export class RestoreStore {
     await this.#database.write([{ sql, args: [id, table, json] }]);
   }
 
-  /** Notes what rows are known by that are to be paired. Of those that have what is unique the last counts, as in {@link stage}. */
+  /** Records the identities of rows to be paired. The last row with a given unique identity wins, as in {@link stage}. */
   async noteIdentities(id: string, table: string, rows: readonly IdentifiedRow[]): Promise<void> {
     await this.#database.write([noteStatement(id, table, rows)]);
   }
 
-  /** Pairs all that was noted with the rows that are in the tables now, for {@link present}. */
+  /** Pairs all recorded identities with the rows that are in the tables now, for {@link present}. */
   async pair(id: string, tables: readonly MovedTable[]): Promise<void> {
     const pairs = pairsOf(id, tables);
     if (pairs.length > 0) await this.#database.write(pairs, await this.#workMs(id));
@@ -96,8 +96,8 @@ export class RestoreStore {
   }
 
   /**
-   * The rows of the table that are those asked for: by the one column of its primary key, or as they were paired. Each key is the JSON
-   * of `[cell, rowid]`; the answer is by the position of the key.
+   * The table's rows for these keys, found by its single primary-key column or through the pairs. Each key is the JSON `[cell,
+   * rowid]`; the result is keyed by the position of the key.
    */
   async present(id: string, moved: MovedTable, keys: readonly string[], columns: readonly string[]) {
     const { table, keyColumn } = moved;
@@ -111,9 +111,9 @@ export class RestoreStore {
   }
 
   /**
-   * Puts back the staged rows that are still missing, or still what was read, and answers how many those were. One of
-   * whose tenant and name another has been written since `takenAt`, in Unix seconds, stays out. Throws GuardFailedError with one
-   * of `conditions`; nothing was written then.
+   * Puts back the staged rows that are still missing or still as they were read, and returns how many. A row whose tenant and
+   * name another row has been written under since `takenAt`, in Unix seconds, stays out. Throws GuardFailedError, with nothing
+   * written, if one of `conditions` fails.
    */
   async merge(id: string, tables: readonly MovedTable[], takenAt: number, conditions: readonly Statement[]): Promise<number> {
     return this.#move(
@@ -124,9 +124,9 @@ export class RestoreStore {
   }
 
   /**
-   * Makes the tables what is staged, and answers how many rows they hold. Rows that stay keep the row ids that they have now; of one
-   * tenant and name the same counts as in the snapshot. Throws GuardFailedError with
-   * {@link presentGuard} where they are no longer what {@link stagePresent} noted, or with one of `conditions`.
+   * Makes the tables what is staged, and returns how many rows they hold. Rows that stay keep the row ids that they have now; of
+   * several rows of one tenant and name the same one counts as in the snapshot. Throws GuardFailedError with {@link presentGuard}
+   * if the tables no longer match what {@link stagePresent} recorded, or if one of `conditions` fails.
    */
   async replaceAll(id: string, tables: readonly MovedTable[], conditions: readonly Statement[]): Promise<number> {
     const unchanged = tables.map(({ table }) => presentStatement(id, table));
@@ -139,14 +139,14 @@ export class RestoreStore {
     );
   }
 
-  /** Answers how many rows `moves` changed. */
+  /** Returns how many rows `moves` changed. */
   async #move(
     id: string,
     before: readonly Statement[],
     moves: readonly Statement[],
     after: readonly Statement[] = [],
   ): Promise<number> {
-    // Whoever deletes what was staged deletes the record with it: while that is there, all of it is.
+    // Staged rows are always deleted together with this record: while it exists, all of them do.
     const whole = guard(stagedGuard, 'EXISTS (SELECT 1 FROM vault_restores WHERE id = ?)', [id]);
     const statements = [whole, ...before, ...moves, ...after, ...forgetStatements(id)];
     const written = await this.#database.write(statements, await this.#workMs(id));
@@ -166,7 +166,9 @@ function pairsOf(id: string, tables: readonly MovedTable[]): Statement[] {
   return tables.flatMap((table) => (table.keyColumn === null ? pairStatements(id, table) : []));
 }
 
-/** Joins the table `t`, by its primary key, to the JSON of `[cell, rowid]` in `r.value`; of rows without one, the row id tells. */
+/**
+ * Joins the table `t`, by its primary key, to the JSON `[cell, rowid]` in `r.value`; rows with a null key are matched by row id.
+ */
 function foundBy(keyColumn: string, table: string): string {
   const key = `t.${quote(keyColumn)}`;
   const cell = decodeCell("(r.value->'$')", 0);
@@ -182,7 +184,7 @@ function forgetStatements(id: string): Statement[] {
   ];
 }
 
-/** Fails the batch unless the table holds exactly the rows that were noted, with the ciphertexts that they had. */
+/** Fails the batch unless the table holds exactly the recorded rows, with the recorded ciphertexts. */
 function presentStatement(id: string, table: string): Statement {
   const isAsNoted = ciphertextColumns.map((column, index) => `t.${column} IS ${decodeCell('p.cells', index)}`).join(' AND ');
   const noted = 'FROM vault_restore_present AS p WHERE p.restore_id = ? AND p.table_name = ?';

@@ -1,4 +1,4 @@
-/** What the vault keeps of a rotation: one row of `vault_rotations`, read and written. */
+/** The record of a rotation: one row of `vault_rotations`, read and written here. */
 
 import { integer, integerOrNull, isTrue, type Row, text, textOrNull } from './connection.ts';
 import type { Statement } from './guards.ts';
@@ -22,25 +22,25 @@ export interface SkippedRow {
   readonly id: string;
 }
 
-/** As `skip_ids` names it, and as messages do. */
+/** A row as `skip_ids` and messages name it. */
 export function nameOfSkipped({ table, id }: SkippedRow): string {
   return `${table}:${id}`;
 }
 
-/** How far a rotation is, in its present phase. */
+/** How far a rotation has come in its present phase. */
 export interface RotationProgress {
   readonly rowsDone: number;
   readonly rowsTotal: number;
   readonly rowsPerSecond: number;
-  /** Null before a rate is known. */
+  /** Null until a rate is known. */
   readonly secondsLeft: number | null;
 }
 
-/** Where the tables are kept as they were. */
+/** The snapshot of the covered tables, taken before the rotation. */
 export interface SnapshotFile {
   /** Absolute, on the machine of the process that wrote it. */
   readonly path: string;
-  /** Of the whole file, in hex. */
+  /** Hash of the whole file, in hex. */
   readonly sha256: string;
 }
 
@@ -59,26 +59,28 @@ export interface RotationRecord extends RotationCounts {
   readonly toKeyId: string;
   readonly upgradeFormat: boolean;
   readonly skippedRows: readonly SkippedRow[];
-  /** The tables that it covers, as their names were spelt when it was begun or last taken up. */
+  /** The covered tables, with their names as spelt when the rotation was begun or last resumed. */
   readonly coveredTables: readonly string[];
-  /** Whether the new key was the active one already when it was begun, so that it is not its doing where a row needs the old one. */
+  /**
+   * Whether the new key was already active when the rotation began, so that a row that still needs the old key is not its fault.
+   */
   readonly isRerun: boolean;
   /** Why it did not complete, or null. */
   readonly error: string | null;
   /** Unix seconds. */
   readonly startedAt: number;
   readonly finishedAt: number | null;
-  /** As its owner last reported it, at most some seconds ago; null where it does not run. */
+  /** As its owner last reported it, at most some seconds ago; null unless the rotation is running. */
   readonly progress: RotationProgress | null;
-  /** Null where no folder for snapshots is set, or nothing was to be written. */
+  /** Null if no snapshot folder is configured, or nothing was to be written. */
   readonly snapshot: SnapshotFile | null;
-  /** Whether it has come to the switch of the active key, from where on it may have written. */
+  /** Whether it has switched the active key; from then on it may have written rows. */
   readonly isSwitched: boolean;
-  /** How often a row was found under the old key after all had been written, since it last ended as `verify_failed`. */
+  /** Rows found under the old key after all had been written, counted since it last ended as `verify_failed`. */
   readonly rowsFoundLate: number;
 }
 
-/** Whether some process is at work on it. */
+/** Whether some process is working on it. */
 export function isRunning({ state }: Pick<RotationRecord, 'state'>): boolean {
   return runningStates.includes(state);
 }
@@ -88,25 +90,28 @@ export interface RotationUpdate extends Partial<RotationCounts> {
   readonly error?: string | null;
   readonly snapshot?: SnapshotFile;
   readonly isSwitched?: true;
-  /** Beside those found before. */
+  /** Added to those found before. */
   readonly rowsFoundLate?: number;
 }
 
 /** Seconds without renewal after which another owner may take the lease. */
 export const leaseSeconds = 15;
 
-/** So is one that runs for longer than it may: the clock has been set back since, and whoever holds it renews it in seconds. */
+/**
+ * A lease that expires too far in the future counts as expired too: the clock has been set back, and a live owner renews within
+ * seconds.
+ */
 export const isLeaseExpired = `(expires_at <= unixepoch() OR expires_at > unixepoch() + ${leaseSeconds})`;
 
-/** Whatever its owner wrote down last: one that has not renewed its lease has left the rotation. */
+/** Whatever state its owner last recorded, a running rotation without a live lease has been abandoned. */
 const presentState = `iif(state IN (${runningStates.map((state) => `'${state}'`).join(', ')}) AND NOT EXISTS (
     SELECT 1 FROM vault_rotation_lease WHERE rotation_id = vault_rotations.id AND NOT ${isLeaseExpired}), 'interrupted', state) AS state`;
 export const rotationColumns = `id, ${presentState}, from_key_id, to_key_id, upgrade_format, skipped_rows, covered_tables, rerun, rows_scanned, rows_rotated,
   rows_already_rotated, rows_skipped, rows_verified, rows_found_late, error, started_at, finished_at, progress, snapshot, switched`;
-/** Of one that nobody takes up again. */
+/** States of a rotation that is never resumed. */
 export const finalStates = "'completed', 'cancelled', 'failed'";
 
-/** What the update leaves out stays as it is, but for the error. */
+/** Fields missing from the update stay as they are, except the error, which is cleared. */
 export function updateStatement(id: string, update: RotationUpdate): Statement {
   const sql = `UPDATE vault_rotations SET state = ?, error = ?,
       rows_scanned = coalesce(?, rows_scanned), rows_rotated = coalesce(?, rows_rotated),

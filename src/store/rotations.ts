@@ -1,4 +1,4 @@
-/** Records rotations, and has the lease that lets one owner at a time run one. The database's clock times the lease. */
+/** Records rotations, and holds the lease that lets only one owner run one at a time. The database's clock times the lease. */
 
 import { type AuditLine, auditStatement } from './audit.ts';
 import { integer, isTrue, text } from './connection.ts';
@@ -25,16 +25,16 @@ export interface NewRotation extends Pick<RotationRecord, Choices> {
   readonly isForced: boolean;
 }
 
-/** Held by one process for one rotation. Every takeover raises the fence, so that an earlier owner can be told apart. */
+/** Held by one process for one rotation. Every takeover raises the fencing token `fence`, which invalidates earlier owners. */
 export interface Lease {
   readonly rotationId: string;
   readonly owner: string;
   readonly fence: number;
-  /** Whether the rotation had come to its switch before it was taken: nobody else can switch from then on. */
+  /** Whether the rotation had reached its switch before the lease was taken; after that nobody else can switch the key. */
   readonly isSwitched: boolean;
 }
 
-/** The guard that fails once the lease belongs to somebody else. */
+/** The guard that fails once the lease belongs to another owner. */
 const fenceGuard = 'rotation_fence';
 
 /** The guard that fails while a rotation is unfinished. */
@@ -51,12 +51,12 @@ export class RotationStore {
     return this.#one('WHERE id = ?', [id]);
   }
 
-  /** The one that was begun and has not ended, or null. */
+  /** The rotation that was begun and has not ended, or null. */
   async findUnfinished(): Promise<RotationRecord | null> {
     return this.#one(`WHERE state NOT IN (${finalStates}) ORDER BY started_at DESC, rowid DESC`);
   }
 
-  /** Whether one was begun and has not ended, by the columns that every version has. */
+  /** Whether a rotation was begun and has not ended; reads only columns that exist in every schema version. */
   async hasUnfinished(): Promise<boolean> {
     const rows = await this.#database.read(`SELECT 1 FROM vault_rotations WHERE state NOT IN (${finalStates}) LIMIT 1`);
     return rows.length > 0;
@@ -66,12 +66,12 @@ export class RotationStore {
     return this.#one(`WHERE state IN (${finalStates}) ORDER BY finished_at DESC, rowid DESC`);
   }
 
-  /** The last one that made this key the active one, or null. */
+  /** The last rotation that made this key the active one, or null. */
   async findLastCompletedTo(keyId: string): Promise<RotationRecord | null> {
     return this.#one("WHERE state = 'completed' AND to_key_id = ? ORDER BY finished_at DESC, rowid DESC", [keyId]);
   }
 
-  /** Every row that a completed rotation has left out, with the key that it was to be rotated from. */
+  /** Every row left out by a completed rotation, with the key that it was to be rotated from. */
   async findSkipped(): Promise<(SkippedRow & { readonly fromKeyId: string })[]> {
     const rows = await this.#database.read(`SELECT from_key_id, skipped_rows FROM vault_rotations
       WHERE state = 'completed' AND skipped_rows <> '[]'`);
@@ -81,15 +81,15 @@ export class RotationStore {
     });
   }
 
-  /** How often a rotation has been begun, or taken up. */
+  /** The current fencing token: how often a rotation has been begun or resumed, or cancelled while leased. */
   async fence(): Promise<number> {
     const [row] = await this.#database.read('SELECT fence FROM vault_rotation_lease');
     return row === undefined ? 0 : integer(row, 'fence');
   }
 
   /**
-   * Takes the lease and records the rotation, also in the audit, or takes up the unfinished one of that id again, in one step. Null where
-   * another owner holds the lease or another rotation is unfinished.
+   * In one atomic step, takes the lease and records the rotation, with its audit record, or resumes the unfinished rotation of
+   * that id. Null if another owner holds the lease or another rotation is unfinished.
    */
   async begin(rotation: NewRotation, owner: string, record: AuditLine): Promise<Lease | null> {
     const { id, fromKeyId, toKeyId, upgradeFormat, isForced, isRerun } = rotation;
@@ -97,7 +97,7 @@ export class RotationStore {
     const itselfFinished = `SELECT 1 FROM vault_rotations WHERE id = ? AND state IN (${finalStates})`;
     const otherUnfinished = `SELECT 1 FROM vault_rotations WHERE state NOT IN (${finalStates}) AND id <> ?`;
     const [, lease] = await this.#database.write([
-      // It may have been lost with a copy of some of the tables.
+      // The row may be missing after a copy of only some of the tables.
       { sql: 'INSERT OR IGNORE INTO vault_rotation_lease (one, fence, expires_at) VALUES (1, 0, 0)' },
       {
         sql: `UPDATE vault_rotation_lease SET rotation_id = ?, owner = ?, fence = fence + 1, expires_at = unixepoch() + ${leaseSeconds}
@@ -123,7 +123,10 @@ export class RotationStore {
       : { rotationId: id, owner, fence: integer(row, 'fence'), isSwitched: isTrue(row, 'switched') };
   }
 
-  /** Keeps the lease for another {@link leaseSeconds}, and reports how far its rotation is. False once it belongs to somebody else. */
+  /**
+   * Extends the lease to {@link leaseSeconds} from now, and reports the rotation's progress. False once another owner has the
+   * lease.
+   */
   async renew({ owner, fence, rotationId }: Lease, progress: RotationProgress): Promise<boolean> {
     const [renewed] = await this.#database.write([
       {
@@ -138,14 +141,17 @@ export class RotationStore {
     return renewed === 1;
   }
 
-  /** Writes the rotation's statements together with its new state, and answers how many rows each changed. All of it fails where the lease has been lost. */
+  /**
+   * Writes the statements together with the rotation's new state, and returns how many rows each changed. Fails as a whole if the
+   * lease is lost.
+   */
   async advance(lease: Lease, update: RotationUpdate, statements: readonly Statement[] = []): Promise<number[]> {
     const batch = [fenceStatement(lease), ...statements, updateStatement(lease.rotationId, update)];
     const written = await withColumns(this.#database, () => this.#database.write(batch));
     return written.slice(1, -1);
   }
 
-  /** Records the end of the rotation, or of this attempt at it, and gives the lease back. */
+  /** Records the end of the rotation, or of this attempt at it, and releases the lease. */
   async finish(lease: Lease, update: RotationUpdate, record: AuditLine): Promise<void> {
     await this.#database.write([
       fenceStatement(lease),
@@ -160,8 +166,8 @@ export class RotationStore {
   }
 
   /**
-   * Ends a rotation that has not switched the active key, and takes the lease from whoever holds it for that. False, and
-   * nothing changed, where it has switched or ended.
+   * Ends a rotation that has not switched the active key, taking the lease from its holder. False, with nothing changed, if it
+   * has switched or ended.
    */
   async cancel(id: string, record: AuditLine): Promise<boolean> {
     const cancellable = "id = ? AND state IN ('gating', 'interrupted') AND switched = 0";
@@ -186,7 +192,10 @@ export class RotationStore {
   }
 }
 
-/** Fails the batch while any rotation is unfinished, and where one has been begun since {@link RotationStore.fence} was read. */
+/**
+ * A statement that fails the batch while any rotation is unfinished, or if one has begun since {@link RotationStore.fence} was
+ * read.
+ */
 export function noRotationStatement(fence: number): Statement {
   const noneUnfinished = `NOT EXISTS (SELECT 1 FROM vault_rotations WHERE state NOT IN (${finalStates}))`;
   return guard(noRotationGuard, `${noneUnfinished} AND coalesce((SELECT fence FROM vault_rotation_lease), 0) = ?`, [fence]);

@@ -1,7 +1,7 @@
 /**
- * A pass over all rows in the order of their row ids sees each of them. Whoever makes a table anew, as migrations do, gives its rows
- * other row ids, and VACUUM does where a table has no index, so that rows may come to stand behind the reader: then the pass is
- * made again.
+ * A pass over all rows in order of row id sees each of them. Recreating a table, as migrations do, gives its rows new row ids,
+ * and so does VACUUM on a table with neither an index nor an INTEGER PRIMARY KEY; rows may then move behind the reader, and the
+ * pass is repeated.
  */
 
 import { ConfigurationError, StorageUnavailableError } from '../errors.ts';
@@ -10,7 +10,7 @@ import type { Database } from './database.ts';
 
 const maxPasses = 5;
 
-/** Answers what a pass answers during which no row ids were given anew. Throws StorageUnavailableError after five attempts. */
+/** Returns the result of a pass during which no row ids were reassigned. Throws StorageUnavailableError after five attempts. */
 export async function withLastingRowIds<Result>(database: Database, pass: () => Promise<Result>): Promise<Result> {
   for (let attempt = 1; attempt <= maxPasses; attempt += 1) {
     const epoch = await readEpoch(database);
@@ -22,9 +22,9 @@ export async function withLastingRowIds<Result>(database: Database, pass: () => 
   );
 }
 
-/** Throws ConfigurationError where `rowid` is not what SQLite numbers the rows of a table by. */
+/** Throws ConfigurationError if `rowid` is not SQLite's own row id in this table. */
 export async function assertHasRowIds(database: Database, table: string): Promise<void> {
-  // An INTEGER PRIMARY KEY of the name rowid is the same number.
+  // An INTEGER PRIMARY KEY named rowid is the row id itself.
   const sql = `SELECT EXISTS (SELECT 1 FROM pragma_table_list WHERE lower(name) = lower(?1) AND wr = 1) AS is_without,
     EXISTS (SELECT 1 FROM pragma_table_info(?1) WHERE lower(name) = 'rowid'
       AND NOT (pk = 1 AND upper(type) = 'INTEGER' AND (SELECT max(pk) FROM pragma_table_info(?1)) = 1)) AS is_hidden`;
@@ -33,7 +33,7 @@ export async function assertHasRowIds(database: Database, table: string): Promis
   if (isTrue(row, 'is_hidden')) throw new ConfigurationError(`The table ${table} has a column rowid, and cannot be covered.`);
 }
 
-/** Every change of the schema counts it up, and VACUUM. */
+/** Raised by every schema change, and by VACUUM. */
 async function readEpoch(database: Database): Promise<number> {
   const [row] = await database.read('SELECT schema_version FROM pragma_schema_version');
   return row === undefined ? 0 : integer(row, 'schema_version');

@@ -1,4 +1,4 @@
-/** Requests to a libSQL server, each of which ends when the attempt that it belongs to is given up. */
+/** Requests to a libSQL server, each of which ends when its attempt is abandoned. */
 
 import { AsyncLocalStorage } from 'node:async_hooks';
 import { type Client, createClient, type InValue } from '@libsql/client';
@@ -8,18 +8,18 @@ import type { Connection, Result, SqlStatement } from './connection.ts';
 handleEveryStep();
 decodeBytesAtOnce();
 
-/** Ends the requests of the attempt that it belongs to: the client itself has no way to give one up. */
+/** Aborts the requests of the current attempt: the client itself cannot cancel one. */
 const attemptSignal = new AsyncLocalStorage<AbortSignal>();
 
 export class ServerConnection implements Connection {
   readonly #client: Client;
 
-  /** Throws where the URL cannot be one of a server. */
+  /** Throws if the URL cannot be that of a server. */
   constructor(url: string, authToken: string | undefined, maxRequests: number) {
     this.#client = createClient({
       url,
       ...(authToken === undefined ? {} : { authToken }),
-      // Not 'number', which throws for an integer above 2^53, after the fact.
+      // Not 'number': it throws for an integer above 2^53, after the statement has run.
       intMode: 'bigint',
       concurrency: maxRequests,
       fetch: fetchUncompressed,
@@ -39,7 +39,7 @@ export class ServerConnection implements Connection {
   }
 }
 
-/** Bytes as the text that they are: see `Argument` in connection.ts. */
+/** Sends bytes as the text they encode; see `Argument` in connection.ts. */
 function toSent({ sql, args = [] }: SqlStatement): { sql: string; args: InValue[] } {
   return { sql, args: args.map((value) => (value instanceof Uint8Array ? toText(value) : value)) };
 }
@@ -48,12 +48,12 @@ function toText({ buffer, byteOffset, byteLength }: Uint8Array): string {
   return Buffer.from(buffer, byteOffset, byteLength).toString('utf8');
 }
 
-/** Does `work`, and gives up its requests once the signal says so. */
+/** Runs `work`, and aborts its requests when the signal fires. */
 export function withSignal<T>(signal: AbortSignal, work: () => Promise<T>): Promise<T> {
   return attemptSignal.run(signal, work);
 }
 
-/** A server that may compress its answers spends ten times as long on ciphertext, which hardly shrinks, as on the query. */
+/** A server allowed to compress spends ten times as long on compressing ciphertext, which hardly shrinks, as on the query. */
 function fetchUncompressed(request: Request): Promise<Response> {
   request.headers.set('accept-encoding', 'identity');
   return fetch(request, { signal: attemptSignal.getStore() ?? null });

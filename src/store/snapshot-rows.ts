@@ -1,4 +1,4 @@
-/** Reads whole rows, every column of them, as cells that come back byte for byte. */
+/** Reads whole rows, with every column, as cells that can be restored byte for byte. */
 
 import { ConfigurationError } from '../errors.ts';
 import { encodeCells } from './cells.ts';
@@ -13,18 +13,18 @@ const pageCharacters = 2_000_000;
 
 export interface TableShape {
   readonly table: string;
-  /** All that can be written, in the table's order. */
+  /** All writable columns, in the table's order. */
   readonly columns: readonly string[];
-  /** The columns of its primary key; none where it has none. */
+  /** The columns of the primary key; empty if there is none. */
   readonly primaryKey: readonly string[];
-  /** The columns of each of its unique indexes, in the order in which they were made. */
+  /** The columns of each unique index, in the order in which the indexes were created. */
   readonly uniqueColumns: readonly (readonly string[])[];
 }
 
 export interface CodedRow {
-  /** In decimal: it may be above 2^53. */
+  /** In decimal, since it may be above 2^53. */
   readonly rowId: string;
-  /** JSON, as {@link encodeCells} makes it. */
+  /** JSON, as {@link encodeCells} produces it. */
   readonly cells: string;
 }
 
@@ -35,14 +35,14 @@ export class SnapshotRows {
     this.#database = database;
   }
 
-  /** Throws ConfigurationError where there is no such table. */
+  /** Throws ConfigurationError if there is no such table. */
   async shape(table: string): Promise<TableShape> {
     const shape = await this.findShape(table);
     if (shape !== null) return shape;
     throw new ConfigurationError(`The database has no table ${table}, which the vault is told to cover.`);
   }
 
-  /** Null where there is no such table. Throws ConfigurationError where it cannot be covered. */
+  /** Null if there is no such table. Throws ConfigurationError if it cannot be covered. */
   async findShape(table: string): Promise<TableShape | null> {
     const rows = await this.#database.read('SELECT name, pk FROM pragma_table_info(?) ORDER BY cid', [table]);
     if (rows.length === 0) return null;
@@ -51,7 +51,7 @@ export class SnapshotRows {
     return { table, columns: rows.map(nameOf), primaryKey: keys.map(nameOf), uniqueColumns: await this.#uniqueColumns(table) };
   }
 
-  /** Not of those that are of some rows only, or of an expression. */
+  /** Leaves out partial indexes and indexes on expressions. */
   async #uniqueColumns(table: string): Promise<string[][]> {
     const sql = `SELECT json_group_array(c.name) AS names FROM pragma_index_list(?) AS i JOIN pragma_index_info(i.name) AS c
       WHERE i."unique" = 1 AND i.partial = 0 GROUP BY i.seq HAVING count(c.name) = count(*) ORDER BY i.seq DESC`;
@@ -59,12 +59,12 @@ export class SnapshotRows {
     return rows.map((row) => JSON.parse(text(row, 'names')) as string[]);
   }
 
-  /** As {@link withLastingRowIds}: what reads all {@link pages} is to be such a pass. */
+  /** See {@link withLastingRowIds}: any read of all {@link pages} must run inside a pass. */
   pass<Result>(pass: () => Promise<Result>): Promise<Result> {
     return withLastingRowIds(this.#database, pass);
   }
 
-  /** All rows in the order of their row ids, each as it was when its page was read. */
+  /** All rows in order of row id, each as it was when its page was read. */
   async *pages({ table, columns }: TableShape): AsyncGenerator<CodedRow[]> {
     const sql = `SELECT CAST(row_id AS text) AS row_id_text, cells FROM (
         SELECT row_id, cells, sum(length(cells)) OVER (ORDER BY row_id) - length(cells) AS characters_before

@@ -1,7 +1,10 @@
-/** A text that is put together in bytes, which another thread can be handed; as strings its parts would live until they are joined. */
+/**
+ * Builds a long text as bytes, which can be transferred to another thread; string parts would stay in memory until they are
+ * joined.
+ */
 
 const firstBytes = 64 * 1024;
-/** Of UTF-8, for what the length of a string counts as one. */
+/** UTF-8 bytes per UTF-16 code unit, at most. */
 const maxBytesPerCharacter = 3;
 
 export class TextBytes {
@@ -18,7 +21,7 @@ export class TextBytes {
     this.#length += this.#bytes.write(text, this.#length);
   }
 
-  /** What has been appended, in a buffer of its own; from here on it is empty. */
+  /** Returns what has been appended, in a buffer of its own, and resets to empty. */
   take(): Uint8Array {
     const bytes = new Uint8Array(this.#bytes.subarray(0, this.#length));
     this.#length = 0;

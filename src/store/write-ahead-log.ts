@@ -1,7 +1,7 @@
 /**
- * What waits for a file's disk while nobody should, on a thread of the native package: checkpoints of the write-ahead log once it is long,
- * and commits that no caller waits for. Reads go on meanwhile, and writes wait without blocking. Checkpoints are best effort: where one
- * fails, one after a later write does its work.
+ * Disk work that must not block, on a thread of the native package: checkpoints of a long write-ahead log, and commits that no
+ * caller waits for. Reads go on meanwhile, and writes wait without blocking. Checkpoints are best effort: if one fails, one after
+ * a later write does its work.
  */
 
 import { existsSync, realpathSync, statSync } from 'node:fs';
@@ -12,12 +12,13 @@ import type { SqlStatement } from './connection.ts';
 import { AttemptTimeoutError } from './failures.ts';
 
 /**
- * Of every connection that commits. A commit in the log that is not synced would be a hole in front of the next one, where the sync of that
- * fails and the system forgets what it could not write. A checkpoint at a commit may race another process's (the WAL-reset bug, libsql#2271).
+ * For every connection that commits. An unsynced commit would become a hole in the log if the sync of the next one fails and the
+ * system discards what it could not write; recovery stops at a hole. An automatic checkpoint at a commit may race another
+ * process's (the WAL-reset bug, libsql#2271).
  */
 export const commitSettings = 'PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0';
 
-/** From this size it is checkpointed. */
+/** The log size that triggers a checkpoint. */
 const maxBytes = 4 * 1024 * 1024;
 
 export class WriteAheadLog {
@@ -27,17 +28,17 @@ export class WriteAheadLog {
   #connection: PromiseDatabase | null = null;
   #underWay: Promise<void> | null = null;
 
-  /** The file is there. `lockWaitMs`: how long that thread waits for another writer, or for readers that need the log. */
+  /** The file must exist. `lockWaitMs`: how long the thread waits for another writer, or for readers that need the log. */
   constructor(databasePath: string, lockWaitMs: number) {
     this.#databasePath = databasePath;
-    // As SQLite does, which writes it beside the file that a symbolic link names.
+    // SQLite resolves symbolic links, and keeps the log beside the file itself.
     this.#logPath = `${realpathSync(databasePath)}-wal`;
     this.#lockWaitMs = lockWaitMs;
   }
 
   /**
-   * Calls `work`, which begins to write before it returns, when that thread does not hold the writers' lock: SQLite would wait for it, and
-   * block. Throws AttemptTimeoutError where it still does at `endsAtMs`, by `performance.now()`.
+   * Calls `work`, which must begin its write before it returns, once the thread does not hold the write lock: SQLite would block
+   * while waiting for it. Throws AttemptTimeoutError if the thread still holds it at `endsAtMs`, by `performance.now()`.
    */
   async inTurn<T>(work: () => Promise<T>, endsAtMs: number): Promise<T> {
     while (this.#underWay !== null) {
@@ -48,13 +49,16 @@ export class WriteAheadLog {
     return work();
   }
 
-  /** Begins a checkpoint where the log is long and none is under way. */
+  /** Begins a checkpoint if the log is long and none is under way. */
   checkpointWhereLong(): void {
     if (this.#underWay !== null || this.#bytes() <= maxBytes) return;
     void this.#begin(this.#checkpoint());
   }
 
-  /** In turn. Throws AttemptTimeoutError where it has not ended at `endsAtMs`; it goes on then, and others wait for it. */
+  /**
+   * Call within {@link inTurn}. Throws AttemptTimeoutError if it has not ended by `endsAtMs`; it then continues, and later writes
+   * wait for it.
+   */
   async commit(statements: readonly SqlStatement[], endsAtMs: number): Promise<void> {
     await within(this.#begin(this.#commit(statements)), endsAtMs - performance.now(), () => {
       throw new AttemptTimeoutError('The disk keeps it.');
@@ -66,13 +70,13 @@ export class WriteAheadLog {
     await this.#underWay;
   }
 
-  /** Resolves when nothing of it uses the file any more: a process should not end in the middle of native code. */
+  /** Resolves once this object no longer uses the file: a process should not exit in the middle of native code. */
   async close(): Promise<void> {
     await this.#underWay;
     this.#disconnect();
   }
 
-  /** The log is there only while the database is open, and the file may be away altogether. */
+  /** The log exists only while the database is open, and the file itself may be missing. */
   #bytes(): number {
     try {
       return statSync(this.#logPath, { throwIfNoEntry: false })?.size ?? 0;
@@ -89,7 +93,7 @@ export class WriteAheadLog {
     return ended;
   }
 
-  /** Emptied with the writers' lock held, which keeps out commits that might race the checkpoint (the WAL-reset bug, libsql#2271). */
+  /** TRUNCATE holds the write lock, which keeps out commits that might race the checkpoint (the WAL-reset bug, libsql#2271). */
   async #checkpoint(): Promise<void> {
     try {
       await this.#opened.exec('PRAGMA wal_checkpoint(TRUNCATE)');
@@ -98,7 +102,7 @@ export class WriteAheadLog {
     }
   }
 
-  /** Compiled before it takes the writers' lock, which it then holds for no longer than the disk takes. */
+  /** Compiles before taking the write lock, and so holds it for no longer than the disk takes. */
   async #commit(statements: readonly SqlStatement[]): Promise<void> {
     const connection = this.#opened;
     try {
@@ -118,7 +122,7 @@ export class WriteAheadLog {
   }
 
   #open(): PromiseDatabase {
-    // Opening it would make an empty one.
+    // Opening a missing file would create an empty one.
     if (!existsSync(this.#databasePath)) throw new LibsqlError('The file is not there.', 'SQLITE_CANTOPEN');
     try {
       return new PromiseDatabase(this.#databasePath, { timeout: this.#lockWaitMs });
@@ -127,9 +131,10 @@ export class WriteAheadLog {
     }
   }
 
-  /** A connection of which a statement failed may hold on to what it saw (libsql-client-ts#352). */
+  /** After a failed statement a connection may keep its old snapshot (libsql-client-ts#352). */
   async #abandon(connection: PromiseDatabase): Promise<void> {
-    // Closing it keeps the lock until its statements are collected; SQLite may have rolled back by itself.
+    // Closing the connection keeps the lock until its statements are collected, so roll back first. SQLite may already have done
+    // so.
     await connection.exec('ROLLBACK').catch(() => undefined);
     this.#disconnect();
   }
