@@ -1,4 +1,6 @@
-/** Writes from time to time, and at a clean end, into each sink how far the chains of the other have come. */
+/**
+ * Anchors the two sinks in each other, at intervals and at a clean shutdown: each records how far the other's chains have come.
+ */
 
 import { type ReadRecord, readRecord } from '../crypto/audit-chain.ts';
 import { Repetition } from '../runtime/repetition.ts';
@@ -11,17 +13,20 @@ import type { AuditLog } from './log.ts';
 
 const startAct = 'audit.start';
 const anchorAct = 'audit.anchor';
-/** How long the last anchor may take. */
+/** How long the last anchor, at shutdown, may take. */
 const lastAnchorMs = 2_000;
-/** So many fit into a record of a few kilobytes. */
+/** This many heads fit into a record of a few kilobytes. */
 const maxHeads = 20;
-/** So many records of the table are vouched for at a time: where the rest is cut off, that much is done. */
+/** Table records vouched for in one step: if the rest is cut off, this step stands. */
 const recordsAtOnce = 2_000;
-/** They are read, on the thread that answers, so many at a time. */
+/** Rows per read, which runs on the thread that answers requests. */
 const pageRows = 200;
-/** Among so many records is the last anchor, unless a process has died between two; then the table is vouched for from its beginning. */
+/**
+ * How far back the last anchor is searched for. It is within this range unless a process died between two anchors; if it is not
+ * found, the table is vouched for from its beginning.
+ */
 const maxSearched = 10_000;
-/** So long what a process cannot read is left to others. */
+/** For this long, records whose key this process lacks are left to other processes. */
 const unreadMs = 86_400_000;
 
 export interface AnchorsContext {
@@ -30,26 +35,26 @@ export interface AnchorsContext {
   readonly store: AuditStore;
   readonly keys: AuditKeys;
   readonly intervalMs: number;
-  /** What the first records say of the process. */
+  /** Details of the first records, which describe this process. */
   readonly details: Readonly<Record<string, unknown>>;
 }
 
-/** One whose key the keyring lacks: another process may have it. */
+/** A record whose key is not in the keyring: another process may have it. */
 interface UnreadRecord {
   readonly position: number;
-  /** Unix milliseconds, as it says. */
+  /** Unix milliseconds, as the record claims. */
   readonly timeMs: number;
 }
 
-/** Records of the table that were read in one go. */
+/** Table records that were read in one step. */
 interface TablePart {
   /** The last authentic record of every chain among them. */
   readonly heads: readonly ChainHead[];
-  /** Where the last of them stands. */
+  /** The position of the last of them. */
   readonly position: number;
-  /** The first of this day whose key the keyring lacks, or null. */
+  /** The first record less than a day old whose key is not in the keyring, or null. */
   readonly unread: UnreadRecord | null;
-  /** Whether any of them is something else than an anchor. */
+  /** Whether any of them is something other than an anchor. */
   readonly isNews: boolean;
   readonly isLast: boolean;
 }
@@ -58,11 +63,11 @@ export class Anchors {
   readonly #context: AnchorsContext;
   #repetition: Repetition | null = null;
   #underWay: Promise<void> | null = null;
-  /** How many uses in the log the table has vouched for. */
+  /** The number of key uses in the log that the table has vouched for. */
   #uses = 0;
-  /** Up to where this process has read the table, and the log vouched for it; null before the first time. */
+  /** Up to where this process has read the table and the log has vouched for it; null before the first time. */
   #position: number | null = null;
-  /** The first that this process could not vouch for. */
+  /** The first record that this process could not vouch for. */
   #unread: UnreadRecord | null = null;
   #isStopped = false;
 
@@ -71,14 +76,14 @@ export class Anchors {
   }
 
   /**
-   * Begins both chains: the log's names the table's last record, the table's the log's first. Throws StorageUnavailableError, and may be
-   * called again then.
+   * Begins both chains: the log's first record names the table's last one, and the table's names the log's first. Throws
+   * StorageUnavailableError, and may then be called again.
    */
   async start(): Promise<void> {
     const { log, journal, store, keys, intervalMs, details } = this.#context;
     await keys.refresh();
     const { heads } = await this.#readTable((await store.lastPosition()) - 1);
-    // Where the sink takes nothing the vault starts all the same, and refuses to use keys until it does.
+    // If the sink accepts nothing the vault starts all the same, and refuses to use keys until it does.
     if (log.head === null)
       await log.record(vaultActor, [{ act: startAct, outcome: 'done', details, heads }]).catch(() => undefined);
     const own = log.head === null ? [] : [log.head];
@@ -86,7 +91,7 @@ export class Anchors {
     this.#repetition = new Repetition(intervalMs, () => this.anchor());
   }
 
-  /** Best effort: what could not be anchored now is anchored next time. */
+  /** Best effort: whatever could not be anchored is anchored next time. */
   anchor(): Promise<void> {
     this.#underWay ??= this.#anchor().finally(() => {
       this.#underWay = null;
@@ -94,11 +99,11 @@ export class Anchors {
     return this.#underWay;
   }
 
-  /** Anchors once more, but keeps nobody waiting for a database that does not answer. */
+  /** Anchors once more, without waiting long for a database that does not answer. */
   async stop(): Promise<void> {
     if (this.#repetition === null) return;
     void this.#repetition.stop();
-    // One that is under way may have passed what came last.
+    // An anchor already under way may have missed the latest records.
     const last = (this.#underWay ?? Promise.resolve()).then(() => this.anchor());
     await within(last, lastAnchorMs, () => undefined);
     this.#isStopped = true;
@@ -110,7 +115,7 @@ export class Anchors {
       if (log.uses !== this.#uses) await this.#anchorLog().catch(() => undefined);
     };
     await keys.refresh();
-    // The first time there may be much to read, which a stop does not wait for.
+    // The first time there may be much to read, and a stop does not wait for it.
     if (this.#position === null) await anchorUses();
     await this.#anchorTable().catch(() => undefined);
     await anchorUses();
@@ -121,7 +126,8 @@ export class Anchors {
     for (;;) {
       const { heads, position, unread, isNews, isLast } = await this.#readTable(this.#position);
       if (this.#isStopped) return;
-      // Anchors alone call for none, or those of several processes would for ever: they are read again with what comes next.
+      // Anchors alone need no new anchor, or several processes would go on anchoring each other forever; they are read again with
+      // the next records.
       if (heads.length > 0 && !isNews && isLast) return;
       if (heads.length > 0) await this.#context.log.record(vaultActor, anchorsOf(heads));
       this.#position = position;
@@ -131,7 +137,7 @@ export class Anchors {
     }
   }
 
-  /** In the table; it says up to where the log has vouched for that. */
+  /** Anchors the log in the table; `anchored_to` is the position up to which the log vouches for the table. */
   async #anchorLog(): Promise<void> {
     const { log, journal } = this.#context;
     const { head, uses } = log;
@@ -141,15 +147,19 @@ export class Anchors {
     this.#uses = uses;
   }
 
-  /** Up to where another process need not look again: one that has the key of what this one could not vouch for does so within a day. */
+  /**
+   * The position before which another process need not look again. Records whose key this process lacks are left for a day to one
+   * that has it.
+   */
   #vouchedTo(position: number): number {
     if (this.#unread === null || this.#unread.timeMs < Date.now() - unreadMs) return position;
     return Math.min(position, this.#unread.position - 1);
   }
 
   /**
-   * For what the command line has written, and services that were killed, the first anchor after them vouches. Where the table ends
-   * before the place where this process was, it has been cut, and the places behind may have been given again.
+   * Where to continue reading. The first anchor after them also vouches for what the command line and killed services wrote. A
+   * table that ends before this process's position was truncated, and its positions may have been reused: it is read from the
+   * beginning.
    */
   async #findPosition(): Promise<number> {
     const position = this.#position ?? (await this.#lastAnchored());
@@ -158,7 +168,7 @@ export class Anchors {
     return 0;
   }
 
-  /** As the last authentic anchor in the table says; 0 where it is not found. */
+  /** The position in the last authentic anchor of the table, or 0 if none is found. */
   async #lastAnchored(): Promise<number> {
     let searched = 0;
     for await (const { line } of this.#context.store.allBackwards(pageRows)) {
@@ -172,7 +182,7 @@ export class Anchors {
     return 0;
   }
 
-  /** What is not authentic is vouched for in nothing: whoever can write the table alone has written it. */
+  /** Nothing vouches for records that are not authentic: write access to the table is enough to make them. */
   async #readTable(after: number): Promise<TablePart> {
     const heads = new Map<string, ChainHead>();
     let [position, read, isNews, unread] = [after, 0, false, null as UnreadRecord | null];

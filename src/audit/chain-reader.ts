@@ -1,4 +1,4 @@
-/** Follows one chain through its records as they are kept, and tells a record that is missing from one that never was. */
+/** Follows one chain through its records in stored order, and distinguishes a missing record from one that was never written. */
 
 import { follows, type ReadRecord } from '../crypto/audit-chain.ts';
 
@@ -10,13 +10,13 @@ export interface Place {
 }
 
 interface Gap extends Place {
-  /** Whether a record behind it says that this one had been written by then. */
+  /** Whether a later record says that this one had been written by then. */
   isOverdue: boolean;
-  /** Whether a record says that it never was. */
+  /** Whether a record says that this one was never written. */
   isVoid: boolean;
-  /** Whether it may have been removed with the beginning. */
+  /** Whether it may have been pruned with the beginning. */
   readonly isPruned: boolean;
-  /** Whether nothing that can be verified stands before or behind it. */
+  /** Whether the records before and behind the gap can both not be verified. */
   readonly isUnverified: boolean;
   isBroken: boolean;
 }
@@ -29,33 +29,33 @@ interface Range {
 
 type Report = (kind: FindingKind, message: string) => void;
 
-/** No more records than this are awaited one by one behind a gap: those of a larger one are missing. */
+/** A gap of at most this many numbers waits for each record individually; the records of a larger one are missing. */
 const maxGap = 100;
 
 export class ChainReader {
   readonly #chain: string;
   readonly #isPruned: boolean;
-  /** Whether every record so far may have been signed before the first that is left was written. */
+  /** Whether every record so far may have been signed before the first remaining one was written. */
   #isAtEdge: boolean;
-  /** Numbers that have been passed without their record. */
+  /** Numbers that were passed without their record. */
   readonly #gaps = new Map<number, Gap>();
-  /** The `mac` of records whose successor has not come, and the `prev` of those whose predecessor has not. */
+  /** The `mac` of records whose successor has not been read, and the `prev` of those whose predecessor has not. */
   readonly #macs = new Map<number, string>();
   readonly #previous = new Map<number, string>();
   readonly #brokenAhead = new Set<number>();
   readonly #reported = new Set<number>();
   readonly #lost: Range[] = [];
-  /** Numbers that the newest record names as not written yet. */
+  /** Numbers that the newest record names as not yet written. */
   #open: ReadonlySet<number> = new Set();
-  /** The number of the first that is there, in their order; 0 before that. */
+  /** The number of the first record read, in stored order; 0 before that. */
   #firstRead = 0;
   #last = 0;
-  /** Whether the record before is one that cannot be verified. */
+  /** Whether the previous record could not be verified. */
   #isUnverified = false;
 
   /**
-   * `isPruned`: records may have been removed from the beginning. `isAtEdge`: of this chain some that were written beside the first that is
-   * left may be among them.
+   * `isPruned`: records may have been removed from the beginning. `isAtEdge`: they may include records of this chain that were
+   * written beside the first remaining one.
    */
   constructor(chain: string, isPruned: boolean, isAtEdge: boolean) {
     this.#chain = chain;
@@ -63,12 +63,12 @@ export class ChainReader {
     this.#isAtEdge = isAtEdge;
   }
 
-  /** The highest number that is there. */
+  /** The highest number read. */
   get last(): number {
     return this.#last;
   }
 
-  /** Whether it has been reported that this record is missing or broken; after {@link end}. */
+  /** Whether this record has been reported as missing or broken; call after {@link end}. */
   isReported(sequence: number): boolean {
     return (
       this.#reported.has(sequence) ||
@@ -77,7 +77,7 @@ export class ChainReader {
     );
   }
 
-  /** Whether it may have been removed with the beginning; after {@link end}. */
+  /** Whether this record may have been pruned with the beginning; call after {@link end}. */
   isPruned(sequence: number): boolean {
     return this.#isPruned && (sequence < this.#firstRead || this.#gaps.get(sequence)?.isPruned === true);
   }
@@ -88,7 +88,7 @@ export class ChainReader {
     else gap.isBroken = true;
   }
 
-  /** What a record says of others counts where it can be verified. */
+  /** What a record says of others counts only if the record can be verified. */
   read(record: ReadRecord, at: Place, report: Report): void {
     const { sequence, isAuthentic } = record;
     const open = numbersIn(record, 'open');
@@ -107,7 +107,7 @@ export class ChainReader {
     }
   }
 
-  /** Reports what never came. */
+  /** Reports the records that never came. */
   end(report: (message: string, at: Place) => void): void {
     for (const { from, to, at } of this.#lost) report(this.#describe(from, to), at);
     const missing = [...this.#gaps].filter(([number, gap]) => {
@@ -122,14 +122,15 @@ export class ChainReader {
     return `${from === to ? `Record ${from}` : `Records ${from} to ${to}`} of chain ${this.#chain} should come before this one.`;
   }
 
-  /** A record with a higher number than any before. */
+  /** Takes a record with a higher number than any before. */
   #advance({ sequence, isAuthentic, fields: { act } }: ReadRecord, at: Place, open: ReadonlySet<number>): void {
     const isFirst = this.#firstRead === 0;
     if (isFirst) this.#firstRead = sequence;
     const isUnverified = this.#isUnverified && !isAuthentic;
     if (isFirst && this.#isPruned) for (const number of open) this.#await(number, at, false);
     else this.#awaitAll(this.#last + 1, sequence - 1, at, isUnverified);
-    // A service's first record is written alone; one that was signed beside the first that is left may have been written before it.
+    // A service's first record is written alone. A record that names the first remaining one as not yet written was signed beside
+    // it; others signed then may have been stored before it, and pruned.
     if (isFirst ? act === 'audit.start' : !open.has(this.#firstRead)) this.#isAtEdge = false;
     this.#last = sequence;
     if (isAuthentic) this.#open = open;
@@ -145,7 +146,7 @@ export class ChainReader {
     this.#gaps.set(number, { ...at, isOverdue: false, isVoid: false, isPruned: this.#isAtEdge, isUnverified, isBroken });
   }
 
-  /** A record that comes behind one of a higher number. False where it has been there before. */
+  /** Takes a record that follows one with a higher number. Returns false if it has been read before. */
   #fill(sequence: number, report: Report): boolean {
     const gap = this.#gaps.get(sequence);
     if (gap === undefined) {
@@ -179,7 +180,7 @@ function numbersIn({ isAuthentic, fields }: ReadRecord, name: string): ReadonlyS
   return new Set(isAuthentic && Array.isArray(numbers) ? (numbers as number[]) : []);
 }
 
-/** Joins numbers that follow each other and are missing at one place. */
+/** Joins consecutive numbers that are missing at the same place. */
 function rangesOf(missing: readonly (readonly [number, Place])[]): Range[] {
   const ranges: { from: number; to: number; at: Place }[] = [];
   for (const [number, at] of missing.toSorted(([left], [right]) => left - right)) {

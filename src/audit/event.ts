@@ -1,4 +1,4 @@
-/** What an audit record says beside its place in the chain: who did what to what, and how it ended; never a value. */
+/** The content of an audit record apart from its place in the chain: who did what to what, and the outcome; never a value. */
 
 import { randomUUID } from 'node:crypto';
 
@@ -6,11 +6,11 @@ import { randomUUID } from 'node:crypto';
 export interface Actor {
   readonly name: string;
   readonly role: string;
-  /** Null where there was no request. */
+  /** Null if there was no request. */
   readonly requestId: string | null;
 }
 
-/** The vault itself: what it does when it starts, and from time to time. */
+/** The vault itself, for what it does at startup and at intervals. */
 export const vaultActor: Actor = { name: 'vault', role: 'vault', requestId: null };
 
 export function cliActor(): Actor {
@@ -18,11 +18,11 @@ export function cliActor(): Actor {
 }
 
 export interface AuditEvent {
-  /** Such as `key.decrypt`: all of them are in docs/audit.md. */
+  /** Such as `key.decrypt`; docs/audit.md lists all of them. */
   readonly act: string;
-  /** `done`, or the code of the error that it ended with. */
+  /** `done`, or the code of the error that the act ended with. */
   readonly outcome: string;
-  /** Of the row that it is about. */
+  /** The row concerned. */
   readonly row?: { readonly tenantId: string | null; readonly name: string | null; readonly id: string | null };
   /** Ids and counts. */
   readonly details?: Readonly<Record<string, unknown>>;

@@ -1,6 +1,6 @@
 /**
- * Puts admin acts and writes on record in the database, in the transaction of what they record. Several may be under way at
- * once: each record says which of those before it were not yet written then, and which never will be.
+ * Records admin acts and writes in the database, in the transaction of what they record. Several may be in flight at once: each
+ * record names the earlier ones that were not yet written, and those that never will be.
  */
 
 import { AuditChain, type ChainedRecord } from '../crypto/audit-chain.ts';
@@ -9,10 +9,10 @@ import type { AuditStore } from '../store/audit.ts';
 import { type Actor, type AuditEvent, toFields } from './event.ts';
 import type { AuditKeys } from './keys.ts';
 
-/** After so many records that were not written, a chain begins anew rather than naming them all. */
+/** After this many records that were not written, a new chain begins instead of naming them all. */
 const maxVoid = 100;
 
-/** Where a write is to put its record. */
+/** A write that stores the given record with its own changes. */
 export type RecordedWrite<Result> = (record: ChainedRecord) => Promise<Result>;
 
 export class AuditJournal {
@@ -28,8 +28,8 @@ export class AuditJournal {
   }
 
   /**
-   * Signs a record and hands it to `write`, which must add it in its own transaction. Where that throws, or answers what
-   * `isWritten` denies, the record counts as not written. Throws what `write` throws, or ConfigurationError.
+   * Signs a record and passes it to `write`, which must add it in its own transaction. If `write` throws, or `isWritten` denies
+   * its result, the record counts as not written. Throws what `write` throws, or ConfigurationError.
    */
   async recorded<Result>(
     actor: Actor,
@@ -58,14 +58,14 @@ export class AuditJournal {
     }
   }
 
-  /** Records what needs no transaction. Throws StorageUnavailableError. */
+  /** Records an act that needs no transaction. Throws StorageUnavailableError. */
   async note(actor: Actor, event: AuditEvent): Promise<void> {
     await this.recorded(actor, event, (record) => this.#store.add(record));
   }
 
   /**
-   * Does an act that writes nothing of its own, and records how it ended before its result is known to anyone. Throws what
-   * `work` throws, or StorageUnavailableError where the record cannot be written.
+   * Carries out an act that writes nothing of its own, and records the outcome before returning the result. Throws what `work`
+   * throws, or StorageUnavailableError if the record cannot be written.
    */
   async acted<Result>(
     actor: Actor,
@@ -84,7 +84,7 @@ export class AuditJournal {
     return result;
   }
 
-  /** Records an act that ended with an error, as far as the database can be reached: the caller is told of the error anyway. */
+  /** Records an act that ended with an error; best effort, since the caller gets the error anyway. */
   async refused(actor: Actor, act: string, error: unknown, details?: Readonly<Record<string, unknown>>): Promise<void> {
     if (error instanceof StorageUnavailableError) return;
     const outcome = error instanceof VaultError ? error.code : 'internal_error';

@@ -1,4 +1,6 @@
-/** Chooses the master key whose subkey signs audit records: the active one, unless that is a passphrase and another is not. */
+/**
+ * Chooses the master key whose subkey signs audit records: the active one, unless that is a passphrase and another key is not.
+ */
 
 import type { Keyring } from '../crypto/keyring.ts';
 import type { MasterKey } from '../crypto/master-key.ts';
@@ -14,21 +16,21 @@ export class AuditKeys {
     this.#readActiveKeyId = readActiveKeyId;
   }
 
-  /** Asks the database which key is active; where it does not answer, the last answer stands. */
+  /** Asks the database which key is active; if it does not answer, the last answer stands. */
   async refresh(): Promise<void> {
     this.#activeKeyId = await this.#readActiveKeyId().catch(() => this.#activeKeyId);
   }
 
-  /** Undefined where the keyring does not hold it. */
+  /** Undefined if the key is not in the keyring. */
   find(keyId: string): MasterKey | undefined {
     return this.#keyring.get(keyId);
   }
 
-  /** Throws ConfigurationError where the keyring is empty. */
+  /** Throws ConfigurationError if the keyring is empty. */
   get current(): MasterKey {
     const keys = this.#keyring.entries.map(({ key }) => key);
     const active = keys.find(({ id }) => id === this.#activeKeyId);
-    // Whoever reads a record could try passphrases against its signature.
+    // A signature lets any reader of a record test guesses of a passphrase.
     const chosen =
       active?.isPassphrase === false ? active : (keys.find(({ isPassphrase }) => !isPassphrase) ?? active ?? keys[0]);
     if (chosen === undefined) throw new ConfigurationError('Without a master key nothing can be put on record.');

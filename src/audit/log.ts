@@ -1,4 +1,4 @@
-/** Puts every use of a key on record in the log sink: what was opened leaves only after its record is accepted. */
+/** Records every use of a key in the log sink: a plaintext is released only after its record is accepted. */
 
 import { AuditChain, type ChainedRecord } from '../crypto/audit-chain.ts';
 import { StorageUnavailableError } from '../errors.ts';
@@ -21,17 +21,17 @@ export class AuditLog {
     this.#keys = keys;
   }
 
-  /** The last record of the chain that the sink has taken, or null. */
+  /** The last record of this chain that the sink has accepted, or null. */
   get head(): ChainHead | null {
     return this.#last && { sink: 'log', chain: this.#last.chain, seq: this.#last.sequence, mac: this.#last.mac };
   }
 
-  /** Whether the sink has not taken the last record. */
+  /** Whether the sink's last write failed. */
   get isFailing(): boolean {
     return this.#sink?.isFailing ?? false;
   }
 
-  /** How many uses of keys have been recorded: what the chain grows by beside them calls for no anchor. */
+  /** The number of recorded key uses; the chain's other records need no anchor. */
   get uses(): number {
     return this.#uses;
   }
@@ -41,7 +41,7 @@ export class AuditLog {
     const sink = this.#sink;
     if (sink === null) throw notRecorded();
     try {
-      // While it fails nothing is added to the chain: what the sink keeps would grow without end.
+      // While the sink fails nothing is added to the chain: the lines that it keeps would grow without bound.
       if (sink.isFailing) await sink.recover();
       await Promise.all(events.map((event) => this.#append(sink, actor, event)));
       if (actor !== vaultActor) this.#uses += events.length;

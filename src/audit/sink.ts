@@ -1,6 +1,6 @@
 /**
- * Appends lines to standard output or a file, many in one write, each reported once the system has taken it. What could not
- * be written is kept, and goes out before anything else.
+ * Appends lines to standard output or a file, many in one write, and reports each once the system has accepted it. Lines that
+ * could not be written are kept, and are written before any others.
  */
 
 import { write, writeSync } from 'node:fs';
@@ -12,11 +12,11 @@ import { within } from '../runtime/within.ts';
 
 const standardOutput = 'stdout';
 const newline = 0x0a;
-/** A reader that takes nothing for so long counts as gone. */
+/** A reader that accepts nothing for this long counts as gone. */
 const patienceMs = 5_000;
-/** What the system writes to a pipe in one piece: other lines of the process go to standard output too. */
+/** The most that the system writes to a pipe atomically: the process writes other lines to standard output too. */
 const pipeBytes = 4_096;
-/** How long a pipe that is full is left alone. */
+/** How long to wait before writing to a full pipe again. */
 const fullPipeMs = 5;
 
 const writeBytes = promisify(write);
@@ -31,10 +31,10 @@ export class AuditSink {
   readonly #target: string;
   readonly #onFailure: (error: unknown) => void;
   #file: FileHandle | null = null;
-  /** Whether a write ends without waiting for anybody who reads. */
+  /** Whether writes complete without waiting for a reader. */
   #isRegularFile = false;
   #waiting: Waiting[] = [];
-  /** Lines on their way; of the first, `#written` bytes are out. */
+  /** Lines being written; `#written` bytes of the first are out. */
   #lines: Buffer[] = [];
   #written = 0;
   #turn: Promise<unknown> = Promise.resolve();
@@ -42,34 +42,38 @@ export class AuditSink {
   #isFailing = false;
   #recovery: Promise<void> | null = null;
 
-  /** `target` is `stdout` or a path. `onFailure` is told when the sink stops taking lines, once each time. */
+  /** `target` is `stdout` or a path. `onFailure` is called each time the sink begins to fail. */
   constructor(target: string, onFailure: (error: unknown) => void = () => undefined) {
     this.#target = target;
     this.#onFailure = onFailure;
   }
 
-  /** Whether the last write failed: then {@link recover} comes before the next line. */
+  /** Whether the last write failed: then {@link recover} must succeed before the next line. */
   get isFailing(): boolean {
     return this.#isFailing;
   }
 
-  /** Opens the file, or lets go of one that has been moved away and begins it anew. Throws ConfigurationError; then all stays as it is. */
+  /**
+   * Opens the file, or reopens it at its path after it has been moved away. Throws ConfigurationError, and then leaves all as it
+   * was.
+   */
   async open(): Promise<void> {
     await this.#inTurn(() => this.#openFile());
   }
 
-  /** Resolves once the line is out. Rejects where it is not; it is kept then, for {@link recover}. */
+  /** Resolves once the line is written. Rejects otherwise; the line is then kept for {@link recover}. */
   write(line: string): Promise<void> {
     return new Promise((resolve, reject) => {
       this.#waiting.push({ line, resolve, reject });
       if (this.#isFlushing) return;
       this.#isFlushing = true;
-      // After all that the promises of this turn bring, but within it: whoever waits for the line need not wait for the next.
+      // Runs after the promise callbacks of this turn, so that their lines join the write, but within the turn, so that no caller
+      // waits for the next.
       process.nextTick(() => void this.#flush());
     });
   }
 
-  /** Writes what was kept, once for all who ask for it meanwhile. Rejects where that fails again. */
+  /** Writes the kept lines, once for all concurrent callers. Rejects if that fails again. */
   recover(): Promise<void> {
     this.#recovery ??= withPatience(this.#inTurn(() => this.#drain()))
       .then(() => {
@@ -81,14 +85,14 @@ export class AuditSink {
     return this.#recovery;
   }
 
-  /** Writes what is left, as far as that succeeds. */
+  /** Writes the remaining lines as far as possible, and closes the file. */
   async close(): Promise<void> {
     await withPatience(this.#inTurn(() => this.#drain())).catch(() => undefined);
     await this.#file?.close().catch(() => undefined);
     this.#file = null;
   }
 
-  /** All lines that have come so far in one write, and again until there are none. */
+  /** Writes all waiting lines at once, and repeats until there are none. */
   async #flush(): Promise<void> {
     while (this.#waiting.length > 0) {
       const batch = this.#waiting;
@@ -119,7 +123,7 @@ export class AuditSink {
     }
   }
 
-  /** All that is left; on standard output as many whole lines as stay in one piece. */
+  /** All remaining bytes; for standard output only as many whole lines as a pipe takes atomically. */
   #nextBytes(): Buffer {
     if (this.#target !== standardOutput) return Buffer.concat(this.#lines).subarray(this.#written);
     let [count, total] = [0, 0];
@@ -135,7 +139,7 @@ export class AuditSink {
     if (this.#target !== standardOutput && this.#file === null) throw new Error('The audit log is closed.');
     try {
       const descriptor = this.#file?.fd ?? 1;
-      // The system takes a line into its memory sooner than another thread takes up the work, which may be milliseconds late.
+      // The system copies a line into its memory sooner than a pool thread picks up the work, which may be milliseconds late.
       if (this.#isRegularFile) return writeSync(descriptor, bytes);
       return (await writeBytes(descriptor, bytes)).bytesWritten;
     } catch (error) {
@@ -160,7 +164,7 @@ export class AuditSink {
     });
     const stats = await file.stat();
     const isRegularFile = stats.isFile();
-    // What a process that died has left of a line must not become the beginning of another.
+    // A partial line left by a process that died must not become the beginning of the next line.
     if (isRegularFile && (await endsWithinLine(file, stats.size))) await file.write('\n');
     await this.#file?.close();
     this.#file = file;

@@ -1,4 +1,4 @@
-/** Reads audit records back and names whatever is broken, missing or out of its place among them. */
+/** Verifies stored audit records, and names whatever is broken, missing or out of place among them. */
 
 import { type ReadRecord, readRecord, recordStart } from '../crypto/audit-chain.ts';
 import type { Keyring } from '../crypto/keyring.ts';
@@ -6,10 +6,10 @@ import { textOfLine } from '../runtime/lines.ts';
 import { ChainReader, type FindingKind, type Place } from './chain-reader.ts';
 import type { ChainHead } from './event.ts';
 
-/** Records in the order in which they are kept: the table, or one file of the log or several, oldest first. */
+/** Records in stored order: the table, or one or more files of the log, oldest first. */
 export interface AuditSource {
   readonly sink: 'log' | 'database';
-  /** Read twice. */
+  /** Called twice. */
   readonly lines: () => AsyncIterable<SourceLine>;
 }
 
@@ -28,28 +28,28 @@ interface Finding {
 export interface AuditReport {
   readonly records: number;
   readonly chains: number;
-  /** The first of them is the first in the sources. */
+  /** In the order in which they occur in the sources. */
   readonly findings: readonly Finding[];
   /** Anchors about a sink that was not read. */
   readonly anchorsUnchecked: number;
 }
 
 export interface VerifyOptions {
-  /** Whether records may have been removed from the beginning: retention is the operator's. */
+  /** Whether records may have been removed from the beginning: retention is up to the operator. */
   readonly isPruned: boolean;
 }
 
-/** What a record that is not authentic says of its place. */
+/** The chain and number that a record claims which is not authentic. */
 const claimedPlace = /^\{"audit":1,"chain":"([0-9a-f]+)","seq":(\d+),/;
 
-/** More than a write takes from its signature to its commit. */
+/** Longer than any write takes from signing its record to its commit. */
 const longestWriteMs = 60_000;
 
 interface Anchor extends ChainHead {
   readonly place: string;
 }
 
-/** Records of a chain that are kept one after the other, all under the same key that is not there. */
+/** Consecutive records of a chain, in stored order, all under the same missing key. */
 interface UnverifiedRun {
   readonly keyId: string;
   from: number;
@@ -58,7 +58,7 @@ interface UnverifiedRun {
   readonly at: Place;
 }
 
-/** Keeps in memory what anchors name and what is out of order, whatever the number of records. */
+/** Memory use depends on the anchors and on records out of order, not on the number of records. */
 export async function verifyAudit(
   sources: readonly AuditSource[],
   keyring: Pick<Keyring, 'get'>,
@@ -73,18 +73,21 @@ export async function verifyAudit(
 class Verification {
   readonly #keyring: Pick<Keyring, 'get'>;
   readonly #options: VerifyOptions;
-  /** By record and `mac`: where two differ over one record, at least one of them is contradicted. */
+  /** By record and `mac`: if two anchors differ about one record, at least one of them is contradicted. */
   readonly #anchors = new Map<string, Anchor>();
-  /** The `mac` of each record that an anchor names, null until it has been read. */
+  /** The `mac` of each record named by an anchor; null until it has been read. */
   readonly #anchored = new Map<string, string | null>();
   readonly #chains = new Map<string, ChainReader>();
-  /** By chain. What each holds is in its finding, so that none is added, removed or passed off as one of them unseen. */
+  /**
+   * By chain. A run's finding gives its extent, so that no record can be added to it, removed from it or passed off as part of it
+   * unnoticed.
+   */
   readonly #unverified = new Map<string, UnverifiedRun>();
-  /** Chains of which an anchored record is missing: said once, of the last such record. */
+  /** Chains that lack an anchored record: reported once, for the last such record. */
   readonly #cut = new Set<string>();
   readonly #findings: { readonly order: number; readonly finding: Finding }[] = [];
   #records = 0;
-  /** Until when what was removed from the beginning of the table was signed; null before its first record. */
+  /** Records removed from the beginning of the table were signed before this time; null before its first record. */
   #edgeMs: number | null = null;
   #order = 0;
 
@@ -93,7 +96,7 @@ class Verification {
     this.#options = options;
   }
 
-  /** What authentic records vouch for. */
+  /** Collects the anchors in authentic records. */
   async findAnchors({ lines }: AuditSource): Promise<void> {
     for await (const { line, place } of lines()) {
       const record = line.includes('"heads":[') ? this.#parse(line) : null;
@@ -172,7 +175,10 @@ class Verification {
     this.#report('unknown_key', `${which} of chain ${chain} cannot be verified: add the master key ${keyId} to the keyring.`, at);
   }
 
-  /** In the log, records stand in the order of their numbers. Of a table that was cut, only what was signed by then may have come before. */
+  /**
+   * Whether pruning may have removed records of this chain that were written beside this one. The log keeps records in the order
+   * of their numbers; in a pruned table it is possible only for records signed before the edge.
+   */
   #isAtEdge(sink: AuditSource['sink'], { isAuthentic, fields: { time } }: ReadRecord): boolean {
     if (!this.#options.isPruned || sink === 'log' || !isAuthentic) return false;
     const timeMs = Date.parse(String(time));
@@ -183,7 +189,7 @@ class Verification {
   #checkAnchor({ chain, seq, mac, place }: Anchor): void {
     const found = this.#anchored.get(nameOf(chain, seq)) ?? null;
     if (found === mac) return;
-    // Behind all that has a place of its own.
+    // Sorted after all findings that have a place of their own.
     const at = { order: Number.POSITIVE_INFINITY, place };
     if (found !== null) {
       this.#report('broken', `Record ${seq} of chain ${chain} is not the one that is anchored here.`, at);
@@ -203,7 +209,10 @@ function nameOf(chain: string, sequence: number): string {
   return `${chain}:${sequence}`;
 }
 
-/** The part of a line of a log that is a record, or null: the log may hold other lines, and others may have put something before it. */
+/**
+ * The part of a log line that is a record, or null: a log may hold other lines, and other programs may have put a prefix before
+ * the record.
+ */
 export function recordIn(line: Buffer): string | null {
   const start = line.indexOf(recordStart);
   return start === -1 ? null : textOfLine(line.subarray(start)).trimEnd();

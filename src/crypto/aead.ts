@@ -1,9 +1,11 @@
-/** AES-256-GCM with a 16-byte tag and nothing else: a shorter tag, a changed bit or another key all look the same to the caller. */
+/**
+ * AES-256-GCM with a 16-byte tag and nothing else: a short tag, a changed bit and a wrong key all look the same to the caller.
+ */
 
 import { createCipheriv, createDecipheriv, type KeyObject, randomBytes } from 'node:crypto';
 
 const algorithm = 'aes-256-gcm';
-/** NIST SP 800-38D allows shorter tags and Node accepts them unless this is passed. */
+/** NIST SP 800-38D allows shorter tags, and Node accepts them unless this length is passed. */
 export const tagLength = 16;
 
 export interface Sealed {
@@ -12,17 +14,17 @@ export interface Sealed {
   readonly tag: Buffer;
 }
 
-/** Encrypts under an IV that the caller has never used with this key. */
+/** Encrypts under an IV that the caller must never have used with this key. */
 export function seal(key: KeyObject, iv: Buffer, plaintext: Buffer, associatedData: Buffer | null): Sealed {
   const cipher = createCipheriv(algorithm, key, iv, { authTagLength: tagLength });
   if (associatedData !== null) cipher.setAAD(associatedData);
   const ciphertext = cipher.update(plaintext);
-  // GCM holds nothing back: this adds no bytes, and makes the tag.
+  // GCM buffers nothing: this returns no bytes, and computes the tag.
   cipher.final();
   return { iv, ciphertext, tag: cipher.getAuthTag() };
 }
 
-/** The plaintext, or null whatever the reason that it does not open. */
+/** The plaintext, or null for any failure. */
 export function open(key: KeyObject, sealed: Sealed, associatedData: Buffer | null): Buffer | null {
   if (sealed.tag.length !== tagLength || sealed.iv.length === 0) return null;
   const decipher = createDecipheriv(algorithm, key, sealed.iv, { authTagLength: tagLength });
@@ -38,7 +40,7 @@ export function open(key: KeyObject, sealed: Sealed, associatedData: Buffer | nu
   }
 }
 
-/** Drawn from the system's generator many at a time, because asking it costs more than the bytes. */
+/** Random bytes drawn from the system at once, because each call costs more than the bytes. */
 const drawnBytes = 8_192;
 let drawn = Buffer.alloc(0);
 
@@ -51,8 +53,8 @@ export function freshIv(length: number): Buffer {
 }
 
 /**
- * Joins fields so that no two lists of them give the same bytes: the label, then per field: one byte 0 for null, or one byte 1, the length in bytes as 32-bit big-endian, and the UTF-8 bytes.
- * No label of this project is a prefix of another.
+ * Joins fields so that no two different lists give the same bytes: the label, then for each field one byte 0 for null, or one
+ * byte 1, the length in bytes as 32-bit big-endian, and the UTF-8 bytes. No label of this project is a prefix of another.
  */
 export function associatedData(label: string, fields: readonly (string | null)[]): Buffer {
   return Buffer.concat([Buffer.from(label, 'utf8'), ...fields.map(encodeField)]);

@@ -1,24 +1,24 @@
-/** Signs audit records one after the other, each together with the one before: see docs/audit.md for the bytes. */
+/** Signs audit records in a chain, each together with the `mac` of the one before. docs/audit.md specifies the bytes. */
 
 import { createHmac, type KeyObject, randomBytes, timingSafeEqual } from 'node:crypto';
 import { auditKeyOf, type MasterKey } from './master-key.ts';
 
-/** What every record begins with, wherever it stands. */
+/** How every record begins, in either sink. */
 export const recordStart = '{"audit":1,';
-/** What the first record of a chain has in place of the one before it. */
+/** Stands for the predecessor's `mac` in the first record of a chain. */
 const noRecord = '0'.repeat(64);
 const macEnd = /,"mac":"([0-9a-f]{64})"\}$/;
 
 export interface ChainedRecord {
   readonly chain: string;
-  /** From 1. */
+  /** Starts at 1. */
   readonly sequence: number;
   readonly mac: string;
-  /** The record as it is kept: one line of JSON, without its end. */
+  /** The stored form: one line of JSON, without the line feed. */
   readonly line: string;
 }
 
-/** A record that has been read and found authentic, or whose key is not there. */
+/** A record that was read: authentic, or not verifiable because its key is missing. */
 export interface ReadRecord extends ChainedRecord {
   readonly keyId: string;
   /** The `mac` of the record before it. */
@@ -32,10 +32,10 @@ export class AuditChain {
   #sequence = 0;
   #mac = noRecord;
 
-  /** The next record, signed under the audit subkey of this master key. `fields` come after the chain's own. */
+  /** Appends the next record, signed under the audit subkey of this master key. `fields` come after the chain's own. */
   append(key: MasterKey, fields: Readonly<Record<string, unknown>>, time = new Date()): ChainedRecord {
     const sequence = this.#sequence + 1;
-    // Ids, digits and hex need no escaping; and one object of all fields would take longer to write than to sign.
+    // Ids, digits and hex need no escaping, and serializing one object of all fields would take longer than signing.
     const own = `${recordStart}"chain":"${this.id}","seq":${sequence},"time":"${time.toISOString()}","key_id":"${key.id}","prev":"${this.#mac}"`;
     const rest = JSON.stringify(fields).slice(1, -1);
     const signed = rest === '' ? own : `${own},${rest}`;
@@ -47,8 +47,8 @@ export class AuditChain {
 }
 
 /**
- * Null where the line is no record, or is not authentic under the key that it names. A record whose key is not found comes
- * back as not authentic, for the caller to say so.
+ * Null if the line is not a record, or is not authentic under the key that it names. If that key is not found, the record is
+ * returned with `isAuthentic` false, for the caller to report.
  */
 export function readRecord(line: string, findKey: (keyId: string) => MasterKey | undefined): ReadRecord | null {
   const fields = parseRecord(line);
@@ -62,7 +62,7 @@ export function readRecord(line: string, findKey: (keyId: string) => MasterKey |
   return { chain, sequence: seq, mac, line, keyId: key_id, previous: prev, fields, isAuthentic: key !== undefined };
 }
 
-/** What a line says, believed or not; null where it is no record at all. */
+/** The fields of a line, without verifying them; null if it is not a record. */
 export function parseRecord(line: string): Record<string, unknown> | null {
   if (!line.startsWith(recordStart)) return null;
   try {
@@ -72,7 +72,7 @@ export function parseRecord(line: string): Record<string, unknown> | null {
   }
 }
 
-/** Whether the record before this one is that of this `mac`; of the first, that there is none. */
+/** Whether the record's predecessor has this `mac`; with null, whether it is the first of its chain. */
 export function follows(record: ReadRecord, mac: string | null): boolean {
   return record.previous === (mac ?? noRecord);
 }

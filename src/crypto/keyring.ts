@@ -1,4 +1,4 @@
-/** The master keys of the environment: all of them open; which one seals is the database's to say. */
+/** The master keys of the environment: any of them may open a row; the database decides which one seals. */
 
 import { labelOfKey, type MasterKey } from './master-key.ts';
 import { openRow, type RowBinding, type RowCiphertext } from './row.ts';
@@ -9,7 +9,7 @@ export interface KeyringEntry {
   readonly key: MasterKey;
 }
 
-/** A master key under one of the settings that hold it: what a keyring is built of. */
+/** A master key and one setting that holds it: the input of a keyring. */
 export interface GivenKey {
   readonly source: string;
   readonly key: MasterKey;
@@ -21,7 +21,7 @@ export interface OpenedRow {
 }
 
 export class Keyring {
-  /** In the order given; a key that stands under two settings is one entry. */
+  /** In the order given; a key held by two settings is one entry. */
   readonly entries: readonly KeyringEntry[];
   readonly #keys: ReadonlyMap<string, MasterKey>;
 
@@ -35,7 +35,7 @@ export class Keyring {
     this.#keys = new Map(this.entries.map(({ key }) => [key.id, key]));
   }
 
-  /** What an equal keyring is built of, here or on another thread. */
+  /** The input that builds an equal keyring, here or on another thread. */
   get given(): GivenKey[] {
     return this.entries.flatMap(({ sources, key }) => sources.map((source) => ({ source, key })));
   }
@@ -44,17 +44,17 @@ export class Keyring {
     return this.#keys.get(keyId);
   }
 
-  /** The key that this setting holds. */
+  /** The key held by this setting. */
   givenAs(source: string): MasterKey | undefined {
     return this.entries.find(({ sources }) => sources.includes(source))?.key;
   }
 
-  /** What logs call a key that this keyring holds. */
+  /** The name of a key for logs; see {@link labelOfKey}. */
   labelOf(keyId: string): string {
     return labelOfKey(keyId, this.get(keyId)?.isPassphrase === true);
   }
 
-  /** Tries the hinted key first and then every other; null where none opens the row. */
+  /** Tries the hinted key first and then every other; null if none opens the row. */
   openRow(binding: RowBinding | null, row: RowCiphertext, keyIdHint: string | null): OpenedRow | null {
     const hinted = keyIdHint === null ? undefined : this.#keys.get(keyIdHint);
     if (hinted !== undefined) {

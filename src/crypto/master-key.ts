@@ -1,4 +1,7 @@
-/** A master key never leaves this object in readable form: others name it by its key id and derive or encrypt through its KeyObject. */
+/**
+ * A master key never leaves this object in readable form: other code names it by its key id, and encrypts or derives through its
+ * KeyObject.
+ */
 
 import { createHash, createHmac, createSecretKey, type KeyObject, randomBytes } from 'node:crypto';
 
@@ -12,11 +15,11 @@ export interface MasterKey {
   /** 16 lowercase hex characters, as {@link keyIdOf} derives them. */
   readonly id: string;
   readonly secret: KeyObject;
-  /** True where the key was given as other text than 64 hex characters: its id then helps guessing it. */
+  /** True if the key was given as any text other than 64 hex characters: its id then helps to guess it. */
   readonly isPassphrase: boolean;
 }
 
-/** What logs, metrics and messages call a key: the id of a passphrase would help guessing it. */
+/** The name of a key in logs, metrics and messages: the id of a passphrase would help to guess it. */
 export function labelOfKey(keyId: string, isPassphrase: boolean): string {
   return isPassphrase ? 'passphrase' : keyId;
 }

@@ -1,4 +1,7 @@
-/** The two formats of an encrypted row. A format-2 ciphertext opens only in the table, tenant, name and provider that it was sealed for. */
+/**
+ * The two formats of an encrypted row. A format-2 ciphertext opens only for the table, tenant, name and provider that it was
+ * sealed for.
+ */
 
 import { associatedData, freshIv, open, type Sealed, seal, tagLength } from './aead.ts';
 import type { MasterKey } from './master-key.ts';
@@ -15,7 +18,7 @@ export interface RowCiphertext {
   readonly authTag: string;
 }
 
-/** What a format-2 row is bound to, beside the key id. A null tenant and an empty one differ. */
+/** What a format-2 row is bound to, apart from the key id. A null tenant and an empty one differ. */
 export interface RowBinding {
   readonly table: string;
   readonly tenantId: string | null;
@@ -23,7 +26,7 @@ export interface RowBinding {
   readonly provider: string;
 }
 
-/** The format that the IV's length tells, or null where the columns cannot be a ciphertext at all. */
+/** The format, by the length of the IV; null if the columns cannot be a ciphertext at all. */
 export function rowFormatOf(row: RowCiphertext): RowFormat | null {
   return decodeColumns(row) === null ? null : formatOf(row);
 }
@@ -44,7 +47,7 @@ export function sealRow(key: MasterKey, binding: RowBinding | null, plaintext: B
   };
 }
 
-/** The plaintext, or null. A row in format 2 without a binding never opens. */
+/** The plaintext, or null. A format-2 row never opens without a binding. */
 export function openRow(key: MasterKey, binding: RowBinding | null, row: RowCiphertext): Buffer | null {
   const sealed = decodeColumns(row);
   if (sealed === null) return null;
@@ -52,7 +55,7 @@ export function openRow(key: MasterKey, binding: RowBinding | null, row: RowCiph
   return binding === null ? null : open(key.secret, sealed, bindingData(binding, key.id));
 }
 
-/** Null where the columns are not hex, or the IV or the tag has another length than those of the formats. */
+/** Null if the columns are not hex, or the IV or tag has a length that neither format uses. */
 function decodeColumns(row: RowCiphertext): Sealed | null {
   const iv = decodeHex(row.iv);
   const tag = decodeHex(row.authTag);
@@ -61,10 +64,10 @@ function decodeColumns(row: RowCiphertext): Sealed | null {
   return iv.length === ivLengths[1] || iv.length === ivLengths[2] ? { iv, ciphertext, tag } : null;
 }
 
-/** Of which Node's decoder sees the low byte alone: U+4E61 would be an `a`. */
+/** Characters of which Node's hex decoder sees only the low byte: U+4E61 would read as `a`. */
 const wideCharacter = /[\u0100-\uffff]/;
 
-/** Node stops at what is no hex: then fewer bytes come out. */
+/** Null unless all of the text is hex: Node's decoder stops at the first other character, and returns fewer bytes. */
 function decodeHex(text: string): Buffer | null {
   if (wideCharacter.test(text)) return null;
   const bytes = Buffer.from(text, 'hex');

@@ -1,4 +1,7 @@
-/** The text form `pv1.<key id>.<base64url(iv‖ciphertext‖tag)>` of a ciphertext that the caller keeps: it can never pass for a row. */
+/**
+ * The text form `pv1.<key id>.<base64url(iv‖ciphertext‖tag)>` of a ciphertext that the caller keeps; it can never be mistaken for
+ * a row.
+ */
 
 import { associatedData, freshIv, open, seal, tagLength } from './aead.ts';
 import type { MasterKey } from './master-key.ts';
@@ -16,7 +19,7 @@ export interface TextCiphertext {
   readonly payload: Buffer;
 }
 
-/** Parses strictly: null for anything that {@link sealText} could not have written, other base64url spellings included. */
+/** Parses strictly: null for anything that {@link sealText} could not have written, including other base64url spellings. */
 export function parseText(text: string): TextCiphertext | null {
   if (!prefix.test(text)) return null;
   const encoded = text.slice(payloadStart);
@@ -25,7 +28,7 @@ export function parseText(text: string): TextCiphertext | null {
   return { keyId: text.slice(keyIdStart, payloadStart - 1), payload };
 }
 
-/** Seals under a fresh IV. `context` must be given again to open; null and the empty string differ. */
+/** Seals under a fresh IV. The same `context` is needed to open; null and the empty string differ. */
 export function sealText(key: MasterKey, plaintext: Buffer, context: string | null): string {
   const sealed = seal(key.secret, freshIv(ivLength), plaintext, boundTo(context));
   const payload = Buffer.concat([sealed.iv, sealed.ciphertext, sealed.tag]);

@@ -1,8 +1,14 @@
-/** Splits bytes at line feeds alone: a text may hold what Unicode, and Node's own reader of lines, take for the end of one. */
+/**
+ * Splits bytes at line feeds only: text may contain other characters that Unicode, and Node's own line reader, treat as line
+ * ends.
+ */
 
 import { isUtf8 } from 'node:buffer';
 
-/** Each line with its end, the last as it is. Null in place of a line that is longer than `maxBytes`, and nothing after it. */
+/**
+ * Yields each line with its line feed, which the last may lack. In place of a line longer than `maxBytes` it yields null, and
+ * ends.
+ */
 export async function* readLines(chunks: AsyncIterable<Buffer>, maxBytes: number): AsyncGenerator<Buffer | null> {
   let begun: Buffer[] = [];
   let begunBytes = 0;
@@ -22,7 +28,10 @@ export async function* readLines(chunks: AsyncIterable<Buffer>, maxBytes: number
   if (begunBytes > 0) yield Buffer.concat(begun);
 }
 
-/** What a line says. Bytes that are no UTF-8 end as no line does: read leniently they could pass for another. */
+/**
+ * The text of a line. Invalid UTF-8 gets a NUL appended, which no valid line ends with: decoded leniently, it could pass for
+ * another line.
+ */
 export function textOfLine(bytes: Buffer): string {
   return isUtf8(bytes) ? bytes.toString('utf8') : `${bytes.toString('latin1')}\0`;
 }

@@ -1,20 +1,20 @@
-/** Does something again and again: keeps no process alive for it, and once it is stopped nothing of it is under way any more. */
+/** Repeats work at an interval. It does not keep the process alive, and once it is stopped no work is in flight. */
 
 export class Repetition {
   readonly #timer: NodeJS.Timeout;
   #underWay: Promise<void> = Promise.resolve();
 
-  /** Where `work` fails, the next time makes up for it. One that takes longer than the interval has the next beside it. */
+  /** A failure of `work` is ignored: the next run makes up for it. Runs overlap if one takes longer than the interval. */
   constructor(intervalMs: number, work: () => Promise<unknown>, isAtOnce = false) {
     const begin = (): void => {
-      // Without their results, each of which would hold all those before it.
+      // Drops the results: each would otherwise retain all earlier ones.
       this.#underWay = Promise.allSettled([this.#underWay, work()]).then(() => undefined);
     };
     if (isAtOnce) begin();
     this.#timer = setInterval(begin, intervalMs).unref();
   }
 
-  /** Resolves once what is under way has ended. Never rejects. */
+  /** Resolves once the work in flight has ended. Never rejects. */
   async stop(): Promise<void> {
     clearInterval(this.#timer);
     await this.#underWay;

@@ -1,4 +1,7 @@
-/** Stops once for a signal and its echo: a terminal signals npm as well as what npm has started, and npm hands its own on. */
+/**
+ * Stops once for a signal and its echo: a terminal signals both npm and the processes that npm started, and npm forwards its own
+ * signal.
+ */
 
 import { constants } from 'node:os';
 
@@ -6,7 +9,7 @@ import { constants } from 'node:os';
 const echoMs = 1_000;
 const stopSignals = ['SIGINT', 'SIGTERM'] as const;
 
-/** Calls `stop` at the first signal; a later one ends the process at once. Answers what takes both back. */
+/** Calls `stop` at the first signal; a later one ends the process at once. Returns a function that removes both handlers. */
 export function onStopSignal(stop: (signal: NodeJS.Signals) => void): () => void {
   let firstAtMs: number | null = null;
   const receive = (signal: NodeJS.Signals): void => {

@@ -1,4 +1,4 @@
-/** Threads that each do one task and end: whoever started one gets its result or its error, and they are stopped together. */
+/** Threads that each do one task and end: the caller that started one gets its result or error, and all are stopped together. */
 
 import type { TransferListItem } from 'node:worker_threads';
 import { stopping, Thread } from './thread.ts';
@@ -6,7 +6,7 @@ import { stopping, Thread } from './thread.ts';
 export interface RunningTask<Result> {
   /** Settles once the thread has ended. */
   readonly result: Promise<Result>;
-  /** Asks it to stop at its next step. */
+  /** Asks the task to stop at its next step. */
   readonly stop: () => void;
 }
 
@@ -14,7 +14,7 @@ export class TaskThreads<Note> {
   readonly #running = new Set<RunningTask<unknown>>();
   #isStopped = false;
 
-  /** `entry`, and what is copied and what `moved`: see {@link Thread}. Throws StorageUnavailableError once they have been stopped. */
+  /** For `entry`, what is copied, and what is `moved`, see {@link Thread}. Throws StorageUnavailableError after {@link stop}. */
   start<Result>(
     entry: URL,
     task: unknown,
@@ -32,7 +32,7 @@ export class TaskThreads<Note> {
     return running;
   }
 
-  /** For good, and resolves once all have ended. Never rejects. */
+  /** Permanent; resolves once all threads have ended. Never rejects. */
   async stop(): Promise<void> {
     this.#isStopped = true;
     for (const { stop } of this.#running) stop();

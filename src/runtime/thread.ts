@@ -1,12 +1,12 @@
-/** A thread that is asked: each request gets its own response, or an error of its kind, also where the thread dies. */
+/** A thread that answers requests: each gets its own response or an error of its original class, even if the thread dies. */
 
 import { parentPort, type TransferListItem, Worker, type WorkerOptions } from 'node:worker_threads';
 import { type ErrorCode, type ErrorDetails, errorWithCode, StorageUnavailableError, VaultError } from '../errors.ts';
 
-/** To the thread: a request, or that it is to give up what it does. */
+/** Sent to the thread: a request, or an order to stop its work. */
 type Order<Request> = { readonly number: number; readonly request: Request } | 'stop';
 
-/** From the thread, about the request of that number: notes on its way, and at last the outcome. */
+/** Sent by the thread about the request with this number: notes during the work, then the outcome. */
 type Word<Response, Note> = { readonly number: number } & ({ readonly note: Note } | { readonly outcome: Outcome<Response> });
 
 type Outcome<Response> =
@@ -35,14 +35,14 @@ export class Thread<Request, Response, Note = never> {
     this.#worker.on('exit', () => this.#fail(new Error('A thread ended before its work.')));
   }
 
-  /** Whether it has died, or was closed: it answers nothing more. */
+  /** Whether the thread has died or was closed, and answers no more requests. */
   get hasFailed(): boolean {
     return this.#failure !== null;
   }
 
   /**
-   * Rejects with what answering it threw, or with what the thread has died of. What goes there and back is copied, keys as KeyObjects,
-   * but for what is `moved`, which is gone here.
+   * Rejects with the error that the thread threw for this request, or that it died of. Requests and responses are copied, keys as
+   * KeyObjects; whatever is in `moved` is transferred, and no longer usable here.
    */
   request(
     request: Request,
@@ -53,18 +53,18 @@ export class Thread<Request, Response, Note = never> {
       if (this.#failure !== null) return reject(this.#failure);
       const number = this.#sent;
       this.#sent += 1;
-      // Throws what cannot be copied; then nothing is waited for.
+      // Throws if something cannot be copied; then nothing is left pending.
       this.#worker.postMessage({ number, request } satisfies Order<Request>, moved);
       this.#pending.set(number, { onNote, resolve, reject });
     });
   }
 
-  /** Asks it to give up at its next step what it does; whoever waits for that is told. */
+  /** Asks the thread to stop its work at the next step; the pending requests then reject. */
   stop(): void {
     this.#worker.postMessage('stop' satisfies Order<Request>);
   }
 
-  /** Ends it in the midst of whatever it does, and resolves once it has ended. */
+  /** Ends the thread whatever it is doing, and resolves once it has ended. */
   async close(): Promise<void> {
     await this.#worker.terminate();
   }
@@ -89,14 +89,14 @@ export class Thread<Request, Response, Note = never> {
 }
 
 export interface RequestControl<Note> {
-  /** Is aborted where the thread is to stop. */
+  /** Aborted when the thread is to stop. */
   readonly stopped: AbortSignal;
   readonly tell: (note: Note) => void;
 }
 
 /**
- * To be called by the thread, once. What was opened for a request is to be closed before its response: nothing else is waited for. What
- * `movedOf` names of a response is moved to whoever asked, and not copied.
+ * To be called once, by the thread. Whatever a request opened must be closed before its response: nothing else is waited for. The
+ * parts of a response that `movedOf` lists are transferred to the requester, not copied.
  */
 export function answerRequests<Request, Response, Note = never>(
   respond: (request: Request, control: RequestControl<Note>) => Response | Promise<Response>,
@@ -114,7 +114,7 @@ export function answerRequests<Request, Response, Note = never>(
     if (order === 'stop') stop.abort(stopping());
     else void answer(order.number, order.request);
   });
-  // A request that cannot be read has no number to respond to: all that wait are told by the end of the thread.
+  // A request that cannot be deserialized has no number to respond to: the thread ends, which rejects all pending requests.
   port.on('messageerror', (error) => {
     throw error;
   });
@@ -124,7 +124,7 @@ export function stopping(): StorageUnavailableError {
   return new StorageUnavailableError('The vault is stopping.');
 }
 
-/** An error on its way to another thread is no longer of its class. */
+/** Errors lose their class on the way to another thread, so a VaultError is sent as its code. */
 async function outcomeOf<Response>(respond: () => Response | Promise<Response>): Promise<Outcome<Response>> {
   try {
     return { kind: 'done', response: await respond() };

@@ -1,9 +1,9 @@
-/** Waits for work only as long as it is worth waiting for: leaves no timer behind, and no error that nobody handles. */
+/** Waits for work up to a time limit, and leaves behind no timer and no unhandled rejection. */
 
-/** A timer takes no more, and 25 days are as good as for ever. */
+/** The longest delay that a timer accepts; 25 days are as good as forever. */
 const longestMs = 2 ** 31 - 1;
 
-/** Settles as the work does, or, where that takes longer than `timeoutMs`, as `late` answers or throws. The work itself goes on. */
+/** Settles as the work does, or, after `timeoutMs`, as `late` returns or throws. The work itself goes on. */
 export async function within<Result, Late>(work: Promise<Result>, timeoutMs: number, late: () => Late): Promise<Result | Late> {
   let timer: NodeJS.Timeout | undefined;
   const timeout = new Promise<void>((resolve) => {
