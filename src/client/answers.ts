@@ -1,4 +1,4 @@
-/** What an answer must show before it is believed: that it is of the kind, and about the thing, that was asked for. */
+/** What an answer must contain before it is believed: the kind of thing that was asked for, and about the right key. */
 
 type Fields = Readonly<Record<string, unknown>>;
 export type IsMeant = (answer: Fields) => boolean;
@@ -8,7 +8,7 @@ export function isFields(value: unknown): value is Fields {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
-/** `key` is of that tenant, null where it is left out, and has that name or id. */
+/** `key` has that name or id, and belongs to that tenant, or to the null tenant if none is given. */
 export function hasKey({ tenant_id, ...fields }: WantedKey): IsMeant {
   const wanted = { ...fields, tenant_id: tenant_id ?? null };
   return ({ key }) => isOf(wanted, key);
@@ -23,12 +23,12 @@ export function hasText(field: string): IsMeant {
   return (answer) => typeof answer[field] === 'string';
 }
 
-/** As many items as were sent, since only their order says which is which. */
+/** Exactly as many items as were sent, since only their order tells which is which. */
 export function hasItems(count: number): IsMeant {
   return ({ items }) => Array.isArray(items) && items.length === count && items.every(isFields);
 }
 
-/** A page of things of which each is as `wanted`, and not one that leads to itself, which would be asked for again for ever. */
+/** A page whose entries all have the `wanted` fields. A page that leads to itself is refused: it would be requested forever. */
 export function isPage(list: string, cursor: string | undefined, wanted: Fields = {}): IsMeant {
   return ({ [list]: things, next_cursor: next }) =>
     Array.isArray(things) &&

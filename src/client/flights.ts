@@ -1,22 +1,22 @@
-/** Lets callers who want the same thing at the same time share one request, each of whom may abort alone. */
+/** Lets concurrent callers of the same thing share one request, which each of them may abort for itself. */
 
 interface Flight<Result> {
   readonly result: Promise<Result>;
-  /** Null where the one who began it stays to the end, so that nobody can be the last to leave. */
+  /** Null if the caller that began the request cannot leave, so that the request is never abandoned. */
   readonly controller: AbortController | null;
   passengers: number;
   isOver: boolean;
 }
 
-/** `isCurrent` answers whether the key was not {@link Flights.forget forgotten} since the request began. */
+/** `isCurrent` tells whether the key has not been {@link Flights.forget forgotten} since the request began. */
 type Start<Result> = (signal: AbortSignal | undefined, isCurrent: () => boolean) => Promise<Result>;
 
 export class Flights<Result> {
   readonly #flights = new Map<string, Flight<Result>>();
 
   /**
-   * The result of the request under way for `key`, or of one that `start` begins. The request is aborted once the signal of
-   * every caller is.
+   * The result of the request in flight for `key`, or of a new one begun by `start`. The request is aborted once every caller has
+   * aborted.
    */
   async join(key: string, start: Start<Result>, signal: AbortSignal | undefined): Promise<Result> {
     signal?.throwIfAborted();
@@ -30,7 +30,7 @@ export class Flights<Result> {
     }
   }
 
-  /** Nobody joins the requests under way any more: what they answer may be of yesterday. */
+  /** Requests in flight get no more callers: their answers may be outdated. */
   forget(key?: string): void {
     if (key === undefined) this.#flights.clear();
     else this.#flights.delete(key);
@@ -43,7 +43,7 @@ export class Flights<Result> {
     const end = (): void => {
       flight.isOver = true;
     };
-    // Each caller hears of a failure; with none left it is nobody's.
+    // Every waiting caller gets the rejection; without any, it must not count as unhandled.
     flight.result.then(end, end);
     this.#flights.set(key, flight);
     return flight;

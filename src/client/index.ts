@@ -1,4 +1,4 @@
-/** `provara-vault/client`: what a gateway imports. Nothing of the server comes along. */
+/** `provara-vault/client`: what a gateway imports. It brings no server code along. */
 
 export {
   VaultAuthError,

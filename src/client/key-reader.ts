@@ -1,4 +1,4 @@
-/** Opens keys by name: one request for those who ask at the same time, and, where a cache is wanted, none while it answers. */
+/** Decrypts keys by name: concurrent reads of a key share one request, and an optional cache answers without any. */
 
 import { LRUCache } from 'lru-cache';
 import { isUnreachable, VaultClientError } from './errors.ts';
@@ -6,25 +6,27 @@ import { Flights } from './flights.ts';
 import type { DecryptedKey, DecryptKeyBody } from './wire.ts';
 
 const defaultMaxEntries = 1_000;
-/** Of a plaintext in memory; a timer takes no more than some weeks either. */
+/** The longest that a plaintext may stay in memory; timers, too, are limited to some weeks. */
 const maxKeptMs = 86_400_000;
-/** With a stale entry at hand the vault gets one try, so long at most; after a failure it is asked again so much later. */
+/**
+ * With a stale entry at hand the vault gets one attempt with this timeout, and after a failure is asked again this much later.
+ */
 const refreshTimeoutMs = 1_000;
 const askAgainAfterMs = 1_000;
 
-/** Decrypted keys in the memory of this process. Bounded in number and in time. */
+/** Decrypted keys in the memory of this process, bounded in number and time. */
 export interface KeyCacheOptions {
-  /** How long a decrypted key is answered without asking the vault. */
+  /** How long a decrypted key is served without asking the vault. */
   readonly ttlMs: number;
-  /** How much longer it is answered while the vault cannot be reached; 0, the default, is not at all. */
+  /** How much longer it is served while the vault cannot be reached. The default, 0, is not at all. */
   readonly staleMs?: number | undefined;
-  /** The least recently used beyond so many are dropped; 1,000 unless told. */
+  /** Above this number the least recently used entries are dropped; 1,000 by default. */
   readonly maxEntries?: number | undefined;
-  /** Told, at most once a second and key, why a stale key was answered. */
+  /** Called at most once a second for each key, with the error because of which a stale key was served. */
   readonly onStale?: ((error: VaultClientError) => void) | undefined;
 }
 
-/** How one refresh differs from an ordinary call. */
+/** How a refresh differs from an ordinary call. */
 export interface ReadLimits {
   readonly retries?: number;
   readonly maxTimeoutMs?: number;
@@ -39,7 +41,7 @@ type Fetch = (body: DecryptKeyBody, options: ReadOptions, limits: ReadLimits) =>
 
 interface Entry {
   readonly key: DecryptedKey;
-  /** Of `performance.now()`. */
+  /** By `performance.now()`. */
   freshUntilMs: number;
   readonly staleUntilMs: number;
 }
@@ -52,7 +54,7 @@ export class KeyReader {
   readonly #staleMs: number;
   readonly #onStale: KeyCacheOptions['onStale'];
 
-  /** Throws TypeError for bounds that are none. */
+  /** Throws TypeError for invalid cache limits. */
   constructor(fetch: Fetch, options: KeyCacheOptions | undefined) {
     this.#fetch = fetch;
     this.#ttlMs = options?.ttlMs ?? 0;
@@ -63,7 +65,7 @@ export class KeyReader {
       throw new TypeError('cache.ttlMs must be more than 0, cache.staleMs at least 0, and the two together at most a day.');
     }
     if (!(Number.isInteger(max) && max >= 1)) throw new TypeError('cache.maxEntries must be a whole number of at least 1.');
-    // A timer of each entry's own takes it out of memory when its time is over.
+    // A timer for each entry removes it from memory when it expires.
     const ttl = Math.ceil(this.#ttlMs + this.#staleMs);
     this.#cache = options === undefined ? null : new LRUCache({ max, ttl, ttlAutopurge: true });
   }
@@ -80,7 +82,7 @@ export class KeyReader {
     );
   }
 
-  /** Whoever asks from now on gets what the vault says. */
+  /** Later reads ask the vault again. */
   forget(body: DecryptKeyBody): void {
     const name = cacheKey(body);
     this.#cache?.delete(name);
@@ -113,10 +115,10 @@ export class KeyReader {
     this.#cache?.set(name, { key, freshUntilMs, staleUntilMs: freshUntilMs + this.#staleMs });
   }
 
-  /** Throws the error unless the vault was not there to say anything: what it refused is not answered from memory. */
+  /** Throws the error unless the vault was unreachable: an answer that the vault refused is not served from memory. */
   #answerStale(name: string, error: unknown): DecryptedKey {
     if (error instanceof VaultClientError && isRefusal(error)) this.#cache?.delete(name);
-    // Looked up again: meanwhile another call may have been refused, or have replaced it.
+    // Looked up again: in the meantime another call may have been refused, or have replaced the entry.
     const entry = isUnreachable(error) ? this.#stale(name) : undefined;
     if (entry === undefined) throw error;
     entry.freshUntilMs = Math.min(performance.now() + askAgainAfterMs, entry.staleUntilMs);
@@ -124,7 +126,7 @@ export class KeyReader {
     return entry.key;
   }
 
-  /** What goes wrong in telling takes nothing from the answer. */
+  /** A failing `onStale` does not affect the answer. */
   async #tellStale(error: VaultClientError): Promise<void> {
     try {
       await this.#onStale?.(error);
@@ -139,12 +141,12 @@ export class KeyReader {
   }
 }
 
-/** No two pairs share one, whatever is in them. */
+/** Unambiguous for any tenant and name. */
 function cacheKey({ tenant_id = null, name }: DecryptKeyBody): string {
   return JSON.stringify([tenant_id, name]);
 }
 
-/** 401, 403 and 404 among them; a 429 says nothing of the key. */
+/** 401, 403 and 404 among them; a 429 says nothing about the key. */
 function isRefusal({ status }: VaultClientError): boolean {
   return status !== null && status >= 400 && status < 500 && status !== 429;
 }

@@ -1,14 +1,17 @@
-/** Repeats what failed for a passing reason: exponential backoff with full jitter, never sooner than the vault said. */
+/** Retries after transient failures: exponential backoff with full jitter, never sooner than the vault allows. */
 
 import { setTimeout as sleep } from 'node:timers/promises';
 import { isUnreachable, type VaultClientError, VaultRateLimitedError } from './errors.ts';
 
 const baseDelayMs = 50;
 const maxDelayMs = 1_000;
-/** Whoever is told to wait longer learns that instead, from the error. */
+/** A longer Retry-After is not waited for: the error carries it to the caller. */
 const maxRetryAfterMs = 5_000;
 
-/** Up to `retries` more times, and only after failures that `mayRepeat`. Rejects with the last error, or with the signal's reason. */
+/**
+ * Retries up to `retries` times, and only after failures that `mayRepeat` accepts. Rejects with the last error, or with the
+ * signal's reason.
+ */
 export async function withRetries<Result>(
   operation: (earlier: readonly VaultClientError[]) => Promise<Result>,
   retries: number,
@@ -28,7 +31,7 @@ export async function withRetries<Result>(
   }
 }
 
-/** Null where a repetition would not help, or is wanted too late. */
+/** Null if a retry would not help, or would come too late. */
 function delayBefore(error: unknown, attempt: number): number | null {
   if (!(error instanceof VaultRateLimitedError || isUnreachable(error))) return null;
   const atLeastMs = (error.retryAfterSeconds ?? 0) * 1000;

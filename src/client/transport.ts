@@ -1,4 +1,7 @@
-/** One request and its whole answer, over a pool of kept connections: an answer, or an error of the client's family. */
+/**
+ * One request and its complete answer over a pool of kept-alive connections: returns an answer, or throws an error of the
+ * client's family.
+ */
 
 import { EventEmitter } from 'node:events';
 import { Pool } from 'undici';
@@ -6,16 +9,16 @@ import { type IsMeant, isFields } from './answers.ts';
 import { createError, isOwnType, VaultClientError, type VaultErrorFields, type VaultErrorType } from './errors.ts';
 import type { ErrorBody } from './wire.ts';
 
-/** Below the vault's own 72 seconds, so that no request goes out on a connection that is just being closed. */
+/** Below the vault's own 72 seconds, so that no request is sent on a connection that the vault is closing. */
 const keepAliveMs = 60_000;
 const connectTimeoutMs = 3_000;
-/** A connection stays with one replica: renewed so often, replicas that were added get their share. */
+/** A connection stays with one replica: renewing it this often gives added replicas their share. */
 const connectionLifetimeMs = 300_000;
-/** What no answer of the vault exceeds: all that a body of 8 MiB can hold, escaped. */
+/** Above any answer of the vault: the content of an 8 MiB body, fully escaped. */
 const maxAnswerBytes = 64 * 1024 * 1024;
-/** Nor a short one, or an error: a value of 64 KiB, escaped. */
+/** Limit for answers about one key, and for errors: a value of 64 KiB, escaped. */
 const maxShortAnswerBytes = 1024 * 1024;
-/** Messages are logged: beyond so many characters it is not the vault that speaks. */
+/** Messages are logged, and the vault's own are never longer than this many characters. */
 const maxMessageLength = 4_096;
 const printable = /^[\x21-\x7e]+$/;
 
@@ -24,9 +27,9 @@ export interface Call {
   readonly path: string;
   readonly query?: Readonly<Record<string, string | number | null | undefined>>;
   readonly body?: unknown;
-  /** Whether an answer is one to this call: it may be another's, from a proxy that has lost step. */
+  /** Whether an answer belongs to this call: a proxy that is out of step may deliver another's. */
   readonly isMeant: IsMeant;
-  /** Whether it is about one key, or less. */
+  /** Whether the answer is about at most one key. */
   readonly isShort?: boolean;
 }
 
@@ -41,7 +44,7 @@ export class Transport {
   readonly #basePath: string;
   readonly #authorization: string;
 
-  /** Throws TypeError, never with the token in it. */
+  /** Throws TypeError, never with the token in its message. */
   constructor(url: string, token: string, connections: number) {
     const { origin, pathname } = parseUrl(url);
     if (!printable.test(token)) throw new TypeError('token must be printable ASCII without spaces.');
@@ -54,17 +57,20 @@ export class Transport {
       keepAliveMaxTimeout: keepAliveMs,
       clientTtl: connectionLifetimeMs,
       connect: { timeout: connectTimeoutMs },
-      // The deadline of the attempt counts, which covers both.
+      // The deadline of the attempt covers both.
       headersTimeout: 0,
       bodyTimeout: 0,
     });
   }
 
-  /** Rejects with the signal's reason where that aborts, with TypeError for a body that is no JSON, and with VaultClientError otherwise. */
+  /**
+   * Rejects with the signal's reason if it aborts, with TypeError for a body that is not JSON, and otherwise with
+   * VaultClientError.
+   */
   async attempt(call: Call, { signal, requestId, timeoutMs }: AttemptOptions): Promise<unknown> {
     signal?.throwIfAborted();
     const body = call.body === undefined ? null : JSON.stringify(call.body);
-    // An emitter, which the HTTP library takes too, costs a fraction of an AbortController.
+    // The HTTP library also accepts an emitter, which costs a fraction of an AbortController.
     const ending = new EventEmitter();
     let isLate = false;
     const abort = (): void => void ending.emit('abort');
@@ -88,7 +94,7 @@ export class Transport {
     }
   }
 
-  /** Ends every connection once its request is answered. */
+  /** Closes each connection once its request is answered. */
   async close(): Promise<void> {
     await this.#pool.close();
   }
@@ -132,7 +138,7 @@ function toQueryString(query: Call['query'] = {}): string {
   return parameters.size === 0 ? '' : `?${parameters}`;
 }
 
-/** Undefined where it is none, or longer than that, in which case the rest is not read, and the connection closed. */
+/** Undefined if the body is not JSON, or is longer than `maxBytes`; then the rest is not read, and the connection is closed. */
 async function readJson(body: AsyncIterable<Buffer>, maxBytes: number): Promise<unknown> {
   const chunks: Buffer[] = [];
   let length = 0;
@@ -144,7 +150,7 @@ async function readJson(body: AsyncIterable<Buffer>, maxBytes: number): Promise<
   return parseJson(Buffer.concat(chunks, length).toString());
 }
 
-/** Undefined where it is none. */
+/** Undefined if the text is not JSON. */
 function parseJson(text: string): unknown {
   try {
     return JSON.parse(text);
@@ -185,7 +191,7 @@ function unanswered(
   return createError(message, { type, status: null, requestId, details });
 }
 
-/** The code alone: what an HTTP library's error holds beside it is not looked through for secrets. */
+/** Only the code: the rest of an HTTP library's error may contain secrets. */
 function codeOf(error: unknown): string | undefined {
   const code = error instanceof Error && 'code' in error ? error.code : undefined;
   return typeof code === 'string' ? code : undefined;

@@ -1,4 +1,7 @@
-/** Every call that a gateway may make of the vault, typed: repeated where that is safe, shared where it is the same, abortable. */
+/**
+ * Every call that a gateway may make to the vault, typed: retried where that is safe, shared between concurrent callers of the
+ * same key, and abortable.
+ */
 
 import { randomUUID } from 'node:crypto';
 import { hasItems, hasKey, hasOpenedKey, hasText, type IsMeant, isPage } from './answers.ts';
@@ -11,38 +14,38 @@ import type * as wire from './wire.ts';
 const defaultTimeoutMs = 10_000;
 const defaultRetries = 2;
 const defaultConnections = 20;
-/** What the vault takes from its callers; another is replaced by one of the client's. */
+/** Request ids that the vault accepts; any other is replaced by one that the client makes. */
 const givenRequestId = /^[\x21-\x7e]{1,128}$/;
 
 export interface VaultClientOptions {
-  /** Where the vault is, such as `http://provara-vault.railway.internal:4100`. */
+  /** The URL of the vault, such as `http://provara-vault.railway.internal:4100`. */
   readonly url: string;
-  /** A gateway token, or, for a dashboard, a writer token. */
+  /** A gateway token, or a writer token for a dashboard. */
   readonly token: string;
-  /** What one attempt may take, its connection and its answer included; 10 seconds unless told. */
+  /** Timeout of one attempt, including connecting and reading the answer; 10 seconds by default. */
   readonly timeoutMs?: number | undefined;
-  /** How often a call is repeated after a passing failure; 2 unless told. */
+  /** Retries after a transient failure; 2 by default. */
   readonly retries?: number | undefined;
-  /** At most so many connections at once; 20 unless told. */
+  /** Maximum number of connections; 20 by default. */
   readonly connections?: number | undefined;
-  /** None unless told. */
+  /** No cache by default. */
   readonly cache?: KeyCacheOptions | undefined;
 }
 
 export interface CallOptions {
-  /** Ends the call, which then rejects with the signal's reason. */
+  /** Aborts the call, which then rejects with the signal's reason. */
   readonly signal?: AbortSignal | undefined;
-  /** Follows the call into the vault's log. Without one the call gets an id of its own. */
+  /** Appears in the vault's log. A call without one gets an id of its own. */
   readonly requestId?: string | undefined;
 }
 
-/** Left out or null: the rows whose tenant is null, never all rows. */
+/** Omitted or null: the rows whose tenant is null, never all rows. */
 export type Tenant = { readonly tenant_id?: string | null | undefined };
 type ListKeysOptions = Omit<wire.ListKeysQuery, 'tenant_id'> & Tenant;
 
 /**
- * Every method rejects with a VaultClientError of the class that says what happened. What failed because the vault, or its
- * database, was away for a moment has been repeated by then; a store only where it had not been done.
+ * Every method rejects with the VaultClientError subclass for what happened. A call that failed because the vault or its database
+ * was briefly unavailable has been retried by then; a store only if it had certainly not been carried out.
  */
 export class VaultClient {
   readonly #transport: Transport;
@@ -50,7 +53,7 @@ export class VaultClient {
   readonly #retries: number;
   readonly #keys: KeyReader;
 
-  /** Connects to nothing yet. Throws TypeError where an option cannot be meant. */
+  /** Does not connect yet. Throws TypeError for an invalid option. */
   constructor({ url, token, timeoutMs, retries, connections, cache }: VaultClientOptions) {
     this.#timeoutMs = wholeNumber('timeoutMs', timeoutMs ?? defaultTimeoutMs, 1, 3_600_000);
     this.#retries = wholeNumber('retries', retries ?? defaultRetries, 0, 100);
@@ -59,8 +62,8 @@ export class VaultClient {
   }
 
   /**
-   * Inserts a key, or replaces the one of that tenant and name. Repeated only where the vault has refused it or was not
-   * connected to: after a lost answer somebody else may have stored a newer key, which a repetition would replace.
+   * Inserts a key, or replaces the one with that tenant and name. Retried only if the vault refused it or could not be connected
+   * to: after a lost answer another caller may have stored a newer key, which a retry would overwrite.
    */
   async storeKey(body: wire.StoreKeyBody, options: CallOptions = {}): Promise<wire.StoreKeyAnswer> {
     const { tenant_id, name } = body;
@@ -68,12 +71,12 @@ export class VaultClient {
       const call: Call = { method: 'POST', path: '/v1/api-keys', body, isMeant: hasKey({ tenant_id, name }), isShort: true };
       return (await this.#call(call, options, {}, { mayRepeat: isNotDone })) as wire.StoreKeyAnswer;
     } finally {
-      // Also after a failure: it may have been stored all the same.
+      // Also after a failure: the key may have been stored all the same.
       this.#keys.forget(body);
     }
   }
 
-  /** The plaintext of one key: the hot path. Calls for the same key at the same time are one request. */
+  /** The plaintext of one key: the hot path. Concurrent calls for the same key share one request. */
   decryptKey(body: wire.DecryptKeyBody, options: CallOptions = {}): Promise<wire.DecryptedKey> {
     return this.#keys.read(body, options);
   }
@@ -84,7 +87,7 @@ export class VaultClient {
     return (await this.#call({ method: 'GET', path: '/v1/api-keys', query, isMeant }, options)) as wire.ListKeysAnswer;
   }
 
-  /** All of a tenant's keys, masked, a page at a time. */
+  /** All of a tenant's keys, masked, fetched page by page. */
   async *eachKey(query: Omit<ListKeysOptions, 'cursor'> = {}, options: CallOptions = {}): AsyncGenerator<wire.ApiKey, void> {
     for await (const page of pages((cursor) => this.listKeys({ ...query, cursor }, options))) yield* page.keys;
   }
@@ -101,7 +104,7 @@ export class VaultClient {
     }
   }
 
-  /** Rejects with VaultNotFoundError where there was none; not where a repeated call finds that the first had deleted it. */
+  /** Rejects with VaultNotFoundError if there is no such key, unless an earlier attempt of this call may have deleted it. */
   async deleteKey(id: string, { tenant_id }: Tenant = {}, options: CallOptions = {}): Promise<void> {
     const isMeant: IsMeant = ({ deleted }) => deleted === true;
     try {
@@ -112,24 +115,24 @@ export class VaultClient {
     }
   }
 
-  /** A page of the plaintexts of a tenant's keys, each with its value or with why it does not open. */
+  /** A page of the plaintexts of a tenant's keys; each entry has its value, or the error that kept it from opening. */
   async decryptAllKeys(body: wire.DecryptAllBody = {}, options: CallOptions = {}): Promise<wire.DecryptAllAnswer> {
     const isMeant = isPage('keys', body.cursor);
     return (await this.#post('/v1/api-keys/decrypt-all', body, isMeant, options)) as wire.DecryptAllAnswer;
   }
 
-  /** The plaintexts of all of a tenant's keys, a page at a time. They are not kept in the cache. */
+  /** The plaintexts of all of a tenant's keys, fetched page by page. They do not enter the cache. */
   async *eachDecryptedKey(tenant: Tenant = {}, options: CallOptions = {}): AsyncGenerator<wire.DecryptedEntry, void> {
     for await (const page of pages((cursor) => this.decryptAllKeys({ ...tenant, cursor }, options))) yield* page.keys;
   }
 
-  /** A page of the tenants that have keys, and how many. The null tenant is one of them. */
+  /** A page of the tenants that have keys, with their key counts. The null tenant is included. */
   async listTenants(query: wire.TenantsQuery = {}, options: CallOptions = {}): Promise<wire.TenantsAnswer> {
     const isMeant = isPage('tenants', query.cursor);
     return (await this.#call({ method: 'GET', path: '/v1/tenants', query, isMeant }, options)) as wire.TenantsAnswer;
   }
 
-  /** All tenants that have keys, a page at a time. */
+  /** All tenants that have keys, fetched page by page. */
   async *eachTenant(
     query: Omit<wire.TenantsQuery, 'cursor'> = {},
     options: CallOptions = {},
@@ -144,22 +147,22 @@ export class VaultClient {
     return (answer as wire.StatusAnswer).configured;
   }
 
-  /** A text that the vault opens again, kept by the caller. */
+  /** Encrypts a text, which the caller keeps and the vault can decrypt. */
   async encrypt(item: wire.EncryptItem, options: CallOptions = {}): Promise<wire.EncryptResult> {
     return (await this.#post('/v1/encrypt', item, hasText('ciphertext'), options)) as wire.EncryptResult;
   }
 
-  /** Opens a text of {@link encrypt}, or the three columns of a row in format 1. */
+  /** Decrypts the result of {@link encrypt}, or the three columns of a format-1 row. */
   async decrypt(item: wire.CiphertextItem, options: CallOptions = {}): Promise<wire.DecryptResult> {
     return (await this.#post('/v1/decrypt', item, hasText('plaintext'), options)) as wire.DecryptResult;
   }
 
-  /** The same under the active master key; the plaintext stays in the vault. */
+  /** Re-encrypts under the active master key; the plaintext stays in the vault. */
   async rewrap(item: wire.CiphertextItem, options: CallOptions = {}): Promise<wire.EncryptResult> {
     return (await this.#post('/v1/rewrap', item, hasText('ciphertext'), options)) as wire.EncryptResult;
   }
 
-  /** At most 1,000 at once; the results are in order, each one or its error. */
+  /** At most 1,000 items; the results are in the same order, each a result or an error. */
   async encryptMany(items: readonly wire.EncryptItem[], options: CallOptions = {}): Promise<wire.EncryptBatchAnswer> {
     return (await this.#post('/v1/encrypt', { items }, hasItems(items.length), options)) as wire.EncryptBatchAnswer;
   }
@@ -174,12 +177,12 @@ export class VaultClient {
     return (await this.#post('/v1/rewrap', { items }, hasItems(items.length), options)) as wire.EncryptBatchAnswer;
   }
 
-  /** The next decrypt asks the vault: for when a provider refuses a key that another process may have replaced. */
+  /** Makes the next decrypt ask the vault: for when a provider refuses a key that another process may have replaced. */
   forgetKey(body: wire.DecryptKeyBody): void {
     this.#keys.forget(body);
   }
 
-  /** Forgets every cached key, and closes the connections once the calls under way are done. */
+  /** Forgets every cached key, and closes the connections once the calls in flight are done. */
   async close(): Promise<void> {
     this.#keys.forgetAll();
     await this.#transport.close();
@@ -213,9 +216,9 @@ export class VaultClient {
 }
 
 interface RepeatRules {
-  /** May say of a failed repetition that an earlier attempt had done what was asked. */
+  /** Whether a failed retry shows that an earlier attempt had carried out the call. */
   readonly isDone?: (error: unknown, earlier: readonly VaultClientError[]) => boolean;
-  /** After which failures the call may be repeated; after all that pass, where this is left out. */
+  /** After which failures the call may be retried; by default after every transient one. */
   readonly mayRepeat?: (error: unknown) => boolean;
 }
 

@@ -1,4 +1,4 @@
-/** The formats of text that JSON Schema has no words for: what each takes, and what who sends another is told. */
+/** Text formats that JSON Schema cannot express: what each accepts, and the error for anything else. */
 
 const labelMaxBytes = 255;
 // biome-ignore lint/suspicious/noControlCharactersInRegex: what it is there to refuse
@@ -8,14 +8,14 @@ export type FormatName = 'label' | 'unicode';
 
 interface TextFormat {
   readonly takes: (text: string) => boolean;
-  /** Goes on from the name of the field. */
+  /** Continues a sentence that begins with the field's name. */
   readonly demand: string;
 }
 
 export const formats: Readonly<Record<string, TextFormat>> = {
-  /** Of a tenant, a name or a provider. JSON Schema counts characters, not bytes. */
+  /** The id of a tenant, or a name, or a provider. JSON Schema counts characters, not bytes. */
   label: { takes: isLabel, demand: `must be 1 to ${labelMaxBytes} bytes without control characters` },
-  /** Without half a surrogate pair, which would not come back as it was. */
+  /** Without lone surrogates, which would not survive a round trip. */
   unicode: { takes: (text) => text.isWellFormed(), demand: 'must be well-formed Unicode' },
 } satisfies Record<FormatName, TextFormat>;
 

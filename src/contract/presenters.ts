@@ -1,4 +1,4 @@
-/** Turns what the services answer into what the contract says: snake_case names and RFC 3339 times. */
+/** Converts the services' results into the shapes of the contract: snake_case names and RFC 3339 times. */
 
 import { parseRecord } from '../crypto/audit-chain.ts';
 import type { MasterKeyReport } from '../keys/report.ts';
@@ -10,10 +10,10 @@ import { isRunning, type RotationProgress, type RotationRecord } from '../store/
 import type { ListedApiKey } from '../vault/api-keys.ts';
 import type { ApiKeyAnswer, AuditRecordAnswer, RotationAnswer } from './schemas.ts';
 
-/** RFC 3339 has years of four digits. */
+/** RFC 3339 years have four digits. */
 const lastSecond = Date.UTC(10_000, 0) / 1000 - 1;
 
-/** A time that it does not have, which another program may have written, shows as the epoch. */
+/** A time that RFC 3339 cannot express, which another program may have written, is shown as the epoch. */
 function toTime(unixSeconds: number): string {
   const isWritable = unixSeconds >= -62_167_219_200 && unixSeconds <= lastSecond;
   return new Date(isWritable ? unixSeconds * 1000 : 0).toISOString();
@@ -53,7 +53,7 @@ export function presentDryRun(dryRun: DryRun) {
   };
 }
 
-/** `liveProgress`: from the process that runs the rotation, if that is this one; otherwise the owner's last report is used. */
+/** `liveProgress`: from the process that runs the rotation, if it is this one; otherwise the owner's last report is used. */
 export function presentRotation(
   rotation: RotationRecord,
   tables: readonly string[],
@@ -108,7 +108,7 @@ export function presentMasterKey(key: MasterKeyReport) {
   };
 }
 
-/** What the record says; whether it is authentic is for `audit verify` to find out. */
+/** The record's own claims; only `audit verify` tells whether it is authentic. */
 export function presentAuditRow({ line }: AuditRow, cursor: string): AuditRecordAnswer {
   const record = parseRecord(line) ?? {};
   const textOf = (name: string): string | null => (typeof record[name] === 'string' ? record[name] : null);
