@@ -5,7 +5,7 @@ import { labelOfKey, type MasterKey } from '../crypto/master-key.ts';
 import { ConfigurationError, DecryptFailedError } from '../errors.ts';
 import type { MasterKeyRecord, MasterKeyStore } from '../store/master-keys.ts';
 
-/** For so long what has been read is used. A store is conditional on it, so that age costs a retry, never a wrong row. */
+/** How long a value read is used. A store is conditional on it, so a stale value costs a retry, never a wrong row. */
 const maxAgeMs = 100;
 
 export class ActiveKey {
@@ -19,12 +19,12 @@ export class ActiveKey {
     this.#known = new Remembered(() => store.all());
   }
 
-  /** Null on a table for which none has been found. */
+  /** Null in a database for which no active key has been found. */
   id(): Promise<string | null> {
     return this.#id.get();
   }
 
-  /** Throws ConfigurationError where the keyring does not hold the active key. */
+  /** Throws ConfigurationError if the active key is not in the keyring. */
   async sealingKey(): Promise<MasterKey> {
     const keyId = await this.id();
     if (keyId === null) throw new ConfigurationError('No key of the keyring opens a row: check PROVARA_MASTER_KEY.');
@@ -33,14 +33,14 @@ export class ActiveKey {
     return key;
   }
 
-  /** Forgets what was read, so that the next use asks the database. */
+  /** Drops the remembered value, so that the next use asks the database. */
   forget(): void {
     this.#id.forget();
   }
 
   /**
-   * ConfigurationError where a ciphertext that does not open may be fine and only its key missing: a key that this database knows,
-   * named by the ciphertext, or the active key where it names none. Anything else is one error.
+   * ConfigurationError if the ciphertext may be fine and only its key is missing: a key that this database knows, which is the
+   * one named by the ciphertext, or the active key if it names none. Otherwise the one opaque DecryptFailedError.
    */
   async whyUnopened(namedKeyId: string | null): Promise<ConfigurationError | DecryptFailedError> {
     const keyId = namedKeyId ?? (await this.id());
@@ -50,7 +50,7 @@ export class ActiveKey {
   }
 }
 
-/** Read once for all who want it at a time, and kept for {@link maxAgeMs}. */
+/** Reads once for all concurrent callers, and keeps the value for {@link maxAgeMs}. */
 class Remembered<Value> {
   readonly #read: () => Promise<Value>;
   /** `untilMs`: by `performance.now()`. */
@@ -83,7 +83,7 @@ class Remembered<Value> {
   }
 }
 
-/** What messages call a key that the keyring may lack. */
+/** The name in messages of a key that may not be in the keyring. */
 export function nameOfKey(known: readonly MasterKeyRecord[], keyId: string): string {
   return labelOfKey(
     keyId,

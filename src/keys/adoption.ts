@@ -16,9 +16,9 @@ export interface AdoptionContext {
 }
 
 /**
- * Records the keyring's keys, unless it lacks the active one, and makes one active where the database names none yet: `PROVARA_MASTER_KEY` if it opens a
- * row or there is none, else the key that opens most. Adopts nothing where no key opens any row. Throws
- * ConfigurationError where the first key of an empty table is a passphrase.
+ * Records the keyring's keys, unless it lacks the active one. If the database names no active key yet, adopts one:
+ * `PROVARA_MASTER_KEY` if it opens a row or there are no rows, otherwise the key that opens most rows; none if no key opens any
+ * row. Throws ConfigurationError if the first key of an empty table is a passphrase.
  */
 export async function adoptActiveKey(context: AdoptionContext): Promise<void> {
   const { masterKeys, keyring } = context;
@@ -29,7 +29,7 @@ export async function adoptActiveKey(context: AdoptionContext): Promise<void> {
     // Another replica may have adopted one first.
     activeKeyId = await masterKeys.activeKeyId();
   }
-  // Without the active key the others may be anybody's: a mistyped one would be on record for good.
+  // If the active key is missing, the other keys may be wrong as well: a mistyped one would stay on record forever.
   if (activeKeyId === null || keyring.get(activeKeyId) === undefined) return;
   await masterKeys.register(keyring.entries.map(({ key }) => key));
 }

@@ -1,4 +1,4 @@
-/** Says in the log, at the start and then once a day, that the active master key is due for rotation, for as long as it is. */
+/** Logs at startup, and then once a day, that the active master key is due for rotation, for as long as it is. */
 
 import type { Logger } from 'pino';
 import { labelOfKey } from '../crypto/master-key.ts';

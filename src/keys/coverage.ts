@@ -1,24 +1,24 @@
-/** Tells which tables a rotation covers, and which it would leave behind under the old key. */
+/** Determines which tables a rotation covers, and which it would leave behind under the old key. */
 
 import { UncoveredTableError } from '../errors.ts';
 import type { EncryptedTables, TableCount } from '../store/encrypted-tables.ts';
 
 export interface CoverageSettings {
-  /** The tables whose rows are under the master key, each in one spelling: what is said of their rows names them so. */
+  /** The tables whose rows are under the master key. Each has one spelling, which all reports about its rows use. */
   readonly encryptedTables: readonly string[];
-  /** Tables of the same shape that are knowingly left alone, such as a backup copy. */
+  /** Tables of the same shape that are deliberately left alone, such as a backup copy. */
   readonly exemptTables: readonly string[];
 }
 
 export interface Coverage {
   readonly covered: readonly TableCount[];
-  /** Named in the settings, but not in the database with the three columns. */
+  /** Named in the settings, but missing in the database or without the three columns. */
   readonly missing: readonly string[];
-  /** Of the encrypted shape, with rows, and in neither setting. */
+  /** Tables of the encrypted shape, with rows, that neither setting names. */
   readonly uncovered: readonly TableCount[];
 }
 
-/** Counts the rows of each table, or only up to so many: to count all of them is to read an index of each to its end. */
+/** Counts the rows of each table, up to `mostRows` if given: counting all of them reads an index of each table to its end. */
 export async function inspectCoverage(tables: EncryptedTables, settings: CoverageSettings, mostRows?: number): Promise<Coverage> {
   const { encryptedTables, exemptTables } = settings;
   const found = await tables.discover(mostRows);
@@ -35,13 +35,13 @@ export async function inspectCoverage(tables: EncryptedTables, settings: Coverag
   };
 }
 
-/** Which of these names is the table's: to SQLite, names are the same in upper and lower case, of A to Z alone. */
+/** The one of these names that is the table's: SQLite ignores the case of names, for A to Z only. */
 export function tableAmong(names: readonly string[], table: string): string | undefined {
   const inLowerCase = (name: string): string => name.replace(/[A-Z]/g, (letter) => letter.toLowerCase());
   return names.find((name) => inLowerCase(name) === inLowerCase(table));
 }
 
-/** How many rows the covered tables hold. */
+/** The number of rows in the covered tables. */
 export function rowsOf({ covered }: Coverage): number {
   return covered.reduce((sum, { rows }) => sum + rows, 0);
 }

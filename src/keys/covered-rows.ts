@@ -1,4 +1,4 @@
-/** Walks the rows of the covered tables in bounded memory, leaving the event loop free between pages, and opens them. */
+/** Iterates over the rows of the covered tables in bounded memory, leaving the event loop free between pages, and opens them. */
 
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Keyring, OpenedRow } from '../crypto/keyring.ts';
@@ -14,21 +14,21 @@ export interface RowFailure {
   readonly table: string;
   readonly id: string;
   readonly reason: FailureReason;
-  /** The key of the keyring that does open it, with `other_key`. */
+  /** With `other_key`: the key of the keyring that does open it. */
   readonly keyId?: string;
 }
 
 const rowsOfTurn = 50;
-/** How many failures are listed one by one; all are counted. */
+/** How many failures are listed individually; all are counted. */
 export const maxListedFailures = 1_000;
 
-/** A table, or so much of it. */
+/** A table, or a range of its rows. */
 export interface CoveredPart {
   readonly table: string;
   readonly range?: RowIdRange;
 }
 
-/** Yields every page of every table, in turn. */
+/** Yields every page of every table, one table after the other. */
 export async function* coveredPages(tables: EncryptedTables, covered: readonly CoveredPart[]): AsyncGenerator<EncryptedPage> {
   for (const { table, range } of covered) {
     for await (const page of tables.pages(table, range)) {
@@ -38,7 +38,7 @@ export async function* coveredPages(tables: EncryptedTables, covered: readonly C
   }
 }
 
-/** Row by row, and with requests let in between: a page takes as long as a hundred of them. */
+/** Row by row, with turns of the event loop for requests in between: a page takes as long as a hundred requests. */
 export async function* coveredRows(
   tables: EncryptedTables,
   covered: readonly CoveredPart[],
@@ -53,7 +53,7 @@ export async function* coveredRows(
   }
 }
 
-/** What tells whether a row opens. */
+/** The parts of a row that decide whether it opens. */
 type OpeningRow = Pick<EncryptedRow, 'ciphertext' | 'binding'>;
 
 export function openCoveredRow(keyring: Keyring, { ciphertext, binding }: OpeningRow): OpenedRow | null {
@@ -64,7 +64,7 @@ export function openCoveredRowWith(key: MasterKey, { ciphertext, binding }: Open
   return ciphertext && openRow(key, binding, ciphertext);
 }
 
-/** Why a row that {@link openCoveredRow} does not open, does not. */
+/** Why a row does not open that {@link openCoveredRow} refused. */
 export function reasonOf({ ciphertext }: Pick<EncryptedRow, 'ciphertext'>): FailureReason {
   return ciphertext === null || rowFormatOf(ciphertext) === null ? 'malformed' : 'unknown_key_or_corrupt';
 }

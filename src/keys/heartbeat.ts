@@ -1,4 +1,7 @@
-/** Tells the other processes that this replica lives and which master keys it holds, from before it is first ready until it stops. */
+/**
+ * Tells the other processes that this replica is alive and which master keys it holds, from before it first becomes ready until
+ * it stops.
+ */
 
 import { randomUUID } from 'node:crypto';
 import { hostname } from 'node:os';
@@ -6,7 +9,7 @@ import type { Keyring } from '../crypto/keyring.ts';
 import { Repetition } from '../runtime/repetition.ts';
 import type { ReplicaStore } from '../store/replicas.ts';
 
-/** Within the 4 seconds for which Node keeps a connection that rests, so that a lone call to a server far away finds one open. */
+/** Below the 4 seconds for which Node keeps an idle connection, so that an occasional call to a distant server finds one open. */
 const intervalMs = 3_000;
 
 export class Heartbeat {
@@ -20,7 +23,10 @@ export class Heartbeat {
     this.#replica = { id: randomUUID(), host: hostname(), keyIds: keyring.entries.map(({ key }) => key.id) };
   }
 
-  /** Resolves once the replica is on record; may be called again where it rejects. A later beat that fails is made up for by the next. */
+  /**
+   * Resolves once the replica is on record; if it rejects, it may be called again. A later heartbeat that fails is made up for by
+   * the next.
+   */
   async start(): Promise<void> {
     this.#first = this.#replicas.beat(this.#replica);
     await this.#first;

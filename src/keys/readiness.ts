@@ -1,4 +1,7 @@
-/** Says whether this process can serve: the database answers, and the keyring holds the keys that it needs. Never names a passphrase. */
+/**
+ * Reports whether this process can serve: the database answers, and the keyring holds the keys that it needs. Never names a
+ * passphrase.
+ */
 
 import type { Keyring } from '../crypto/keyring.ts';
 import { ConfigurationError, StorageUnavailableError } from '../errors.ts';
@@ -13,12 +16,15 @@ import { wasActive } from './staged-key.ts';
 import type { Survey } from './survey.ts';
 import type { Surveyor } from './surveyor.ts';
 
-/** A survey is repeated once it is older than this, and than so many times what it took, of which a thread works a third. */
+/**
+ * A survey is repeated once it is older than this, and than this many times its duration, of which the survey thread works a
+ * third.
+ */
 const surveyMinAgeMs = 5_000;
 const surveyAgeFactor = 30;
-/** A database that takes longer than this is not there for those who ask. */
+/** A database that takes longer than this counts as unavailable. */
 const answerWithinMs = 1_500;
-/** How long an answer waits for a survey; that of more rows comes with a later answer. */
+/** How long an answer waits for a survey; for more rows than this it does not wait, and a later answer has the result. */
 const surveyWaitMs = 250;
 const maxRowsWaitedFor = 5_000;
 
@@ -30,9 +36,9 @@ export interface ReadinessContext {
   readonly keyring: Keyring;
   readonly surveyor: Surveyor;
   readonly requireFormat2: boolean;
-  /** Whether the database has been prepared, and this replica has joined those that live. */
+  /** Whether the database has been prepared and this replica has registered as live. */
   readonly isPrepared: () => boolean;
-  /** Whether the last use of a key could not be put on record. */
+  /** Whether the last use of a key could not be recorded. */
   readonly isAuditFailing: () => boolean;
 }
 
@@ -41,9 +47,9 @@ export class ReadinessCheck {
   #check: Promise<string[]> | null = null;
   #survey: Promise<Survey> | null = null;
   #lastSurvey: Survey | null = null;
-  /** By `performance.now()`, as all times here. */
+  /** All times here are by `performance.now()`. */
   #surveyDueAtMs = 0;
-  /** When the last survey began, and when something came that it may not have seen. */
+  /** When the last survey began, and when a change occurred that it may not have seen. */
   #surveyedAtMs = 0;
   #outdatedAtMs = 0;
 
@@ -51,15 +57,18 @@ export class ReadinessCheck {
     this.#context = context;
   }
 
-  /** Why nothing may be served yet, or null: a rotation waits for the keys of those replicas alone that have joined. */
+  /**
+   * Why nothing may be served yet, or null. A rotation checks the keys of registered replicas only, so an unregistered one must
+   * not serve.
+   */
   get unprepared(): StorageUnavailableError | null {
     if (this.#context.isPrepared()) return null;
     return new StorageUnavailableError('The database was away when the vault started: nothing is served until it is prepared.');
   }
 
   /**
-   * Answers what an operator should look at; all who ask at a time, which takes no token, cost one check. Throws StorageUnavailableError,
-   * or ConfigurationError with the reasons.
+   * Returns warnings for the operator; concurrent callers, who need no token, share one check. Throws StorageUnavailableError, or
+   * ConfigurationError with the reasons.
    */
   async assertReady(): Promise<string[]> {
     const check = this.#check ?? this.#inspect();
@@ -69,7 +78,7 @@ export class ReadinessCheck {
     };
     check.then(forget, forget);
     return within(check, answerWithinMs, () => {
-      // Whoever asks next finds out anew.
+      // The next caller starts a new check.
       forget();
       throw new StorageUnavailableError(`The database has not answered within ${answerWithinMs} ms.`);
     });
@@ -78,7 +87,7 @@ export class ReadinessCheck {
   async #inspect(): Promise<string[]> {
     const { rotations, masterKeys } = this.#context;
     if (this.unprepared !== null) throw this.unprepared;
-    // At once: a server may be far away.
+    // Concurrently: a server may be far away.
     const [unfinished, activeKeyId, others] = await Promise.all([
       rotations.findUnfinished(),
       masterKeys.activeKeyId(),
@@ -148,19 +157,24 @@ export class ReadinessCheck {
     return next?.isPassphrase === true && !wasActive(await this.#context.masterKeys.all(), next.id);
   }
 
-  /** At most a few seconds old on a small table; on a large one it costs a hundredth of a processor, and null may come before the first. */
+  /**
+   * At most a few seconds old for a small table. For a large one, surveys cost about a hundredth of a processor, and the result
+   * is null before the first has ended.
+   */
   async latestSurvey(waitMs = surveyWaitMs): Promise<Survey | null> {
     const isDue = performance.now() >= this.#surveyDueAtMs || this.#outdatedAtMs > this.#surveyedAtMs;
     if (this.#survey === null && isDue) {
       this.#survey = this.#runSurvey();
-      // Whoever waits for it is told; where nobody does, the next one finds out.
+      // Callers that wait for it get its error; if none does, the next survey shows the problem.
       this.#survey.catch(() => undefined);
     }
     if (this.#survey === null || waitMs === 0) return this.#lastSurvey;
     return within(this.#survey, waitMs, () => this.#lastSurvey);
   }
 
-  /** After a rotation, or a restore by `replace`, that this process has run: what the last survey found is no longer so, and another is due. */
+  /**
+   * Call after a rotation, or a restore by `replace`, run by this process: the last survey is outdated, and another becomes due.
+   */
   outdate(): void {
     this.#outdatedAtMs = performance.now();
   }
@@ -189,7 +203,10 @@ function adviceFor(role: string): string {
     : 'the rotation needs it as PROVARA_MASTER_KEY_OLD or PROVARA_MASTER_KEY_NEW';
 }
 
-/** None by one that was left before its switch: it has written nothing, may have been begun with a mistyped key, and may be cancelled. */
+/**
+ * The keys that the unfinished rotation needs. None if it was abandoned before its switch: it has written nothing, may have been
+ * begun with a mistyped key, and may be cancelled.
+ */
 function keyIdsNeededBy(rotation: RotationRecord): string[] {
   const { fromKeyId, toKeyId, isRerun, isSwitched } = rotation;
   if (!isSwitched && !isRunning(rotation)) return [];

@@ -1,4 +1,4 @@
-/** What an operator needs to know of every master key before adding, rotating or retiring one. */
+/** What an operator needs to know about every master key before adding, rotating or retiring one. */
 
 import type { Keyring } from '../crypto/keyring.ts';
 import type { MasterKey } from '../crypto/master-key.ts';
@@ -14,20 +14,20 @@ import type { Surveyor } from './surveyor.ts';
 
 export const secondsPerDay = 86_400;
 
-/** `staged`: never was active. `retired`: was, or is given as an old key, and is not any more. */
+/** `staged`: never was active. `retired`: no longer active, or configured only as an old key. */
 export type MasterKeyState = 'active' | 'staged' | 'retired';
 
 export interface MasterKeyReport {
   readonly keyId: string;
-  /** The setting that holds it, or null where the keyring does not. */
+  /** The setting that holds the key, or null if it is not in the keyring. */
   readonly source: string | null;
   readonly state: MasterKeyState;
-  /** Rows that it opens; null where it is not in the keyring, so that nobody can tell. */
+  /** Rows that the key opens; null if it is not in the keyring, so that this is unknown. */
   readonly rows: number | null;
-  /** Whole days since it became active, or since the vault first saw it. */
+  /** Whole days since the key became active, or since the vault first saw it. */
   readonly ageDays: number;
   readonly rotationDue: boolean;
-  /** Nothing that the vault can see needs it any more, nor does a rotation go to it next. */
+  /** Nothing visible to the vault needs the key any more, and it is not the target of the next rotation. */
   readonly safeToRetire: boolean;
   readonly statelessLastUsedAt: number | null;
 }
@@ -43,10 +43,10 @@ export interface ReportContext {
   readonly rotationDueDays: number;
 }
 
-/** How often the rows are opened anew since a restore has put some back meanwhile. */
+/** How often the survey is repeated because a restore put rows back meanwhile. */
 const maxSurveys = 3;
 
-/** Opens every row to answer: the counts are what is, not what a column says. */
+/** Opens every row: the counts are facts, not what a column claims. */
 export async function reportMasterKeys(context: ReportContext): Promise<{ activeKeyId: string | null; keys: MasterKeyReport[] }> {
   const { masterKeys } = context;
   const { found, isCertain } = await surveyUndisturbed(context);
@@ -57,7 +57,10 @@ export async function reportMasterKeys(context: ReportContext): Promise<{ active
   return { activeKeyId, keys: records.map((record) => reportKey(context, record, staged, found, needed)) };
 }
 
-/** A restore may put rows back, under keys that nothing else needs any more, behind the place where the survey is. */
+/**
+ * Repeats a survey during which a restore ran: it may have put rows back behind the survey's position, under keys that nothing
+ * else needs.
+ */
 async function surveyUndisturbed({ surveyor, auditStore }: ReportContext): Promise<{ found: Survey; isCertain: boolean }> {
   for (let attempt = 1; ; attempt += 1) {
     const position = await auditStore.lastPosition();
@@ -98,9 +101,9 @@ function reportKey(
   };
 }
 
-/** Since it became active, or since the vault first saw it. */
+/** Seconds since the key became active, or since the vault first saw it. */
 export function ageSecondsOf({ activatedAt, firstSeenAt }: MasterKeyRecord): number {
-  // The database's clock, which says when that was, may be ahead of this one.
+  // The database's clock, which set these times, may be ahead of this one.
   return Math.max(0, Date.now() / 1000 - (activatedAt ?? firstSeenAt));
 }
 
@@ -109,8 +112,8 @@ export function isRotationDue(record: MasterKeyRecord, rotationDueDays: number):
 }
 
 /**
- * Keys that no row opens with and that are needed all the same: those of an unfinished rotation, those whose rotation left
- * out rows that do not open now, and every key while a table that nobody has looked into holds rows.
+ * Keys that are needed although no row opens with them: those of an unfinished rotation, those whose rotation skipped rows that
+ * do not open now, and every key while an uncovered table holds rows.
  */
 async function keyIdsStillNeeded(
   { tables, coverage, rotations }: ReportContext,
@@ -130,7 +133,10 @@ async function keyIdsStillNeeded(
   return (keyId) => needed.has(keyId);
 }
 
-/** One that never was active is an old key where it is given as nothing else: of a table that was rotated before the vault. */
+/**
+ * A key that never was active counts as retired if it is configured only as an old key: it belongs to a table that was rotated
+ * before the vault served it.
+ */
 export function stateOf({ keyId, isActive, activatedAt }: MasterKeyRecord, keyring: Keyring): MasterKeyState {
   if (isActive) return 'active';
   const sources = keyring.entries.find(({ key }) => key.id === keyId)?.sources ?? [];

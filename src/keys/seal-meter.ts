@@ -1,4 +1,4 @@
-/** Counts what this process seals under each key, and adds it to the count of all processes that the database keeps. */
+/** Counts what this process seals under each key, and adds it to the total over all processes in the database. */
 
 import { Repetition } from '../runtime/repetition.ts';
 
@@ -12,7 +12,7 @@ export class SealMeter {
   #pending = new Map<string, number>();
   readonly #flushes = new Repetition(flushIntervalMs, () => this.flush());
 
-  /** `add` gets how many more by key id. What it could not add is tried again: better counted twice than not at all. */
+  /** `add` gets the increments by key id. A failed one is tried again: better counted twice than not at all. */
   constructor(add: (seals: ReadonlyMap<string, number>) => Promise<void>) {
     this.#add = add;
   }
@@ -21,7 +21,7 @@ export class SealMeter {
     this.#pending.set(keyId, (this.#pending.get(keyId) ?? 0) + seals);
   }
 
-  /** What the database does not know of yet. */
+  /** Seals not yet added to the database. */
   pending(keyId: string): number {
     return this.#pending.get(keyId) ?? 0;
   }

@@ -1,13 +1,13 @@
-/** Which key a rotation goes to where nobody names one. */
+/** Chooses the key that a rotation goes to if the caller names none. */
 
 import type { Keyring } from '../crypto/keyring.ts';
 import type { MasterKey } from '../crypto/master-key.ts';
 import type { MasterKeyRecord } from '../store/master-keys.ts';
 
 /**
- * One that never was active: `PROVARA_MASTER_KEY_NEW`, otherwise a `PROVARA_MASTER_KEY` that was swapped before the rotation; null where
- * there is none. With `PROVARA_MASTER_KEY_NEW` active, another `PROVARA_MASTER_KEY` is taken for the old key of a table that some other
- * tool has rotated: to rotate back to that, unasked, would be worse than to repeat a rotation.
+ * A key that never was active: `PROVARA_MASTER_KEY_NEW`, or otherwise a `PROVARA_MASTER_KEY` that was replaced before the
+ * rotation; null if there is neither. While `PROVARA_MASTER_KEY_NEW` is active, a different `PROVARA_MASTER_KEY` is taken for the
+ * old key of a table that another tool has rotated: rotating back to it unasked would be worse than repeating a rotation.
  */
 export function stagedKey(keyring: Keyring, known: readonly MasterKeyRecord[]): MasterKey | null {
   const next = keyring.givenAs('PROVARA_MASTER_KEY_NEW');

@@ -1,4 +1,4 @@
-/** Opens every covered row with the keyring: the one truthful answer to which key holds how many rows. */
+/** Opens every covered row with the keyring: the only reliable count of the rows under each key. */
 
 import type { Keyring } from '../crypto/keyring.ts';
 import { rowFormatOf } from '../crypto/row.ts';
@@ -12,7 +12,7 @@ export interface Survey {
   readonly rowsScanned: number;
   readonly rowsByKeyId: ReadonlyMap<string, number>;
   readonly rowsFailed: number;
-  /** Those of `api_keys` alone, also where they do not open. */
+  /** Rows of `api_keys` only, whether or not they open. */
   readonly rowsOfFormat1: number;
   /** The first {@link maxListedFailures}. */
   readonly failures: readonly RowFailure[];

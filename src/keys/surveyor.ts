@@ -1,4 +1,7 @@
-/** Who surveys: this thread, or, where a table is large, one of its own, so that no request waits while all rows are opened. */
+/**
+ * Where surveys run: on this thread, or, for a large table, on one of their own, so that no request waits while all rows are
+ * opened.
+ */
 
 import type { GivenKey, Keyring } from '../crypto/keyring.ts';
 import { VaultError } from '../errors.ts';
@@ -9,17 +12,17 @@ import { type CoverageSettings, inspectCoverage, rowsOf } from './coverage.ts';
 import { type Survey, survey } from './survey.ts';
 
 export interface Surveyor {
-  /** What it answers was read after it was asked. Throws StorageUnavailableError, or ConfigurationError. */
+  /** Reads begin after the call. Throws StorageUnavailableError, or ConfigurationError. */
   survey(): Promise<Survey>;
   close(): Promise<void>;
 }
 
-/** Everything on the thread that calls. */
+/** Surveys on the calling thread. */
 export function surveyHere(tables: EncryptedTables, coverage: CoverageSettings, keyring: Keyring): Surveyor {
   return { survey: () => survey(tables, coverage, keyring), close: async () => undefined };
 }
 
-/** What a survey's thread is given; keys are copied to it as KeyObjects. */
+/** The task of a survey thread; keys are copied to it as KeyObjects. */
 export interface SurveyTask {
   readonly database: DatabaseLocation;
   readonly coverage: CoverageSettings;
@@ -33,14 +36,16 @@ export interface SurveyThreadsContext {
   readonly tables: EncryptedTables;
   readonly coverage: CoverageSettings;
   readonly keyring: Keyring;
-  /** Is told what a thread has died of. */
+  /** Called with the error that a thread died of. */
   readonly onDeath: (error: unknown) => void;
 }
 
-/** So many rows are opened sooner than a thread starts, and requests are let in between. */
+/** Up to this many rows are opened faster than a thread starts, with turns for requests in between. */
 const maxRowsHere = 1_000;
 
-/** A large table on a thread with a database connection of its own, one at a time. Where that dies, its work is done here. */
+/**
+ * Surveys a large table on a thread with its own database connection, one at a time. If the thread dies, the survey runs here.
+ */
 export class SurveyThreads implements Surveyor {
   readonly #context: SurveyThreadsContext;
   readonly #here: Surveyor;
@@ -53,7 +58,10 @@ export class SurveyThreads implements Surveyor {
     this.#here = surveyHere(context.tables, context.coverage, context.keyring);
   }
 
-  /** All that ask while one is under way share the next: that one may have passed the rows that they ask about. */
+  /**
+   * All callers that ask while a survey is running share the next one: the running one may have passed the rows that they ask
+   * about.
+   */
   async survey(): Promise<Survey> {
     const { tables, coverage } = this.#context;
     if (rowsOf(await inspectCoverage(tables, coverage, maxRowsHere + 1)) <= maxRowsHere) return this.#here.survey();

@@ -1,4 +1,4 @@
-/** What a scrape reads of the vault's state, at a bounded cost: a few single rows, and the count of rows that readiness keeps. */
+/** The vault's state as read by a scrape, at bounded cost: a few single rows, and the row counts of readiness's last survey. */
 
 import type { Keyring } from '../crypto/keyring.ts';
 import { labelOfKey } from '../crypto/master-key.ts';
@@ -37,7 +37,7 @@ export class StateMetrics {
     metrics.totalOf('storage_failures_total', 'Operations that the database failed for good.', () => database.counters.failures);
   }
 
-  /** All metrics as text. Where the database does not answer, what it says stays what it was, and `ready` is 0. */
+  /** All metrics as text. If the database does not answer, its values stay as they were, and `ready` is 0. */
   async scrape(): Promise<string> {
     this.#refreshing ??= this.#refresh().finally(() => {
       this.#refreshing = null;
@@ -56,7 +56,7 @@ export class StateMetrics {
     }
   }
 
-  /** Throws StorageUnavailableError: what follows would wait for the database in vain. */
+  /** Throws StorageUnavailableError: the reads that follow would wait for the database in vain. */
   async #readReadiness(): Promise<void> {
     this.#gauges.ready.set(0);
     try {
@@ -67,7 +67,7 @@ export class StateMetrics {
     }
   }
 
-  /** Two passphrases have one label: what is counted adds up, and of ages the greater shows. */
+  /** Two passphrases share one label: their counts are added up, and the greater age is shown. */
   async #readKeys(): Promise<void> {
     const { masterKeys, keyring, seals, rotationDueDays, readiness } = this.#source;
     const records = await masterKeys.all();
@@ -84,10 +84,10 @@ export class StateMetrics {
       age.set({ key_id, state }, ages.get(`${key_id} ${state}`) ?? 0);
       due.inc({ key_id }, isRotationDue(record, rotationDueDays) ? 1 : 0);
       sealsGauge.inc({ key_id }, (sealed.get(keyId) ?? 0) + seals.pending(keyId));
-      // Which rows are under a key that is not here, nobody can tell.
+      // The rows under a key that is not in the keyring are unknown.
       if (survey !== null && keyring.get(keyId) !== undefined) rows.inc({ key_id }, survey.rowsByKeyId.get(keyId) ?? 0);
     }
-    // Not 0 before they have been counted.
+    // Absent, rather than 0, until the rows have been counted.
     if (survey === null) rowsUnopened.remove();
     else rowsUnopened.set(survey.rowsFailed);
   }

@@ -1,4 +1,7 @@
-/** What this process counts as it happens. Each vault has a registry of its own; every label has few values, and none names a tenant, a row or a passphrase. */
+/**
+ * What this process counts as it happens. Each vault has its own registry; labels have few values, and none names a tenant, a row
+ * or a passphrase.
+ */
 
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from '@prometheus-io/client';
 import type { Keyring } from '../crypto/keyring.ts';
@@ -7,12 +10,12 @@ import type { DecryptOutcome, VaultObserver } from '../vault/observer.ts';
 const prefix = 'provara_vault_';
 const requestSeconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30];
 const outcomes: readonly DecryptOutcome[] = ['opened', 'failed', 'key_missing'];
-/** In place of a key id that is not of this process's keyring, or of none. */
+/** Stands for a key id that is not in this process's keyring, or for none. */
 const otherKeyLabel = 'other';
 
 export interface FinishedRequest {
   readonly method: string;
-  /** The route's pattern, undefined where none matched. */
+  /** The route's pattern; undefined if none matched. */
   readonly route: string | undefined;
   readonly status: number;
   readonly seconds: number;
@@ -46,7 +49,7 @@ export class VaultMetrics implements VaultObserver {
     this.#decrypts = this.#createDecrypts();
   }
 
-  /** Adds those of Node and of the process, which are sampled from now on. */
+  /** Adds the metrics of Node and of the process, sampled from now on. */
   observeProcess(): void {
     collectDefaultMetrics({ register: this.registry });
   }
@@ -60,7 +63,7 @@ export class VaultMetrics implements VaultObserver {
     this.#requests.observe({ ...labels, status: String(status) }, seconds);
   }
 
-  /** For whoever writes the audit: a call's records were not accepted. */
+  /** To be called by the audit log when a call's records were not accepted. */
   auditFailed(): void {
     this.#auditFailures.inc();
   }
@@ -69,7 +72,7 @@ export class VaultMetrics implements VaultObserver {
     this.#logLinesDropped.inc();
   }
 
-  /** A gauge that a scrape sets. */
+  /** A gauge that is set at each scrape. */
   gauge<Label extends string>(name: string, help: string, labelNames: readonly Label[] = []): Gauge<Label> {
     return new Gauge({ name: prefix + name, help, labelNames: [...labelNames], registers: [this.registry] });
   }
@@ -95,7 +98,7 @@ export class VaultMetrics implements VaultObserver {
     return (keyId === null ? undefined : this.#labelByKeyId.get(keyId)) ?? otherKeyLabel;
   }
 
-  /** Every series is there from the start, so that its first increase shows. */
+  /** Every series exists from the start, so that its first increase is visible. */
   #createDecrypts(): Counter<'key_id' | 'outcome'> {
     const help = 'Ciphertexts that callers had opened or rewrapped, by the key that opened them or that they name, and outcome.';
     const decrypts = this.#counter('decrypts_total', help, ['key_id', 'outcome']);

@@ -1,4 +1,4 @@
-/** The entry of a thread that opens and seals the rows of a rotation's pages: it knows keys, and no database. */
+/** The entry of a thread that opens and seals the rows of a rotation's pages: it has keys, and no database. */
 
 import { workerData } from 'node:worker_threads';
 import { Keyring } from '../crypto/keyring.ts';
@@ -10,7 +10,7 @@ import { movable } from '../store/owned-bytes.ts';
 
 const { plan, keys } = workerData as PageThreadSettings;
 const keyring = new Keyring(keys);
-// A copy of a key is another object, and keys are told apart as objects.
+// Keys are compared as objects, and copying makes new ones: use those of this thread's keyring.
 const ownKey = (keyId: string | undefined) => (keyId === undefined ? null : (keyring.get(keyId) ?? null));
 const to = ownKey(plan.to.id);
 if (to === null) throw new Error('The keyring of the thread lacks the new key.');

@@ -1,4 +1,4 @@
-/** The entry of a rotation's thread: builds an engine with a database connection of its own, and does the one task it was given. */
+/** The entry of a rotation's thread: builds an engine with its own database connection, and does the one task given to it. */
 
 import type { Logger } from 'pino';
 import { Keyring } from '../crypto/keyring.ts';
@@ -42,7 +42,7 @@ async function rotate(engine: RotationEngine, request: RotationTask['request'], 
   }
 }
 
-/** What the engine logs is logged by the main thread, which has the one log of the process. */
+/** Forwards the engine's log lines to the main thread, which owns the only log of the process. */
 function forwardingLogger(tell: Tell): Pick<Logger, 'info' | 'warn' | 'error'> {
   const forward =
     (level: 'info' | 'warn' | 'error') =>

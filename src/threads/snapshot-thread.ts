@@ -1,4 +1,4 @@
-/** The entry of a snapshot's thread: takes one, or puts one back, over a database connection of its own. */
+/** The entry of a snapshot's thread: takes or restores one snapshot over its own database connection. */
 
 import { Keyring } from '../crypto/keyring.ts';
 import { answerRequests } from '../runtime/thread.ts';
@@ -17,7 +17,7 @@ answerRequests<SnapshotTask, TakenFile | RestoreResult, SnapshotNote>(
       const stores = buildStores(database, keyring);
       await stores.auditKeys.refresh();
       const onSwitched = (): void => tell('switched');
-      // Who restores has no time to rest.
+      // A restore is urgent, and does not rest.
       const throttle = act.kind === 'take' ? createThrottle(stopped) : () => stopped.throwIfAborted();
       const work = buildSnapshotWork({ ...settings, keyring }, stores, onSwitched, throttle);
       if (act.kind === 'restore') return await work.restore(act.actor, new Spool(act.file), act.mode);

@@ -1,4 +1,4 @@
-/** The entry of a survey's thread: opens every row over a database connection of its own, and changes nothing. */
+/** The entry of a survey's thread: opens every row over its own database connection, and changes nothing. */
 
 import { Keyring } from '../crypto/keyring.ts';
 import { type Survey, survey } from '../keys/survey.ts';

@@ -1,4 +1,4 @@
-/** The entry of a thread that opens and seals texts: it knows keys, and no database. */
+/** The entry of a thread that opens and seals texts: it has keys, and no database. */
 
 import { workerData } from 'node:worker_threads';
 import { Keyring } from '../crypto/keyring.ts';
