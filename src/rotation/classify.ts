@@ -1,4 +1,4 @@
-/** Says of each row, by opening it, what a rotation has to do with it; and seals it anew. */
+/** Decides for each row, by opening it, what a rotation must do with it; and seals rows anew. */
 
 import type { Keyring, OpenedRow } from '../crypto/keyring.ts';
 import type { MasterKey } from '../crypto/master-key.ts';
@@ -8,12 +8,12 @@ import type { EncryptedRow, Replacement } from '../store/encrypted-rows.ts';
 import { nameOfSkipped } from '../store/rotation-record.ts';
 import type { RotationPlan } from './plan.ts';
 
-/** As much of the plan as the rows need. */
+/** The part of the plan that concerns rows. */
 export type RowsPlan = Pick<RotationPlan, 'from' | 'to' | 'upgradeFormat' | 'skippedRows' | 'isSwitched'>;
 
 export type RowClass =
   | { readonly kind: 'skipped' }
-  /** Under the old key, or under the new one in a format that is to be upgraded; behind the switch, under any of the keyring. */
+  /** Under the old key, or under the new one in a format to be upgraded; after the switch, under any key of the keyring. */
   | { readonly kind: 'to_rotate'; readonly key: 'old' | 'new' | 'other'; readonly plaintext: Buffer }
   | { readonly kind: 'rotated' }
   | { readonly kind: 'failed'; readonly failure: RowFailure };
@@ -31,7 +31,7 @@ export class RowClassifier {
     this.#skipped = new Set(plan.skippedRows.map(nameOfSkipped));
   }
 
-  /** A row to rotate comes with its plaintext, which the caller wipes. */
+  /** A row to rotate comes with its plaintext, which the caller must wipe. */
   classify(table: string, row: EncryptedRow): RowClass {
     if (this.#skipped.size > 0 && this.#skipped.has(nameOfSkipped({ table, id: row.id }))) return { kind: 'skipped' };
     const opened = this.#open(row);
@@ -43,7 +43,7 @@ export class RowClassifier {
     return { kind: 'rotated' };
   }
 
-  /** Seals a row's plaintext under the new key, opens it again to be sure, and wipes it. */
+  /** Seals a row's plaintext under the new key, checks that it opens again, and wipes it. */
   seal({ rowId, ciphertext: read, binding: place }: EncryptedRow, plaintext: Buffer): Replacement {
     const { to, upgradeFormat } = this.#plan;
     if (read === null) throw new Error('A malformed row cannot have been opened.');
@@ -58,8 +58,8 @@ export class RowClassifier {
   }
 
   /**
-   * Rows of one key tend to stand together, so the key of the last one is tried first. Before the switch a row under a third key is
-   * for the operator to explain; behind it there is no way back, and what opens is rotated.
+   * Rows under one key tend to be adjacent, so the last key that worked is tried first. Before the switch a row under a third key
+   * is left for the operator to explain; after it there is no way back, and any row that opens is rotated.
    */
   #open(row: EncryptedRow): OpenedRow | null {
     for (const key of [this.#lastKey, this.#lastKey === this.#plan.to ? this.#plan.from : this.#plan.to]) {

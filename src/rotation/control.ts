@@ -1,4 +1,4 @@
-/** What may be asked of a rotation whichever process runs it: how it is, and to stop before it switches. */
+/** What any process may ask about a rotation, whichever process runs it: its state, and to cancel it before it switches. */
 
 import type { Actor } from '../audit/event.ts';
 import type { AuditJournal } from '../audit/journal.ts';
@@ -13,7 +13,7 @@ export async function findRotation(rotations: RotationStore, id: string): Promis
   return rotation;
 }
 
-/** Why one cannot be begun, or goes no further, while another owner has the lease. */
+/** The error for a rotation that cannot begin, or continue, because another owner has the lease. */
 export async function inProgressError(rotations: RotationStore): Promise<RotationInProgressError> {
   const runningId = (await rotations.findUnfinished())?.id ?? null;
   const message =
@@ -29,8 +29,8 @@ interface CancelContext {
 }
 
 /**
- * Ends a rotation that has not switched the active key. Throws NotFoundError, or RotationInProgressError where it has
- * switched or ended otherwise: the way back is then a rotation back.
+ * Ends a rotation that has not switched the active key. Throws NotFoundError, or RotationInProgressError if it has switched or
+ * ended otherwise: it can then be undone only by rotating back.
  */
 export async function cancelRotation({ rotations, journal }: CancelContext, actor: Actor, id: string): Promise<RotationRecord> {
   const isCancelled = await journal.recorded(

@@ -1,6 +1,6 @@
 /**
- * Rotates the master key: gate, switch, write back, verify. Whatever interrupts it, the same call finishes it, and no row
- * is ever without a key of the keyring that opens it.
+ * Rotates the master key: gate, switch, write back, verify. After any interruption the same call finishes the rotation, and every
+ * row can be opened with a key of the keyring at all times.
  */
 
 import { randomUUID } from 'node:crypto';
@@ -25,29 +25,29 @@ export interface DryRun extends Inspection {
 export interface RunningRotation {
   readonly id: string;
   readonly progress: () => RotationProgress;
-  /** Settles when it has ended; rejects with why it did not complete. */
+  /** Settles when the rotation has ended; rejects with the reason if it did not complete. */
   readonly done: Promise<RotationRecord>;
 }
 
 export interface DryRunWatch {
-  /** Is told how far it is, where it runs on the thread that asks. */
+  /** Updated with the progress, if the dry run is on the calling thread. */
   readonly progress?: Progress;
-  /** Says that nobody waits for it: on another thread it then ends. */
+  /** Aborted when nobody waits for the result: a dry run on another thread then ends. */
   readonly signal?: AbortSignal;
 }
 
 /** Runs rotations, on this thread or on another. */
 export interface Rotator {
-  /** The one that this process runs, or null. */
+  /** The rotation that this process runs, or null. */
   readonly running: RunningRotation | null;
-  /** The gate alone: takes no lease and changes nothing. Throws what {@link start} would. */
+  /** Runs the gate alone: takes no lease and changes nothing. Throws what {@link start} would. */
   dryRun(request: RotationRequest, watch?: DryRunWatch): Promise<DryRun>;
   /**
-   * Begins a rotation, or takes up the unfinished one. Throws ValidationError, ConfigurationError, or
-   * RotationInProgressError where another one runs. What goes wrong later rejects `done`.
+   * Begins a rotation, or resumes the unfinished one. Throws ValidationError, ConfigurationError, or RotationInProgressError if
+   * another one is running. Later failures reject `done`.
    */
   start(request: RotationRequest): Promise<RunningRotation>;
-  /** Stops a running rotation at its next step, as an interrupted one that the same call finishes. */
+  /** Stops a running rotation at its next step and records it as interrupted; the same call finishes it. */
   close(): Promise<void>;
 }
 
@@ -107,7 +107,7 @@ export class RotationEngine implements Rotator {
     if (lease === null) throw await inProgressError(rotations);
     const progress = new Progress();
     const holder = new LeaseHolder(rotations, lease, progress, this.#stop.signal);
-    // Since the plan was made whoever had the lease may have switched.
+    // The previous owner of the lease may have switched since the plan was made.
     const present = lease.isSwitched ? { ...plan, isSwitched: true, activeKeyId: plan.to.id } : plan;
     const run = new RotationRun(this.#context, present, holder, progress);
     const done = run.finish().finally(() => {

@@ -1,4 +1,4 @@
-/** Opens every row of the covered tables, changes nothing, and adds up what that has shown: for the gate, and for the verification. */
+/** Opens every row of the covered tables, changes nothing, and adds up the results: for the gate, and for the verification. */
 
 import { type CoveredPart, coveredPages, maxListedFailures, type RowFailure } from '../keys/covered-rows.ts';
 import type { EncryptedPage } from '../store/encrypted-rows.ts';
@@ -10,7 +10,7 @@ import type { Progress } from './progress.ts';
 export interface Inspection extends RowCounts {
   readonly rowsScanned: number;
   readonly tables: readonly TableCount[];
-  /** What has been sealed on the way, in the order of the tables. */
+  /** Pages sealed during the inspection, in the order of the tables. */
   readonly sealed: SealedPage[];
   /** The first rows that are to be rotated, as `table.id=id`. */
   readonly namesLeft: readonly string[];
@@ -18,13 +18,13 @@ export interface Inspection extends RowCounts {
 
 const maxNamesLeft = 20;
 
-/** What is worked on, and who works. */
+/** The tables to work on, and the workers. */
 export interface TableWork {
   readonly tables: EncryptedTables;
   readonly tableNames: readonly string[];
   readonly workers: PageWorkers;
   readonly progress: Progress;
-  /** Asked before each page is counted or written; it ends the work by what it throws. */
+  /** Called before each page is counted or written; throws to end the work. */
   readonly assertGoesOn: () => void;
 }
 
@@ -32,7 +32,7 @@ export function everything({ tableNames }: Pick<TableWork, 'tableNames'>): Cover
   return tableNames.map((table) => ({ table }));
 }
 
-/** Opens every row. Each pass that is made asks for an `isToSeal` of its own. Throws StorageUnavailableError. */
+/** Opens every row. Each pass gets its own `isToSeal` from `sealing`. Throws StorageUnavailableError. */
 export function inspectAll(
   work: TableWork,
   sealing: () => (page: EncryptedPage) => boolean = () => () => false,
@@ -41,7 +41,7 @@ export function inspectAll(
   return tables.pass(() => inspect(work, workers.work(coveredPages(tables, everything(work)), sealing())));
 }
 
-/** Adds up what is reported of the pages of one pass: see {@link EncryptedTables.pass}. */
+/** Adds up the reports on the pages of one pass: see {@link EncryptedTables.pass}. */
 export async function inspect(work: TableWork, pages: AsyncIterable<PageReport>): Promise<Inspection> {
   const { tableNames, progress, assertGoesOn } = work;
   const total = { ...noRows };

@@ -1,4 +1,4 @@
-/** Keeps a rotation's lease while it runs, and tells it to stop once the lease is lost or the process is to end. */
+/** Renews a rotation's lease while it runs, and tells the rotation to stop once the lease is lost or the process is to end. */
 
 import { StorageUnavailableError } from '../errors.ts';
 import { Repetition } from '../runtime/repetition.ts';
@@ -28,12 +28,12 @@ export class LeaseHolder {
     this.#stop = stop;
   }
 
-  /** Whether another process has taken it over, or somebody has cancelled it. */
+  /** Whether another process has taken the lease over, or the rotation was cancelled. */
   get isLost(): boolean {
     return this.#isLost;
   }
 
-  /** Throws StorageUnavailableError where the rotation must not go on in this process. */
+  /** Throws StorageUnavailableError if the rotation must not continue in this process. */
   assertHeld(): void {
     assertNotStopping(this.#stop);
     if (this.#isLost) throw new StorageUnavailableError('Another process has taken the rotation over.');
@@ -43,7 +43,7 @@ export class LeaseHolder {
     void this.#renewals.stop();
   }
 
-  /** A renewal that fails is tried again at the next interval; the fence decides whether anything may still be written. */
+  /** A failed renewal is tried again at the next interval; the fencing token decides whether anything may still be written. */
   async #renew(): Promise<void> {
     if (!(await this.#rotations.renew(this.lease, this.#progress.report()))) this.#isLost = true;
   }

@@ -12,10 +12,10 @@ export function rotationMessage({ rowsRotated, rowsScanned }: Pick<RotationRecor
   return `rotated ${rowsRotated} of ${rowsScanned} row(s).`;
 }
 
-/** Of a rotation whose process could not say how it ended. */
+/** For a rotation whose process could not record how it ended. */
 export const leftMessage = `Nothing has been heard of the process that ran it for ${leaseSeconds} seconds: run the same rotation again to finish it.`;
 
-/** Of rows that came, behind the switch, under neither of the two keys. */
+/** For rows found after the switch under neither of the two keys. */
 export const underAnotherKey =
   'are under another key of the keyring, and are rotated too: a program still writes with that key. Give it the new one.';
 
@@ -24,12 +24,12 @@ export interface WarningContext {
   readonly rowsSkipped: number;
   /** Counted by a dry run. */
   readonly rowsOther?: number;
-  /** None by a dry run. */
+  /** A dry run finds none. */
   readonly rowsFoundLate?: number;
   readonly tables: readonly { readonly table: string }[];
 }
 
-/** What stays for the operator to do. */
+/** What remains for the operator to do. */
 export function rotationWarnings({ toKeyId, rowsSkipped, rowsOther = 0, rowsFoundLate = 0, tables }: WarningContext): string[] {
   const names = tables.map(({ table }) => table).join(', ');
   const warnings = [

@@ -1,4 +1,4 @@
-/** What a rotation does with the rows of one page, without the database: on whichever thread. */
+/** What a rotation does with the rows of one page, without the database, so that it can run on any thread. */
 
 import type { Keyring } from '../crypto/keyring.ts';
 import { maxListedFailures, type RowFailure } from '../keys/covered-rows.ts';
@@ -14,26 +14,26 @@ import {
 import { TextBytes } from '../store/text-bytes.ts';
 import { type RowClass, RowClassifier, type RowsPlan } from './classify.ts';
 
-/** How many rows a page's report lists: of more, it takes less to read the whole page again than each of them. */
+/** How many rows a page's report lists. Beyond that, reading the whole page again is faster than reading each row. */
 export const maxListedLeft = 20;
 
-/** What opening rows has shown. */
+/** Counts from opening rows. */
 export interface RowCounts {
   readonly rowsOld: number;
-  /** Of these, those under neither of the two keys, which are rotated all the same behind the switch. */
+  /** The part of `rowsOld` under neither of the two keys; such rows are rotated all the same after the switch. */
   readonly rowsOther: number;
   readonly rowsNew: number;
-  /** Those of the new key that are to be written all the same, in format 2. */
+  /** Rows under the new key that are still to be rewritten in format 2. */
   readonly rowsToUpgrade: number;
   readonly rowsSkipped: number;
   readonly rowsFailed: number;
   /** The first {@link maxListedFailures}. */
   readonly failures: readonly RowFailure[];
-  /** In hex. */
+  /** In hex characters. */
   readonly ciphertextCharacters: number;
 }
 
-/** To be counted up from. */
+/** Initial counts. */
 export const noRows = {
   rowsOld: 0,
   rowsOther: 0,
@@ -47,24 +47,24 @@ export const noRows = {
 export interface PageReport extends RowCounts {
   readonly table: string;
   readonly rows: number;
-  /** That they were read from. */
+  /** The range that the rows were read from. */
   readonly range: RowIdRange;
-  /** Of rows that are to be rotated, the first {@link maxListedLeft}. */
+  /** The first {@link maxListedLeft} of the rows that are to be rotated. */
   readonly rowsLeft: readonly Pick<EncryptedRow, 'rowId' | 'id'>[];
-  /** Null where that was not asked for. */
+  /** Null unless sealing was requested. */
   readonly sealed: SealedPage | null;
 }
 
-/** A page's rows under the new key. */
+/** A page's rows, sealed under the new key. */
 export interface SealedPage {
   readonly table: string;
-  /** That it was read from. */
+  /** The range that the rows were read from. */
   readonly range: RowIdRange;
   readonly rowsRotated: number;
   readonly rowsFailed: number;
   /** For `replaceStatement`. */
   readonly replacements: readonly Uint8Array[];
-  /** What the table holds of this page once they are written. */
+  /** What the table must hold of this page once the replacements are written. */
   readonly expected: ExpectedRows;
 }
 
@@ -75,7 +75,7 @@ export class PageWork {
     this.#classifier = new RowClassifier(plan, keyring);
   }
 
-  /** Opens the rows of a page, and seals those that are to be rotated where `isToSeal`. `throttle` is called after each row. */
+  /** Opens the rows of a page and, if `isToSeal`, seals those to be rotated. `throttle` is called after each row. */
   work(page: EncryptedPage, isToSeal: boolean, throttle: Throttle = unthrottled): PageReport {
     const { table, rows, range } = page;
     const counts = { ...noRows };

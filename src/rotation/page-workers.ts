@@ -1,4 +1,7 @@
-/** Who does the work on a rotation's pages: this thread, one page after the other, or several, with the results in the pages' order. */
+/**
+ * Where a rotation's pages are worked on: on this thread, one after the other, or on several, with the results in the order of
+ * the pages.
+ */
 
 import type { GivenKey, Keyring } from '../crypto/keyring.ts';
 import { Thread } from '../runtime/thread.ts';
@@ -8,17 +11,17 @@ import type { RowsPlan } from './classify.ts';
 import { type PageReport, PageWork } from './page-work.ts';
 
 export interface PageWorkers {
-  /** Opens the rows of the pages, and seals those of the pages that `isToSeal` says yes to. */
+  /** Opens the rows of the pages, and seals those of pages that `isToSeal` accepts. */
   work(pages: AsyncIterable<EncryptedPage>, isToSeal: (page: EncryptedPage) => boolean): AsyncIterable<PageReport>;
-  /** From now on they do not rest, where they did. */
+  /** Throttled workers no longer rest from now on. */
   hurry(): void;
-  /** To be called at the end, whatever that is. */
+  /** Must be called at the end, whatever the outcome. */
   close(): Promise<void>;
 }
 
 export type StartPageWorkers = (plan: RowsPlan, keyring: Keyring) => PageWorkers;
 
-/** Everything on the thread that calls. */
+/** Works on the calling thread. */
 export const workHere: StartPageWorkers = (plan, keyring) => {
   const pageWork = new PageWork(plan, keyring);
   return {
@@ -30,28 +33,34 @@ export const workHere: StartPageWorkers = (plan, keyring) => {
   };
 };
 
-/** What a thread is started with; keys are copied to it as KeyObjects. */
+/** The initial data of a page thread; keys are copied to it as KeyObjects. */
 export interface PageThreadSettings {
   readonly plan: RowsPlan;
   readonly keys: readonly GivenKey[];
 }
 
-/** What a thread is asked, and answers with a {@link PageReport}. */
+/** A request to a page thread, which responds with a {@link PageReport}. */
 export interface PageTask {
   readonly page: EncryptedPage;
   readonly isToSeal: boolean;
-  /** Whether the thread rests after every few rows, so that others find a processor. */
+  /** Whether the thread rests after every few rows, to leave processor time to others. */
   readonly isThrottled: boolean;
 }
 
-/** Pages that each thread has before it, so that it need not wait for the next. */
+/** Pages queued for each thread, so that it never waits for the next. */
 const pagesPerThread = 2;
-/** A page of fewer rows and bytes is sooner done than handed over: a thread takes longer to start than such a table to rotate. */
+/**
+ * A page with fewer rows than {@link pageRows} and fewer bytes than this is worked on here: a thread takes longer to start than
+ * such a table to rotate.
+ */
 const minBytes = 256 * 1024;
-/** A thread's garbage is mostly what lies behind cipher objects, which V8 does not see the size of. */
+/** Most of a thread's garbage is native memory behind cipher objects, whose size V8 does not see. */
 const youngGenerationMb = 32;
 
-/** So many threads of the compiled file `entry`, started with the first page that is worth it. Throttled, they rest in between. */
+/**
+ * Works on `threads` threads of the compiled file `entry`, each started with its first page that is large enough. If throttled,
+ * they rest in between.
+ */
 export function workOnThreads(entry: URL, threads: number, isThrottled = false): StartPageWorkers {
   return (plan, keyring) => {
     const { from, to, upgradeFormat, skippedRows, isSwitched } = plan;
@@ -86,7 +95,7 @@ class PageThreads implements PageWorkers {
     const underWay: Promise<PageReport>[] = [];
     for await (const page of pages) {
       const report = this.#workOn({ page, isToSeal: isToSeal(page), isThrottled: this.#isThrottled });
-      // Whoever awaits it in its turn still meets its error.
+      // The error is still met when the report is awaited in its turn.
       report.catch(() => undefined);
       underWay.push(report);
       if (underWay.length <= this.#count * pagesPerThread) continue;
@@ -113,7 +122,7 @@ class PageThreads implements PageWorkers {
       workerData: this.#settings,
       resourceLimits: { maxYoungGenerationSizeMb: youngGenerationMb },
     });
-    // Copies would lie about until the collector comes, which sees nothing of their size.
+    // Copies would stay in memory until they are collected, and the collector does not see their size.
     return this.#threads[place].request(task, movable([page.cells]));
   }
 }

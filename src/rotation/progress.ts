@@ -1,4 +1,4 @@
-/** How far a rotation is, for whoever watches it. */
+/** How far a rotation has come. */
 
 import type { RotationProgress } from '../store/rotation-record.ts';
 
@@ -7,7 +7,7 @@ export class Progress {
   #rowsTotal = 0;
   #startedAtMs = Date.now();
 
-  /** Begins a phase that goes through about so many rows. */
+  /** Begins a phase of about `rowsTotal` rows. */
   begin(rowsTotal: number): void {
     this.#rowsDone = 0;
     this.#rowsTotal = rowsTotal;

@@ -12,12 +12,12 @@ export async function assertReplicasHoldKeys(replicas: ReplicaStore, plan: Rotat
   if (error !== null) throw error;
 }
 
-/** The same as a condition of the batch that switches, for a replica that has started since. */
+/** The same check as a condition of the batch that switches, for replicas that have started since. */
 export function replicasHoldKeysStatements(plan: RotationPlan): Statement[] {
   return plan.isForced ? [] : [replicaKeysStatement(neededKeys(plan).map(({ id }) => id))];
 }
 
-/** The keys that open every row at any moment. */
+/** The keys that together open every row at any moment of the rotation. */
 function neededKeys({ from, to, isRerun }: RotationPlan): MasterKey[] {
   return from === null || isRerun ? [to] : [to, from];
 }

@@ -1,4 +1,4 @@
-/** Finishes, when a replica starts, the rotation that another process has left behind. */
+/** Finishes, when a replica starts, a rotation that another process has abandoned. */
 
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
@@ -8,7 +8,7 @@ import { isRunning, type RotationRecord } from '../store/rotation-record.ts';
 import type { RotationStore } from '../store/rotations.ts';
 import type { Rotator } from './engine.ts';
 
-/** How often it is looked whether the process that holds the lease has gone. */
+/** How often to check whether the process that holds the lease is gone. */
 const pollMs = 1_000;
 
 export class Resumption {
@@ -25,7 +25,7 @@ export class Resumption {
     this.#logger = logger;
   }
 
-  /** Returns at once; what it does shows in the log and in the rotation's record. */
+  /** Returns at once; the outcome is in the log and in the rotation's record. */
   start(): void {
     this.#resume().catch((error: unknown) => {
       const reason = error instanceof VaultError ? error.message : 'an unexpected error';
@@ -40,7 +40,8 @@ export class Resumption {
   async #resume(): Promise<void> {
     const unfinished = await this.#findLeft();
     if (unfinished === null) return;
-    // Without the old key it can be finished where no row needs that; otherwise it is left to who has it.
+    // Without the old key the rotation can be finished only if no row needs it, which the dry run checks; otherwise a replica
+    // that has the key must finish it.
     const { signal } = this.#stop;
     if (this.#keyring.get(unfinished.fromKeyId) === undefined) await this.#rotator.dryRun({}, { signal });
     if (signal.aborted) return;
@@ -49,7 +50,10 @@ export class Resumption {
     await done;
   }
 
-  /** A lease that is held is waited for: its owner either ends the rotation or loses it. So is a database that does not answer. */
+  /**
+   * Waits while the lease is held: its owner either ends the rotation or loses the lease. Also waits for a database that does not
+   * answer.
+   */
   async #findLeft(): Promise<RotationRecord | null> {
     for (;;) {
       const unfinished = await this.#rotations.findUnfinished().catch((error: unknown) => {

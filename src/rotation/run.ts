@@ -31,11 +31,11 @@ import { assertReplicasHoldKeys, replicasHoldKeysStatements } from './replica-ch
 import { rowsLateOf, verify } from './verify.ts';
 import { prepareOneCommit, sealedPages, sealNow, writeChunks } from './write-back.ts';
 
-/** How often a commit that somebody else's write made fail is prepared anew before the rotation goes on in chunks. */
+/** How often a commit that failed because of a concurrent write is prepared anew before the rotation continues in chunks. */
 const maxCommitAttempts = 5;
-/** How often everything is read back, where the time before has found rows that another program had written under the old key. */
+/** How often everything is read back, if each pass finds rows that another program has written under the old key. */
 const maxVerifyPasses = 3;
-/** One commit takes at most 16 MiB of ciphertext, twice as many hex characters. */
+/** One commit takes at most 16 MiB of ciphertext, which is twice as many hex characters. */
 const maxCommitCharacters = 2 * 16 * 1024 * 1024;
 const logIntervalMs = 10_000;
 
@@ -47,17 +47,17 @@ export interface RotationContext {
   readonly replicas: ReplicaStore;
   readonly keyring: Keyring;
   readonly coverage: CoverageSettings;
-  /** Up to so many rows are rotated in one commit. */
+  /** Up to this many rows are rotated in one commit. */
   readonly atomicRows: number;
   readonly logger: Pick<Logger, 'info' | 'warn' | 'error'>;
-  /** Where what the rotation does is put on record, in its own transactions. */
+  /** Records the rotation's acts within its own transactions. */
   readonly journal: AuditJournal;
   readonly auditKeys: AuditKeys;
-  /** Keeps the covered tables as they are, or null where no folder for that is set. Throws ConfigurationError. */
+  /** Takes a snapshot of the covered tables; null if no snapshot folder is configured. Throws ConfigurationError. */
   readonly writeSnapshot: ((actor: Actor) => Promise<SnapshotFile>) | null;
-  /** Who opens and seals the rows. */
+  /** Starts the workers that open and seal the rows. */
   readonly startWorkers: StartPageWorkers;
-  /** Called once every row has been written: not where that was interrupted, also behind the switch. */
+  /** Called once every row has been written; not called if the rotation is interrupted before, even after the switch. */
   readonly onSwitched: () => void;
 }
 
@@ -67,16 +67,16 @@ export class RotationRun {
   readonly #holder: LeaseHolder;
   readonly #progress: Progress;
   readonly #work: TableWork;
-  /** Whether any of its writes, the switch included, may have been committed. */
+  /** Whether any of its writes, including the switch, may have been committed. */
   #mayHaveWritten: boolean;
-  /** Whether it is certain that the switch has been committed, by this attempt or an earlier one. */
+  /** Whether the switch is known to be committed, by this attempt or an earlier one. */
   #isSwitched: boolean;
-  /** Whether one commit has taken longer than the server lets one take. */
+  /** Whether the single commit took longer than the server allows. */
   #isTooSlow = false;
-  /** Found by the last gate, and rotated since. */
+  /** Rows found by the last gate, and rows rotated since. */
   #rowsScanned = 0;
   #rowsRotated = 0;
-  /** Of the state before, where one was written. */
+  /** The snapshot of the state before, if one was written. */
   #snapshot: SnapshotFile | null = null;
 
   constructor(context: RotationContext, plan: RotationPlan, holder: LeaseHolder, progress: Progress) {
@@ -92,7 +92,10 @@ export class RotationRun {
     this.#isSwitched = plan.isSwitched;
   }
 
-  /** Runs to the end and records how it ended, whatever that is. Rejects with why it did not complete, as {@link afterSwitch} has it. */
+  /**
+   * Runs to the end and records the outcome, whatever it is. Rejects with the reason if the rotation did not complete, as
+   * {@link afterSwitch} words it.
+   */
   async finish(): Promise<RotationRecord> {
     const { rotations, masterKeys, logger } = this.#context;
     const { fromKeyId, to } = this.#plan;
@@ -132,7 +135,7 @@ export class RotationRun {
     this.#context.logger.info({ rotation_id: this.#rotationId, ...counts }, 'rotation running');
   }
 
-  /** What a condition of the rotation's own statements, which somebody else has broken, means for the operator. */
+  /** What a broken guard of the rotation's own statements means for the operator. */
   async #explain(error: unknown): Promise<unknown> {
     const { rotations, replicas } = this.#context;
     if (!(error instanceof GuardFailedError)) return afterSwitch(error, { isSwitched: this.#isSwitched });
@@ -148,7 +151,7 @@ export class RotationRun {
     );
   }
 
-  /** Returns once every row was under the new key, or skipped, at the moment it was read. */
+  /** Returns once every row was either under the new key or skipped at the moment it was read. */
   async #writeAll(): Promise<void> {
     let sealed: SealedPage[] = [];
     for (let attempt = 1; attempt <= maxCommitAttempts; attempt += 1) {
@@ -156,9 +159,9 @@ export class RotationRun {
       ({ sealed } = report);
       const isTooLarge = report.rowsScanned > this.#context.atomicRows || report.ciphertextCharacters > maxCommitCharacters;
       if (isTooLarge || this.#isTooSlow) break;
-      // What fails to be committed is out of date, and memory until the next gate has ended.
+      // Pages that fail to be committed are outdated, and would hold memory until the next gate has ended.
       if (await this.#tryOneCommit(sealed.splice(0))) return;
-      // The sooner the next comes after its gate, the less comes between.
+      // The less time between a gate and its commit, the fewer writes come between.
       this.#work.workers.hurry();
     }
     await this.#switch({ state: 'writing', isSwitched: true }, []);
@@ -185,17 +188,17 @@ export class RotationRun {
     return report;
   }
 
-  /** What rows have been found under is on record, and the active key of a database that names none yet. */
+  /** Records the key that rows were found under, and makes it the active key of a database that names none yet. */
   async #recordOldKey({ rowsOld, rowsOther, rowsSkipped }: Inspection): Promise<void> {
     const { from, to, activeKeyId } = this.#plan;
     const { masterKeys } = this.#context;
-    // One that opens nothing may have been mistyped.
+    // A key that opens nothing may have been mistyped.
     const isNeeded = from !== null && (rowsOld > rowsOther || rowsSkipped > 0);
     if (activeKeyId === null) await masterKeys.adopt(isNeeded ? from : to);
     else if (isNeeded) await masterKeys.register([from]);
   }
 
-  /** Once, and before anything is written: a rotation that is taken up again after the switch has that of its first attempt. */
+  /** Once, and before anything is written: a rotation resumed after its switch keeps the snapshot of its first attempt. */
   async #keepSnapshot(): Promise<void> {
     const { writeSnapshot, rotations } = this.#context;
     if (writeSnapshot === null || this.#snapshot !== null || this.#mayHaveWritten) return;
@@ -205,7 +208,7 @@ export class RotationRun {
     this.#snapshot = snapshot;
   }
 
-  /** False where a write that came between has made it fail, and nothing was written, or where a server did not carry it out in time. */
+  /** False if nothing was committed: a concurrent write made the batch fail, or a server did not carry it out in time. */
   async #tryOneCommit(sealed: SealedPage[]): Promise<boolean> {
     const commit = await prepareOneCommit(this.#work, this.#plan.to.id, sealed);
     if (commit === null) return false;
@@ -219,7 +222,7 @@ export class RotationRun {
       const { database, rotations } = this.#context;
       if (!(error instanceof StorageUnavailableError) || database.isOnFile) throw error;
       this.#isTooSlow = true;
-      // One that had switched before says nothing of this commit: the chunks find out.
+      // If the rotation had switched before, its record says nothing about this commit; writing in chunks finds out.
       const isCommitted = !this.#plan.isSwitched && (await findRotation(rotations, this.#rotationId)).isSwitched;
       if (!isCommitted) return false;
       this.#isSwitched = true;
@@ -266,7 +269,7 @@ export class RotationRun {
     return { act: 'rotation.switch', outcome: 'done', details: { ...keys, ...rows, ...before } };
   }
 
-  /** The end of this attempt, in its own record and in the audit at once. */
+  /** Records the end of this attempt, in the rotation's record and in the audit, in one transaction. */
   async #recordEnd(end: RotationUpdate): Promise<void> {
     const { rotations, journal } = this.#context;
     const details = { rotation_id: this.#rotationId, rows_scanned: end.rowsScanned, rows_verified: end.rowsVerified };
@@ -276,7 +279,7 @@ export class RotationRun {
     );
   }
 
-  /** Rows that were written under the old key meanwhile, by a program that does not know better, are rotated as well. */
+  /** Also rotates rows that a program unaware of the rotation has written under the old key meanwhile. */
   async #verifyAll(): Promise<RotationUpdate> {
     const { rotations } = this.#context;
     const { lease } = this.#holder;
@@ -291,7 +294,7 @@ export class RotationRun {
       });
       const { rowsScanned, rowsNew, rowsToUpgrade, rowsSkipped, rowsFailed } = found;
       const rowsVerified = rowsNew - rowsToUpgrade;
-      // Of the rows that are there: one that was written again meanwhile was rotated again, and counted each time.
+      // Limited to the rows that exist: a row that was rewritten and rotated again was counted each time.
       const counts = { rowsScanned, rowsVerified, rowsSkipped, rowsRotated: Math.min(this.#rowsRotated, rowsVerified) };
       if (rowsFailed > 0 || rowsLateOf(found) > 0) {
         return { state: 'verify_failed', ...counts, error: verificationFailure(found) };
@@ -309,12 +312,12 @@ export class RotationRun {
         : 'rows were written in the old format meanwhile, and are upgraded now';
     logger.warn({ rotation_id: this.#rotationId, rows_left: rowsLateOf(page) }, message);
     await rotations.advance(this.#holder.lease, { state: 'verifying', rowsFoundLate: page.rowsOld });
-    // They are counted once they have been read again.
+    // The rows are counted when they are read again.
     const work = { ...this.#work, progress: new Progress() };
     await this.#writeInChunks('verifying', work, sealNow(work, late));
   }
 
-  /** Best effort: where the database cannot be reached, the lease runs out and the record stays as it was. */
+  /** Best effort: if the database cannot be reached, the lease expires and the record stays as it was. */
   async #recordFailure(error: unknown): Promise<void> {
     const { logger } = this.#context;
     const rotationId = this.#rotationId;

@@ -1,4 +1,4 @@
-/** Runs each rotation on a thread of its own, so that no step of it, however long, keeps a request waiting. */
+/** Runs each rotation on a thread of its own, so that no step of it, however long, delays a request. */
 
 import pLimit from 'p-limit';
 import type { Level, Logger } from 'pino';
@@ -9,14 +9,14 @@ import type { DryRun, DryRunWatch, Rotator, RunningRotation } from './engine.ts'
 import type { RotationRequest } from './plan.ts';
 import { Progress } from './progress.ts';
 
-/** What the thread is to do. Its settings are copied to it, keys as KeyObjects. */
+/** A task of the thread. Its settings are copied, keys as KeyObjects. */
 export interface RotationTask {
   readonly settings: ThreadSettings;
   readonly request: RotationRequest;
   readonly isDryRun: boolean;
 }
 
-/** What the thread says on its way. */
+/** What the thread reports while it works. */
 export type RotationNote =
   | { readonly kind: 'log'; readonly level: Level; readonly fields: object; readonly message: string }
   | { readonly kind: 'started'; readonly id: string }
@@ -34,7 +34,7 @@ export interface RotationThreadsContext {
 export class RotationThreads implements Rotator {
   readonly #context: RotationThreadsContext;
   readonly #threads = new TaskThreads<RotationNote>();
-  /** One after the other, so that callers who ask again and again do not fill the memory with threads; a start, until it has begun. */
+  /** One at a time, so that repeated calls do not fill memory with threads; a start counts until the rotation has begun. */
   readonly #inTurn = { dryRun: pLimit(1), start: pLimit(1) };
   #running: RunningRotation | null = null;
 

@@ -1,24 +1,24 @@
-/** Reads every row back and opens it with the new key: only what has been read again counts as rotated. */
+/** Reads every row back and opens it with the new key: only a row that was read again counts as verified. */
 
 import { type CoveredPart, coveredPages } from '../keys/covered-rows.ts';
 import { everything, type Inspection, inspect, type TableWork } from './inspection.ts';
 import type { PageReport, RowCounts } from './page-work.ts';
 
-/** How often rows are rotated that a program writes under the old key again each time, before that is an error. */
+/** How often rows are rotated again that a program keeps writing under the old key, before that is an error. */
 const maxTimesLate = 5;
 
-/** Rotates the rows of these parts, which are late: see {@link rowsLateOf}. `page` is what they were found on. */
+/** Rotates the late rows in these parts: see {@link rowsLateOf}. `page` is the report that found them. */
 export type RotateLate = (late: readonly CoveredPart[], page: PageReport) => Promise<void>;
 
-/** Rows that a program which does not know of the vault has written meanwhile under the old key, or in the format that is being left. */
+/** Rows that a program unaware of the vault has written meanwhile under the old key, or in the format being replaced. */
 export function rowsLateOf({ rowsOld, rowsToUpgrade }: RowCounts): number {
   return rowsOld + rowsToUpgrade;
 }
 
 /**
- * Late rows are rotated and read again before the next page is. So each row was under the new key when it was last read, and no
- * verification says more of a row; and it ends beside a program that goes on writing, however long reading everything takes. Late rows
- * that it still finds are those that are late each time. Throws StorageUnavailableError, and what `rotateLate` throws.
+ * Late rows are rotated and read again before the next page is read. Each row was thus under the new key when it was last read,
+ * which is all that any verification can show; and the pass ends even while a program keeps writing, however long it takes. The
+ * result counts as late only rows that were late each time. Throws StorageUnavailableError, and what `rotateLate` throws.
  */
 export function verify(work: TableWork, rotateLate: RotateLate): Promise<Inspection> {
   return work.tables.pass(() => inspect(work, settledPages(work, everything(work), rotateLate, maxTimesLate)));
@@ -41,7 +41,7 @@ async function* settledPages(
   }
 }
 
-/** What is to be read again of a page, and what need not be: nothing, where the late rows are too many to be listed. */
+/** The parts of a page to read again, and the report on the rest: null if there are too many late rows to list. */
 function split(page: PageReport): { settled: PageReport | null; late: CoveredPart[] } {
   const { table, range, rows, rowsLeft, rowsNew, rowsToUpgrade } = page;
   if (rowsLeft.length < rowsLateOf(page)) return { settled: null, late: [{ table, range }] };

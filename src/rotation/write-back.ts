@@ -1,4 +1,4 @@
-/** Writes the rotated rows back, by compare-and-swap: in one commit with the switch of the active key, or in chunks after it. */
+/** Writes the rotated rows back by compare-and-swap: in one commit with the switch of the active key, or in chunks after it. */
 
 import { type CoveredPart, coveredPages } from '../keys/covered-rows.ts';
 import { firstRowId, lastRowId, replaceStatement, tableStateStatements } from '../store/encrypted-tables.ts';
@@ -7,19 +7,19 @@ import { release } from '../store/owned-bytes.ts';
 import type { TableWork } from './inspection.ts';
 import type { SealedPage } from './page-work.ts';
 
-/** A page is written in about half of the time in which a thread seals one. */
+/** Writing a page takes about half as long as a thread takes to seal one. */
 const keptPerTurn = 2;
 
-/** What one commit writes, and how many rows it rotates. */
+/** The statements of one commit, and how many rows it rotates. */
 export interface OneCommit {
   readonly statements: readonly Statement[];
   readonly rowsRotated: number;
 }
 
 /**
- * The statements that rotate all rows: those that `atGate` holds as they were sealed there, others as they are read now. The
- * last of each table assert that it then holds what was sealed and nothing else, so that a write which came between makes the
- * whole batch fail. Null where a row that has come since the gate opens with neither key.
+ * The statements that rotate all rows: pages in `atGate` as sealed there, the others as they are read now. The last statements
+ * for each table assert that it then holds what was sealed and nothing else, so that a concurrent write fails the whole batch.
+ * Null if a row written since the gate opens with neither key.
  */
 export async function prepareOneCommit(work: TableWork, toKeyId: string, atGate: SealedPage[]): Promise<OneCommit | null> {
   const pages: SealedPage[] = [];
@@ -40,9 +40,9 @@ export async function prepareOneCommit(work: TableWork, toKeyId: string, atGate:
 }
 
 /**
- * Goes through {@link sealedPages} or {@link sealNow} and hands over, chunk by chunk, the statement that rotates their rows;
- * `write` answers how many it has changed. Where somebody has replaced a row since it was sealed, under whichever key, its page
- * is read again.
+ * Passes to `write`, for {@link sealedPages} or {@link sealNow}, the statement that rotates each chunk of rows; `write` returns
+ * how many rows it changed. If another writer has replaced a row since it was sealed, under whichever key, its page is read
+ * again.
  */
 export async function writeChunks(
   work: TableWork,
@@ -70,8 +70,9 @@ export async function writeChunks(
 }
 
 /**
- * What the gate has sealed, and what lies behind that in each table: what has come since, and what the gate had no room for. By
- * turns, so that threads seal the ones while the others are written. What is handed on is taken out of `atGate`: it is memory.
+ * The pages sealed by the gate, and the rows behind them in each table: those added since, and those that the gate had no room
+ * for. The two alternate, so that threads seal new pages while sealed ones are written. Pages are removed from `atGate` as they
+ * are yielded, to free their memory.
  */
 export async function* sealedPages(work: TableWork, atGate: SealedPage[]): AsyncGenerator<SealedPage> {
   const others = work.tableNames.map((table) => behind(atGate, table));
@@ -87,7 +88,7 @@ function behind(atGate: readonly SealedPage[], table: string): CoveredPart {
   return { table, range: { from: last + 1n, to: lastRowId } };
 }
 
-/** The rows of some parts, as they are now. */
+/** The rows of these parts as they are now, sealed. */
 export async function* sealNow({ tables, workers }: TableWork, parts: readonly CoveredPart[]): AsyncGenerator<SealedPage> {
   for await (const { sealed } of workers.work(coveredPages(tables, parts), () => true)) if (sealed !== null) yield sealed;
 }

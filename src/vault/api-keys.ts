@@ -38,9 +38,9 @@ export interface ListedApiKey {
   readonly name: string;
   readonly provider: string;
   readonly maskedValue: string;
-  /** The key that opens it, or, where none does, the one that the database names, or null. */
+  /** The key that opens the row; if none does, the one that the database names, or null. */
   readonly keyId: string | null;
-  /** Unix seconds, as all times here. */
+  /** All times here are in Unix seconds. */
   readonly createdAt: number;
   readonly updatedAt: number;
   readonly lastUsedAt: number | null;
@@ -48,7 +48,7 @@ export interface ListedApiKey {
 
 interface StoredApiKey {
   readonly row: Omit<ListedApiKey, 'maskedValue'>;
-  /** False where the row is new. */
+  /** False if the row is new. */
   readonly isReplaced: boolean;
 }
 
@@ -62,25 +62,25 @@ export interface DecryptedApiKey {
 
 interface OpenedApiKey {
   readonly key: DecryptedApiKey;
-  /** The master key that opened it. */
+  /** The master key that opened the value. */
   readonly keyId: string;
   readonly lastUsedAt: number | null;
 }
 
-/** One of many: its failure does not hide the others. */
+/** One of many: a failed entry does not hide the others. */
 export type DecryptedEntry =
   | DecryptedApiKey
   | { readonly id: string; readonly name: string; readonly provider: string; readonly error: VaultError };
 
 export interface Page<Item> {
   readonly items: readonly Item[];
-  /** Where the next page begins, or null after the last. */
+  /** Where the next page begins, or null after the last page. */
   readonly next: string | null;
 }
 
-/** A page of rows that are to be opened. */
+/** A page of rows to be opened. */
 export interface OpeningRequest extends PageRequest {
-  /** Is told how many rows there are; what it throws keeps them shut. */
+  /** Called with the number of rows; if it throws, none is opened. */
   readonly beforeOpening: (rows: number) => Promise<void>;
 }
 
@@ -98,7 +98,10 @@ export interface ApiKeysContext {
   readonly uses: UseRecorder;
   readonly log: AuditLog;
   readonly journal: AuditJournal;
-  /** Format 1 is bound to nothing: whoever can write the database can move such a row to another tenant. */
+  /**
+   * Refuses rows in format 1, which is bound to nothing: anyone who can write to the database could move such a row to another
+   * tenant.
+   */
   readonly requireFormat2: boolean;
   readonly seals: SealMeter;
   readonly observer: VaultObserver;
@@ -112,8 +115,8 @@ export class ApiKeys {
   }
 
   /**
-   * Inserts the key, or replaces the one of that tenant and name. Throws ValidationError for a value that cannot be one,
-   * ConfigurationError where the active master key is not in the keyring.
+   * Inserts the key, or replaces the one of that tenant and name. Throws ValidationError for an unacceptable value, and
+   * ConfigurationError if the active master key is not in the keyring.
    */
   async store(actor: Actor, { tenantId, name, provider, value }: NewApiKey): Promise<{ key: ListedApiKey; isReplaced: boolean }> {
     const normalized = normalizeValue(value);
@@ -131,14 +134,14 @@ export class ApiKeys {
     return { items: rows.map((row) => this.#masked(row)), next };
   }
 
-  /** Throws NotFoundError also where the id is another tenant's. */
+  /** Throws NotFoundError, also if the id belongs to another tenant. */
   async get(tenantId: string | null, id: string): Promise<ListedApiKey> {
     const row = await this.#context.store.findById(tenantId, id);
     if (row === null) throw notFound();
     return this.#masked(row);
   }
 
-  /** Throws NotFoundError also where the id is another tenant's. */
+  /** Throws NotFoundError, also if the id belongs to another tenant. */
   async delete(actor: Actor, tenantId: string | null, id: string): Promise<void> {
     const row = await this.#context.store.findById(tenantId, id);
     if (row === null) throw notFound();
@@ -153,8 +156,8 @@ export class ApiKeys {
   }
 
   /**
-   * Throws NotFoundError, DecryptFailedError, or ConfigurationError where only the key is missing; and StorageUnavailableError
-   * where the use could not be put on record.
+   * Throws NotFoundError, DecryptFailedError, or ConfigurationError if only the key is missing; and StorageUnavailableError if
+   * the use could not be recorded.
    */
   async decrypt(actor: Actor, tenantId: string | null, name: string): Promise<DecryptedApiKey> {
     const row = await this.#context.store.findByName(tenantId, name);
@@ -165,7 +168,10 @@ export class ApiKeys {
     return opened.key;
   }
 
-  /** Every name of a tenant, each with the newest row's value or with why it does not open. Throws StorageUnavailableError. */
+  /**
+   * Every name of a tenant, each with the value of its newest row or the error that kept it from opening. Throws
+   * StorageUnavailableError.
+   */
   async decryptAll(actor: Actor, tenantId: string | null, page: OpeningRequest): Promise<Page<DecryptedEntry>> {
     const { rows, next } = await this.#context.store.listNewest(tenantId, page);
     await page.beforeOpening(rows.length);
@@ -195,8 +201,8 @@ export class ApiKeys {
   }
 
   /**
-   * A rotation may switch the active key between sealing and writing, and another store may come first: the write is then
-   * refused, and prepared anew.
+   * Between sealing and writing, a rotation may switch the active key, or another store may write first: the write is then
+   * refused, and retried with a new seal.
    */
   async #put(actor: Actor, binding: RowBinding, plaintext: Buffer): Promise<StoredApiKey> {
     const { tenantId, name, provider } = binding;
@@ -216,7 +222,7 @@ export class ApiKeys {
     throw new StorageUnavailableError(staleMessages[reason]);
   }
 
-  /** Why, where it is to be prepared anew. */
+  /** Returns the reason if the write must be prepared anew. */
   async #tryPut(actor: Actor, sealed: SealedApiKey, existing: ApiKeyRow | null): Promise<StoredApiKey | StaleReason> {
     const { tenantId, name, provider, keyId } = sealed;
     const id = existing?.id ?? randomUUID();
@@ -236,7 +242,7 @@ export class ApiKeys {
     }
   }
 
-  /** What is wrong with the row alone is its own answer. */
+  /** An error of the row itself is returned, not thrown. */
   async #openOrRefuse(row: ApiKeyRow): Promise<OpenedApiKey | DecryptFailedError | ConfigurationError> {
     const { id, tenantId, name, provider, lastUsedAt } = row;
     const opened = this.#open(row);
@@ -244,13 +250,13 @@ export class ApiKeys {
     return { key: { id, tenantId, name, provider, value: takeText(opened.plaintext) }, keyId: opened.key.id, lastUsedAt };
   }
 
-  /** Once that is on record: what was refused for want of it was not used. */
+  /** Call after the use is recorded: a use that was refused because it could not be recorded did not happen. */
   #noteUse({ key, keyId, lastUsedAt }: OpenedApiKey): void {
     this.#context.observer.decrypted(keyId, 'opened');
     this.#context.uses.note(key.id, lastUsedAt);
   }
 
-  /** A key that is missing is said, anything else is one error. */
+  /** Names a missing key; every other cause is the same error. */
   async #whyUnopened(row: ApiKeyRow): Promise<DecryptFailedError | ConfigurationError> {
     const why = this.#isRefused(row) ? new DecryptFailedError() : await this.#context.activeKey.whyUnopened(row.keyIdHint);
     this.#context.observer.decrypted(row.keyIdHint, why instanceof ConfigurationError ? 'key_missing' : 'failed');
@@ -272,7 +278,7 @@ export class ApiKeys {
   }
 }
 
-/** As it lies in the table: nothing else can have been replaced than what was `replaced`. */
+/** The row as it now is in the table: the write can have replaced only `replaced`, or have inserted a new row. */
 function toStored(sealed: SealedApiKey, id: string, now: number, replaced: ApiKeyRow | null): StoredApiKey {
   const { tenantId, name, provider, keyId } = sealed;
   const createdAt = replaced?.createdAt ?? now;

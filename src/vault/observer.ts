@@ -1,11 +1,11 @@
-/** What the vault tells whoever counts: nothing that a metric may not show. */
+/** What the vault reports to a metrics collector: nothing that a metric may not show. */
 
 export type DecryptOutcome = 'opened' | 'failed' | 'key_missing';
 
 export interface VaultObserver {
-  /** A caller asked for a plaintext. `keyId` names the key that opened it, otherwise the one that the ciphertext names, or null. */
+  /** A caller asked for a plaintext. `keyId` is the key that opened it, otherwise the one that the ciphertext names, or null. */
   readonly decrypted: (keyId: string | null, outcome: DecryptOutcome, plaintexts?: number) => void;
-  /** A use of keys was refused, because the audit log did not take its record. */
+  /** A use of keys was refused because the audit log did not accept its record. */
   readonly auditFailed: () => void;
 }
 

@@ -1,4 +1,7 @@
-/** Encrypts, decrypts and rewraps text that the caller keeps: nothing of it is stored, and each call is on record before it is answered. */
+/**
+ * Encrypts, decrypts and rewraps text that the caller keeps: none of it is stored, and each call is recorded before it is
+ * answered.
+ */
 
 import type { Actor } from '../audit/event.ts';
 import type { AuditLog } from '../audit/log.ts';
@@ -13,7 +16,7 @@ import type { TextWorkers } from './text-workers.ts';
 import type { UseRecorder } from './use-recorder.ts';
 import { assertPlaintext } from './values.ts';
 
-/** What is wrong with one item alone. */
+/** An error that concerns one item alone. */
 export type ItemError = DecryptFailedError | ConfigurationError;
 
 export interface StatelessContext {
@@ -28,7 +31,7 @@ export interface StatelessContext {
 
 export class StatelessCipher {
   readonly #context: StatelessContext;
-  /** By key, in Unix seconds. */
+  /** When a use of each key was last noted, in Unix seconds. */
   readonly #notedAt = new Map<string, number>();
 
   constructor(context: StatelessContext) {
@@ -36,8 +39,8 @@ export class StatelessCipher {
   }
 
   /**
-   * Answers in the order of the items. Throws ConfigurationError where the active key is not in the keyring, ValidationError
-   * for over 64 KiB, StorageUnavailableError where the use could not be put on record, in the audit or as the key's first.
+   * Results in the order of the items. Throws ConfigurationError if the active key is not in the keyring, ValidationError for a
+   * text over 64 KiB, and StorageUnavailableError if the use could not be recorded, in the audit or as the key's first.
    */
   async encrypt(actor: Actor, items: readonly PlaintextInput[]): Promise<(WorkedText | ItemError)[]> {
     const { id: keyId } = await this.#context.activeKey.sealingKey();
@@ -47,15 +50,17 @@ export class StatelessCipher {
     return this.#recorded(actor, 'text.encrypt', results.texts.map(assertSealed));
   }
 
-  /** Answers in the order of the items, one that does not open with why. Throws StorageUnavailableError. */
+  /**
+   * Results in the order of the items, each a plaintext or the error that kept it from opening. Throws StorageUnavailableError.
+   */
   async decrypt(actor: Actor, items: readonly CiphertextInput[]): Promise<(WorkedText | ItemError)[]> {
     const results = await this.#context.workers.work({ act: 'decrypt', items });
     return this.#opened(actor, 'text.decrypt', items, results);
   }
 
   /**
-   * The same plaintexts under the active key, each with its context. Answers as {@link decrypt} does, and throws as
-   * {@link encrypt} does.
+   * Seals the same plaintexts under the active key, each with its context. Results as in {@link decrypt}, errors as in {@link
+   * encrypt}.
    */
   async rewrap(actor: Actor, items: readonly CiphertextInput[]): Promise<(WorkedText | ItemError)[]> {
     const { id: keyId } = await this.#context.activeKey.sealingKey();
@@ -74,7 +79,7 @@ export class StatelessCipher {
     return results;
   }
 
-  /** Of each item that does not open, why. What opened counts as used once that is on record. */
+  /** Adds the error for each item that did not open. Keys count as used only after the call is recorded. */
   async #opened(actor: Actor, act: string, items: readonly CiphertextInput[], { texts, opened }: TextResults) {
     const results: (WorkedText | ItemError)[] = [];
     for (const [index, item] of items.entries()) results.push(texts[index] ?? (await this.#whyUnopened(item)));
@@ -86,7 +91,7 @@ export class StatelessCipher {
     return results;
   }
 
-  /** The first use of a key is on record before anybody has a ciphertext under it: one that seems never used may be retired. */
+  /** The first use of a key is recorded before any ciphertext under it is released: a key that appears unused may be retired. */
   async #noteSealed(keyId: string, { texts }: TextResults): Promise<void> {
     const { seals, uses } = this.#context;
     const sealed = texts.filter((text) => text !== null).length;
@@ -99,7 +104,7 @@ export class StatelessCipher {
     }
   }
 
-  /** A key that is missing is said, anything else is one error. */
+  /** Names a missing key; every other cause is the same error. */
   async #whyUnopened(input: CiphertextInput): Promise<ItemError> {
     const namedKeyId = 'row' in input ? null : (parseText(input.ciphertext)?.keyId ?? null);
     const isParsed = 'row' in input || namedKeyId !== null;
@@ -114,7 +119,7 @@ export class StatelessCipher {
   }
 }
 
-/** Sealing fails for none alone. */
+/** Sealing never fails for a single item. */
 function assertSealed(text: WorkedText | null): WorkedText {
   if (text === null) throw new Error('A text was not sealed.');
   return text;

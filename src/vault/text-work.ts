@@ -1,4 +1,4 @@
-/** Opens and seals the texts that callers keep, with keys and nothing else: on whichever thread. */
+/** Opens and seals the texts that callers keep, with keys and nothing else, so that it can run on any thread. */
 
 import type { Keyring } from '../crypto/keyring.ts';
 import type { MasterKey } from '../crypto/master-key.ts';
@@ -13,7 +13,7 @@ export interface PlaintextInput {
   readonly context: string | null;
 }
 
-/** `keyId` names the key that seals, which is one of the keyring. */
+/** `keyId` names the sealing key, which must be in the keyring. */
 export type TextTask =
   | { readonly act: 'encrypt'; readonly keyId: string; readonly items: readonly PlaintextInput[] }
   | { readonly act: 'decrypt'; readonly items: readonly CiphertextInput[] }
@@ -26,7 +26,7 @@ export interface WorkedText {
 }
 
 export interface TextResults {
-  /** In the order of the items; null where an item does not open. */
+  /** In the order of the items; null if an item does not open. */
   readonly texts: readonly (WorkedText | null)[];
   /** How many items each key has opened. */
   readonly opened: ReadonlyMap<string, number>;

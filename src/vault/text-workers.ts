@@ -1,4 +1,6 @@
-/** Who works on texts: this thread, and for many of them at once another, so that no request waits for someone else's thousand. */
+/**
+ * Where texts are worked on: on this thread, or, for many at once, on another, so that no request waits for another's thousand.
+ */
 
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import pLimit from 'p-limit';
@@ -8,32 +10,32 @@ import { Thread } from '../runtime/thread.ts';
 import { type CiphertextInput, type PlaintextInput, type TextResults, type TextTask, TextWork } from './text-work.ts';
 
 export interface TextWorkers {
-  /** Throws StorageUnavailableError where so much waits already that more would only fill memory. */
+  /** Throws StorageUnavailableError if so much is queued that more would only fill memory. */
   work(task: TextTask): Promise<TextResults>;
   close(): Promise<void>;
 }
 
-/** What the thread is started with; keys are copied to it as KeyObjects. */
+/** The initial data of the thread; keys are copied to it as KeyObjects. */
 export interface TextThreadSettings {
   readonly keys: readonly GivenKey[];
 }
 
-/** Fewer are sooner done than handed over, unless they are long. */
+/** Below both of these, work is done here sooner than it is handed over. */
 const minItems = 100;
 const minCharacters = 512 * 1024;
 const youngGenerationMb = 32;
-/** Of texts that wait for the thread: four bodies of the greatest size, and hundreds of the usual. */
+/** Limit for the texts queued for the thread, in characters: four bodies of maximum size, or hundreds of usual ones. */
 const maxWaitingCharacters = 32 * 1024 * 1024;
 
-/** Everything on the thread that calls. */
+/** Works on the calling thread. */
 export function workOnTextsHere(keyring: Keyring): TextWorkers {
   const textWork = new TextWork(keyring);
   return { work: async (task) => textWork.work(task), close: async () => undefined };
 }
 
 /**
- * Many texts on a thread of the compiled file `entry`, started with the first of them. Where it dies, which `onDeath` is told,
- * its work is done here, and the next task starts another.
+ * Works on many texts on a thread of the compiled file `entry`, started with the first such task. If the thread dies, `onDeath`
+ * gets the error, its work is done here, and the next task starts another.
  */
 export class TextThread implements TextWorkers {
   readonly #entry: URL;

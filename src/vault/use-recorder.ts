@@ -1,10 +1,10 @@
-/** Collects when things were last used and writes it now and then: coarse, best effort, and never in the way of a request. */
+/** Collects when things were last used and writes it at intervals: coarse, best effort, and without delaying a request. */
 
 import { StorageUnavailableError } from '../errors.ts';
 import { Repetition } from '../runtime/repetition.ts';
 
 const flushIntervalMs = 5_000;
-/** So many are written at a time, 90,000 an hour: more would keep requests waiting. The others stay for the next time. */
+/** Uses per write, 90,000 an hour: a larger write would delay requests. The rest stay for the next one. */
 const maxWritten = 125;
 /** A use is written again only after this many seconds. */
 const coarsenessSeconds = 3_600;
@@ -15,12 +15,12 @@ export class UseRecorder {
   readonly #pending = new Map<string, number>();
   readonly #flushes = new Repetition(flushIntervalMs, () => this.flush());
 
-  /** `write` gets Unix seconds by id. What it could not write for a passing reason is tried again. */
+  /** `write` gets Unix seconds by id. Uses that it could not write because the database was unavailable are retried. */
   constructor(write: (usedAt: ReadonlyMap<string, number>) => Promise<void>) {
     this.#write = write;
   }
 
-  /** Notes a use now. False, and nothing noted, where the last one that is recorded is recent enough. */
+  /** Notes a use now. Returns false, with nothing noted, if the last recorded use is recent enough or too many are pending. */
   note(id: string, recordedAt: number | null): boolean {
     const now = Math.floor(Date.now() / 1000);
     if (recordedAt !== null && now - recordedAt < coarsenessSeconds) return false;
@@ -29,7 +29,7 @@ export class UseRecorder {
     return true;
   }
 
-  /** Writes a use at once. Throws what writing does. */
+  /** Writes a use at once. Throws what `write` throws. */
   async record(id: string): Promise<void> {
     await this.#write(new Map([[id, Math.floor(Date.now() / 1000)]]));
   }
@@ -41,7 +41,7 @@ export class UseRecorder {
     try {
       await this.#write(written);
     } catch (error) {
-      // What is refused would be refused again, and all that is written with it.
+      // A refused write would be refused again, together with all that is written with it.
       if (!(error instanceof StorageUnavailableError)) return;
       for (const [id, usedAt] of written)
         if (!this.#pending.has(id) && this.#pending.size < maxPending) this.#pending.set(id, usedAt);

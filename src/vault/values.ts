@@ -8,12 +8,12 @@ const bullets = '••••••••';
 /** At most this share of a value is shown. */
 const shownShare = 1 / 4;
 
-/** Shown in place of a masked value where the row does not open. */
+/** Shown in place of a masked value if the row does not open. */
 export const unreadableMask = '••••(decrypt error)';
 
 /**
- * The value as it is to be stored: trimmed, or, where it is a JSON object such as a service-account file, byte for byte.
- * Throws ValidationError for anything that could not be sent as an HTTP header and is no JSON object.
+ * The value as it is to be stored: trimmed, or byte for byte if it is a JSON object such as a service-account file. Throws
+ * ValidationError for a value that is neither a JSON object nor fit to be sent as an HTTP header.
  */
 export function normalizeValue(value: string): string {
   const trimmed = value.trim();
@@ -26,7 +26,7 @@ export function normalizeValue(value: string): string {
   return trimmed;
 }
 
-/** Throws ValidationError where the text is over 64 KiB or is no valid Unicode, which would not come back as it was. */
+/** Throws ValidationError if the text is over 64 KiB, or is not valid Unicode and would not survive a round trip. */
 export function assertPlaintext(field: string, value: string): void {
   if (Buffer.byteLength(value, 'utf8') > maxPlaintextBytes) {
     throw new ValidationError(`${field} must be at most ${maxPlaintextBytes} bytes.`);
@@ -34,9 +34,9 @@ export function assertPlaintext(field: string, value: string): void {
   if (!value.isWellFormed()) throw new ValidationError(`${field} must be valid Unicode: it holds half of a surrogate pair.`);
 }
 
-/** Eight bullets and the last characters: four, or fewer where that would show more than a quarter. */
+/** Eight bullets and the last characters: four, or fewer if four would be more than a quarter of the value. */
 export function maskValue(value: string): string {
-  // Of a long one, more than those that could be shown.
+  // The last 32 code units are enough to show four characters of a long value.
   const characters = Array.from(value.slice(-32));
   const shown = Math.min(4, Math.floor(characters.length * shownShare));
   return bullets + characters.slice(characters.length - shown).join('');
