@@ -1,4 +1,4 @@
-/** Proves a snapshot whole, authentic and openable with a keyring alone: no database is needed. */
+/** Proves with a keyring alone, and no database, that a snapshot is complete and authentic and opens. */
 
 import { createHash, timingSafeEqual } from 'node:crypto';
 import type { Keyring } from '../crypto/keyring.ts';
@@ -21,24 +21,24 @@ import { nameOfRow, openingKeyId } from './rows.ts';
 import type { Spool } from './spool.ts';
 
 export interface CheckedSnapshot {
-  /** It names the key whose subkey authenticates the snapshot as the active one. */
+  /** It names as the active key the one whose subkey authenticates the snapshot. */
   readonly header: SnapshotHeader;
   readonly rows: number;
-  /** How many rows no key opens, as none did when it was taken. */
+  /** Rows that no key opens; none opened them when the snapshot was taken. */
   readonly rowsUnopened: number;
   /** How many rows each key opens. */
   readonly rowsByKeyId: ReadonlyMap<string, number>;
 }
 
-/** A row of a snapshot, with the table that it is of. */
+/** A row of a snapshot, with its table. */
 export interface TableRow {
   readonly table: SnapshotTable;
   readonly row: SnapshotRow;
 }
 
 /**
- * Authenticates every byte before it opens every row, but for as many as its maker could not open either, which
- * are kept as they are. Throws InvalidSnapshotError, `details.reason` saying why; and what `throttle` throws.
+ * Authenticates every byte, then opens every row, except as many as could not be opened when the snapshot was taken, which are
+ * kept as they are. Throws InvalidSnapshotError with the cause in `details.reason`; and what `throttle` throws.
  */
 export async function checkSnapshot(spool: Spool, keyring: Keyring, throttle: Throttle = unthrottled): Promise<CheckedSnapshot> {
   const ending = await readToEnd(spool);
@@ -64,20 +64,20 @@ export async function checkSnapshot(spool: Spool, keyring: Keyring, throttle: Th
   return { header, rows, rowsUnopened, rowsByKeyId };
 }
 
-/** Of a snapshot that has been authenticated. */
+/** Call only for an authenticated snapshot. */
 async function readSnapshotHeader(spool: Spool): Promise<SnapshotHeader> {
   for await (const line of readLines(spool.chunks(), maxLineBytes))
     return readHeader(line ?? malformed('its first line is no header'));
   return malformed('it is empty');
 }
 
-/** Every row of a snapshot that has been authenticated: the tables in the header's order, the rows by their row ids. */
+/** Every row of an authenticated snapshot: tables in the header's order, rows in order of row id. */
 export async function* readSnapshotRows(spool: Spool): AsyncGenerator<TableRow> {
   let number = 0;
   let walk: RowWalk | null = null;
   let held: Buffer | null = null;
   for await (const line of readLines(spool.chunks(), maxLineBytes)) {
-    // The last line, the trailer, is never taken for a row.
+    // One line is held back, so that the last, the trailer, is never taken for a row.
     if (held !== null && walk === null) walk = new RowWalk(await readHeader(held));
     else if (held !== null && walk !== null) yield walk.next(await readRow(held, number));
     held = line;
@@ -86,7 +86,7 @@ export async function* readSnapshotRows(spool: Spool): AsyncGenerator<TableRow> 
   walk?.end();
 }
 
-/** Insists on the header's order and counts, so that no row stands twice. */
+/** Enforces the header's order and counts, so that no row occurs twice. */
 class RowWalk {
   readonly #tables: readonly SnapshotTable[];
   #index = 0;
@@ -128,10 +128,10 @@ class RowWalk {
   }
 }
 
-/** What a snapshot says at its end, and what it is. */
+/** The trailer of a snapshot, and what it is checked against. */
 interface Ending {
   readonly trailer: SnapshotTrailer;
-  /** The SHA-256 of all lines before the trailer. */
+  /** SHA-256 of all lines before the trailer. */
   readonly digest: Buffer;
   readonly rows: number;
 }

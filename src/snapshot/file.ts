@@ -1,4 +1,4 @@
-/** Writes a snapshot into a file that is there whole or not at all, survives a crash, and is its owner's alone. */
+/** Writes a snapshot into a file that exists complete or not at all, survives a crash, and is accessible to its owner alone. */
 
 import { createHash, randomBytes } from 'node:crypto';
 import { open, rename, stat, unlink } from 'node:fs/promises';
@@ -8,15 +8,15 @@ import type { SnapshotFile } from '../store/rotation-record.ts';
 import { snapshotStart } from './format.ts';
 import type { Snapshot } from './take.ts';
 
-/** A name that sorts by time and that nothing has yet. */
+/** A new, unique name that sorts by time. */
 export function newSnapshotPath(folder: string): string {
   const time = new Date().toISOString().replaceAll(/[-:]|\.\d+/g, '');
   return join(folder, `snapshot-${time}-${randomBytes(4).toString('hex')}.ndjson`);
 }
 
 /**
- * Replaces an older snapshot under that path, and nothing else. Closes the snapshot. Throws ConfigurationError where something else is
- * there, or it cannot be written.
+ * Writes a snapshot to this path, where it may replace only an older snapshot, and closes it. Throws ConfigurationError if the
+ * path holds anything else, or cannot be written.
  */
 export async function writeSnapshotTo(path: string, snapshot: Snapshot): Promise<SnapshotFile> {
   const target = resolve(path);
@@ -36,7 +36,7 @@ export async function writeSnapshotTo(path: string, snapshot: Snapshot): Promise
   }
 }
 
-/** Throws ConfigurationError where something is there that is no snapshot: a database, a file of keys or a device would be lost. */
+/** Throws ConfigurationError if the path holds anything but a snapshot: a database, key file or device must not be lost. */
 export async function assertReplaceable(path: string): Promise<void> {
   const found = await stat(path).catch(() => null);
   if (found === null || (found.isFile() && found.size === 0)) return;
@@ -69,7 +69,7 @@ async function writeSynced(path: string, snapshot: Snapshot): Promise<string> {
   return hash.digest('hex');
 }
 
-/** So that the names of its files survive a crash too. */
+/** Makes the names of the folder's files survive a crash too. */
 export async function syncFolder(path: string): Promise<void> {
   const folder = await open(path, 'r');
   try {

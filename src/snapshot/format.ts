@@ -1,4 +1,4 @@
-/** The lines of a snapshot, written and read in one spelling only: see docs/formats.md. */
+/** The lines of a snapshot, written and read in exactly one spelling: see docs/formats.md. */
 
 import { createHmac } from 'node:crypto';
 import { type Static, type TSchema, Type } from 'typebox';
@@ -7,9 +7,9 @@ import { type MasterKey, snapshotKeyOf } from '../crypto/master-key.ts';
 import { InvalidSnapshotError } from '../errors.ts';
 
 const snapshotFormat = 'provara-vault/snapshot/1';
-/** What every snapshot begins with. */
+/** How every snapshot begins. */
 export const snapshotStart = JSON.stringify({ format: snapshotFormat }).slice(0, -1);
-/** No line is longer, its end included: one fits into a value of a server's database. */
+/** Limit for a line with its line feed: it fits into one value of a database on a server. */
 export const maxLineBytes = 4 * 1024 * 1024;
 
 const strict = { additionalProperties: false } as const;
@@ -76,12 +76,12 @@ export function writeHeader(header: SnapshotHeader): string {
   return `${JSON.stringify({ format: snapshotFormat, ...header })}\n`;
 }
 
-/** `cells`: JSON as the store codes it. */
+/** `cells`: JSON as encoded by the store. */
 export function writeRow(table: string, rowId: string, cells: string): string {
   return `{"table":${JSON.stringify(table)},"rowid":"${rowId}","cells":${cells}}\n`;
 }
 
-/** The trailer's: of the SHA-256 over all lines before it. */
+/** The trailer's HMAC, over the SHA-256 of all lines before it. */
 export function hmacOf(key: MasterKey, digest: Buffer): string {
   return createHmac('sha256', snapshotKeyOf(key)).update(digest).digest('hex');
 }
@@ -106,7 +106,7 @@ export async function readRow(line: Buffer, number: number): Promise<SnapshotRow
   return (await readLine(RowLine, line)) ?? malformed(`its line ${number} is no row`);
 }
 
-/** Null where the line is no trailer. */
+/** Null if the line is not a trailer. */
 export async function readTrailer(line: Buffer): Promise<SnapshotTrailer | null> {
   return readLine(Trailer, line);
 }
@@ -116,7 +116,7 @@ export function malformed(message: string): never {
   throw refusal('malformed', message);
 }
 
-/** The line's value where it has the shape, and is spelt as it would be written. */
+/** The line's value if it has this shape and is spelt exactly as it would be written. */
 async function readLine<Schema extends TSchema>(schema: Schema, line: Buffer): Promise<Static<Schema> | null> {
   const validator = await validatorOf(schema);
   const text = line.toString('utf8');
@@ -130,7 +130,7 @@ async function readLine<Schema extends TSchema>(schema: Schema, line: Buffer): P
 
 const validators = new Map<TSchema, Promise<Validator>>();
 
-/** Compiled, a schema looks at a row eighty times as fast; but compiling takes some 20 ms, and most processes read no snapshot. */
+/** A compiled schema checks a row eighty times faster, but compiling takes some 20 ms, and most processes read no snapshot. */
 function validatorOf(schema: TSchema): Promise<Validator> {
   const validator = validators.get(schema) ?? import('typebox/compile').then(({ Compile }) => Compile(schema));
   validators.set(schema, validator);

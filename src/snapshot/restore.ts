@@ -1,4 +1,4 @@
-/** Puts a snapshot back: all of it is checked before the first row is touched, and then one transaction writes all or nothing. */
+/** Restores a snapshot: all of it is checked before any row is touched, and one transaction then writes everything or nothing. */
 
 import { randomUUID } from 'node:crypto';
 import { unlink } from 'node:fs/promises';
@@ -33,7 +33,7 @@ import type { Spool } from './spool.ts';
 import { noteIdentities, stageMissing, stageWhole } from './stage.ts';
 import { assemble, type TakeContext, takeSnapshot } from './take.ts';
 
-/** How often the tables are read anew where others write to them between that and the replacement. */
+/** How often the tables are read anew because other writers changed them between the read and the replacement. */
 const maxReplaceAttempts = 5;
 
 export type RestoreMode = 'merge' | 'replace';
@@ -46,32 +46,38 @@ export interface RestoreContext extends TakeContext {
   readonly journal: AuditJournal;
   /** Where the state before a replacement is kept, or null. */
   readonly snapshotDir: string | null;
-  /** Called once another key may be the active one. */
+  /** Called once another key may have become active. */
   readonly onSwitched: () => void;
 }
 
 export interface RestoreResult {
   /** Rows that were written. */
   readonly restored: number;
-  /** Rows of the snapshot that were not written: after a merge they are in the table, otherwise another of the same primary key is. */
+  /**
+   * Rows of the snapshot that were not written. After a merge the table has them already, or a newer row of the same tenant and
+   * name; after a replacement another row of the snapshot had the same primary key.
+   */
   readonly kept: number;
-  /** Of these, after a merge, rows whose like in the table does not open, and is left since a key that the keyring lacks may open it. */
+  /**
+   * The part of `kept`, after a merge, whose counterpart in the table does not open and is left, since a key that the keyring
+   * lacks may open it.
+   */
   readonly left: number;
   /** The state before a replacement; null after a merge. */
   readonly before: SnapshotFile | null;
 }
 
-/** Throws ValidationError where this mode cannot be used at all. */
+/** Throws ValidationError if this mode cannot be used at all. */
 export function assertMode({ snapshotDir }: Pick<RestoreContext, 'snapshotDir'>, mode: RestoreMode): void {
   if (mode === 'merge' || snapshotDir !== null) return;
   throw new ValidationError('mode=replace needs VAULT_SNAPSHOT_DIR, for a snapshot of the present state.');
 }
 
 /**
- * `merge` puts back rows that are missing or do not open now; `replace` makes the tables, and the active key, what the
- * snapshot holds. Throws InvalidSnapshotError, RotationInProgressError, ReplicaMissingKeyError, ConfigurationError where the
- * keyring lacks the active key, or StorageUnavailableError; nothing was written then, but that after StorageUnavailableError
- * the last transaction may have been: the same call, made again, settles it.
+ * `merge` puts back rows that are missing or do not open now; `replace` makes the tables, and the active key, what the snapshot
+ * holds. Throws InvalidSnapshotError, RotationInProgressError, ReplicaMissingKeyError, ConfigurationError if the keyring lacks
+ * the active key, or StorageUnavailableError. Nothing was written then, except that after StorageUnavailableError the last
+ * transaction may have been: repeating the call settles it.
  */
 export async function restoreSnapshot(
   context: RestoreContext,
@@ -98,12 +104,12 @@ export async function restoreSnapshot(
   }
 }
 
-/** One restore on its way. */
+/** A restore in progress. */
 interface Restoring extends RestoreContext {
   readonly actor: Actor;
   readonly id: string;
   readonly moved: readonly MovedTable[];
-  /** As it was before anything was read: no rotation may come between. */
+  /** The fencing token before anything was read: no rotation may begin in between. */
   readonly fence: number;
 }
 
@@ -122,12 +128,12 @@ async function merge(restoring: Restoring, spool: Spool, { header, rows }: Check
     ...(activeKey !== undefined && (await isEmpty(restoring)) ? activeKeyStatements(activeKey, true) : []),
   ];
   const takenAt = Math.floor(Date.parse(header.created_at) / 1000);
-  // Where nobody waits any more, it ends here.
+  // Ends here if nobody waits for the result any more.
   throttle();
   const restored = await journal.recorded(actor, restoreEvent({ mode: 'merge', rows, left: rowsLeft }), (record) =>
     restores.merge(id, moved, takenAt, [...conditions, auditStatement(record)]),
   );
-  // Where rows were left, a key that is lacking may be the active one: then the next start decides.
+  // If rows were left, a missing key may be the active one; the next start then decides.
   if (rowsLeft === 0 && (await restoring.masterKeys.activeKeyId()) === null) {
     await adoptActiveKey(restoring);
     restoring.onSwitched();
@@ -141,8 +147,8 @@ async function isEmpty({ tables, coverage }: RestoreContext): Promise<boolean> {
 }
 
 /**
- * Whether rows may be under a key that the keyring lacks: of a database that knows such a key, or that the vault has never served.
- * Throws ConfigurationError where the active one is among them.
+ * Whether rows may be under a key that the keyring lacks: the database knows such a key, or the vault has never served it. Throws
+ * ConfigurationError if the active key is missing.
  */
 async function mayLackKeyOf({ masterKeys, keyring }: RestoreContext): Promise<boolean> {
   const known = await masterKeys.all();
@@ -151,7 +157,7 @@ async function mayLackKeyOf({ masterKeys, keyring }: RestoreContext): Promise<bo
   return activeKeyId === null || known.some(({ keyId }) => keyring.get(keyId) === undefined);
 }
 
-/** Puts the keys that the rows are under on record, so that it is known of each, where it is missing, that rows may need it. */
+/** Statements that record the keys of the rows, so that if one is missing later it is known that rows may need it. */
 function registerStatements(keyring: Keyring, keyIds: Iterable<string>): Statement[] {
   return [...keyIds].flatMap((keyId) => {
     const key = keyring.get(keyId);
@@ -180,7 +186,7 @@ async function replace(restoring: Restoring, spool: Spool, checked: CheckedSnaps
   throw new StorageUnavailableError('Others keep writing to the tables: stop them, or try again. Nothing was written.');
 }
 
-/** Null where the tables are no longer what `before` keeps. What it keeps is deleted where nothing was written. */
+/** Null if the tables are no longer what `before` holds. Deletes the file of `before` if certainly nothing was written. */
 async function tryReplace(
   { restores, onSwitched, journal, actor, id, moved }: Restoring,
   conditions: readonly Statement[],
@@ -196,7 +202,7 @@ async function tryReplace(
     return restored;
   } catch (error) {
     onSwitched();
-    // Kept unless it is certain that nothing has been written: it may be all there is of what was there before.
+    // Kept unless it is certain that nothing was written: it may be the only copy of the previous state.
     if (error instanceof GuardFailedError || isConstraint(error)) await unlink(before.path).catch(() => undefined);
     if (error instanceof GuardFailedError && error.guard === presentGuard) return null;
     throw error;
@@ -207,7 +213,7 @@ function restoreEvent(details: Readonly<Record<string, unknown>>): AuditEvent {
   return { act: 'snapshot.restore', outcome: 'done', details };
 }
 
-/** Writes a snapshot of the present state, and notes what it holds so that nothing else is overwritten. */
+/** Writes a snapshot of the present state, and records what it holds so that nothing else is overwritten. */
 async function keepPresent(restoring: Restoring, firstKeyId: string): Promise<SnapshotFile> {
   const { restores, snapshotDir, keyring, id, moved } = restoring;
   const replaced = moved.map(({ table }) => table);
@@ -226,7 +232,7 @@ async function keepPresent(restoring: Restoring, firstKeyId: string): Promise<Sn
   return writeSnapshotTo(newSnapshotPath(snapshotDir ?? '.'), assemble(taken, keyring));
 }
 
-/** Throws InvalidSnapshotError where it holds a table that is not among these. */
+/** Throws InvalidSnapshotError if the snapshot holds a table other than these. */
 export function assertCovered({ tables }: SnapshotHeader, covered: readonly string[]): void {
   for (const { table } of tables) {
     if (tableAmong(covered, table) !== undefined) continue;
@@ -234,7 +240,7 @@ export function assertCovered({ tables }: SnapshotHeader, covered: readonly stri
   }
 }
 
-/** The tables of the snapshot as they are now. Throws InvalidSnapshotError where it does not fit them. */
+/** The tables of the snapshot in their present shape. Throws InvalidSnapshotError if the snapshot does not fit them. */
 async function fittingTables({ rows, coverage }: RestoreContext, { header }: CheckedSnapshot): Promise<MovedTable[]> {
   const fitting: MovedTable[] = [];
   assertCovered(header, coverage.encryptedTables);
@@ -265,8 +271,8 @@ async function fittingTables({ rows, coverage }: RestoreContext, { header }: Che
 }
 
 /**
- * By what the rows are known: the primary key; where there is none, what the table lets no two rows have in common; where there is no such
- * thing either, all that is not ciphertext, but in `api_keys` the vault itself changes more than that.
+ * The columns that identify a row: the primary key; otherwise those of a unique index; otherwise all that are not ciphertext, or
+ * in `api_keys`, where the vault itself changes more than the ciphertext, the id.
  */
 function identityIn({ table, primaryKey, uniqueColumns }: TableShape, columns: readonly string[]): Identity {
   if (primaryKey.length > 0) return { columns: primaryKey, isUnique: true };
@@ -297,7 +303,7 @@ async function assertNoRotation(rotations: RotationStore): Promise<void> {
   );
 }
 
-/** What a condition of the last transaction, which somebody else has broken, means for the operator. */
+/** What a broken guard of the last transaction means for the operator. */
 async function explain(rotations: RotationStore, error: unknown): Promise<unknown> {
   if (isConstraint(error)) {
     return refusal(

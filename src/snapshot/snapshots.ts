@@ -1,4 +1,4 @@
-/** What the service and the command line do with snapshots, and put on record. */
+/** The snapshot operations of the service and the command line, with their audit records. */
 
 import type { Logger } from 'pino';
 import type { Actor } from '../audit/event.ts';
@@ -28,8 +28,8 @@ export class Snapshots {
   }
 
   /**
-   * On record once it is taken; to be closed by the caller. `signal` says that nobody waits for it any more. Throws
-   * ConfigurationError or StorageUnavailableError.
+   * Takes a snapshot, records it in the audit, and leaves closing it to the caller. `signal` is aborted when nobody waits for it
+   * any more. Throws ConfigurationError or StorageUnavailableError.
    */
   async take(actor: Actor, signal?: AbortSignal): Promise<Snapshot> {
     const { work, journal, keyring } = this.#context;
@@ -50,21 +50,21 @@ export class Snapshots {
     }
   }
 
-  /** Takes a snapshot into a new file of a folder, synced to disk: what a rotation does first. Throws ConfigurationError. */
+  /** Takes a snapshot into a new file in `folder`, synced to disk, as a rotation does first. Throws ConfigurationError. */
   async writeSnapshotFile(actor: Actor, folder: string): Promise<SnapshotFile> {
     const file = await writeSnapshotTo(newSnapshotPath(folder), await this.take(actor));
     this.#context.logger.info({ path: file.path, sha256: file.sha256 }, 'snapshot written');
     return file;
   }
 
-  /** Throws ValidationError where the mode cannot be used at all: to be asked before a snapshot is sent. */
+  /** Throws ValidationError if the mode cannot be used at all; call before a snapshot is sent. */
   assertMode(mode: RestoreMode): void {
     assertMode(this.#context, mode);
   }
 
   /**
-   * On record, also where it is refused. `signal` says that nobody waits for it any more: what has not come to its last transaction by
-   * then writes nothing. Throws PayloadTooLargeError, or what {@link restoreSnapshot} throws.
+   * Restores, and records it in the audit, even if refused. `signal` is aborted when nobody waits for it any more: unless the
+   * last transaction has begun, nothing is written. Throws PayloadTooLargeError, or what {@link restoreSnapshot} throws.
    */
   async restore(
     actor: Actor,
@@ -87,7 +87,7 @@ export class Snapshots {
     }
   }
 
-  /** Ends what is under way at its next row. */
+  /** Ends the operations in flight at their next row. */
   async close(): Promise<void> {
     await this.#context.work.close();
   }

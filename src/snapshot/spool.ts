@@ -1,4 +1,4 @@
-/** A temporary file that only this process can reach: it has no name once it is open, so that nothing stays behind, whatever happens. */
+/** A temporary file that only this process can reach: it is unlinked once open, so that nothing ever stays behind. */
 
 import { randomUUID } from 'node:crypto';
 import { type FileHandle, open, unlink } from 'node:fs/promises';
@@ -10,16 +10,16 @@ const chunkBytes = 64 * 1024;
 const unwritable = 'The folder for temporary files is full or cannot be written.';
 
 export class Spool {
-  /** To be moved to another thread, which then has the only hold of it: this spool can no more be used. */
+  /** May be transferred to another thread, which then owns the file; this spool is no longer usable. */
   readonly file: FileHandle;
   #isClosed = false;
 
-  /** Over the file of a spool of another thread. */
+  /** Wraps the file of another thread's spool. */
   constructor(file: FileHandle) {
     this.file = file;
   }
 
-  /** Throws StorageUnavailableError where the folder for temporary files cannot be written. */
+  /** Throws StorageUnavailableError if the folder for temporary files cannot be written. */
   static async create(): Promise<Spool> {
     const path = join(tmpdir(), `provara-vault-${randomUUID()}.spool`);
     try {
@@ -31,7 +31,7 @@ export class Spool {
     }
   }
 
-  /** Takes in a stream. Throws PayloadTooLargeError where it is longer than `maxBytes`, ValidationError where it ends before its end. */
+  /** Reads a whole stream. Throws PayloadTooLargeError if it is longer than `maxBytes`, and ValidationError if it breaks off. */
   static async from(source: AsyncIterable<Uint8Array>, maxBytes: number): Promise<Spool> {
     const spool = await Spool.create();
     let bytes = 0;
@@ -48,7 +48,7 @@ export class Spool {
     }
   }
 
-  /** Appends. Throws StorageUnavailableError where the disk does not take it. */
+  /** Appends. Throws StorageUnavailableError if the disk does not accept it. */
   async write(chunk: Uint8Array): Promise<void> {
     try {
       await this.file.appendFile(chunk);
@@ -57,7 +57,7 @@ export class Spool {
     }
   }
 
-  /** Everything, from the beginning; it may be read several times. */
+  /** The whole content from the beginning; may be read several times. */
   async *chunks(): AsyncGenerator<Buffer> {
     for (let position = 0; ; ) {
       const { bytesRead, buffer } = await this.file.read(Buffer.allocUnsafe(chunkBytes), 0, chunkBytes, position);

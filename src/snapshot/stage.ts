@@ -1,4 +1,4 @@
-/** Brings the rows of a snapshot into the database, chunk by chunk, where one transaction can move them. */
+/** Stages the rows of a snapshot in the database, chunk by chunk, for one transaction to move. */
 
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Keyring } from '../crypto/keyring.ts';
@@ -27,11 +27,11 @@ export interface StageContext {
   readonly restores: RestoreStore;
   readonly id: string;
   readonly shapes: ReadonlyMap<string, MovedTable>;
-  /** Is called after each row. */
+  /** Called after each row. */
   readonly throttle: Throttle;
 }
 
-/** Notes what the rows are known by that are to be paired; without such a table nothing is read. */
+/** Records the identities of rows to be paired; reads nothing if no table needs pairing. */
 export async function noteIdentities(
   { restores, id, shapes, throttle }: StageContext,
   rows: () => AsyncIterable<TableRow>,
@@ -59,11 +59,11 @@ export async function stageWhole({ restores, id, shapes, throttle }: StageContex
 
 export interface StageMissingContext extends StageContext {
   readonly keyring: Keyring;
-  /** Whether a key may be missing from the keyring that rows which stand there are under. */
+  /** Whether the keyring may lack a key of rows that are in the table. */
   readonly mayLackKey: boolean;
 }
 
-/** Stages the rows that are missing now, or that stand there and open with no key that anybody may have. */
+/** Stages the rows that are missing now, or whose counterpart in the table opens with no key that anyone may have. */
 export async function stageMissing(context: StageMissingContext, rows: AsyncIterable<TableRow>): Promise<MissingRows> {
   const { restores, id, shapes, throttle } = context;
   const missing = new MissingRows(context);
@@ -82,16 +82,16 @@ export async function stageMissing(context: StageMissingContext, rows: AsyncIter
 
 class MissingRows {
   readonly #context: StageMissingContext;
-  /** The keys of the rows that are to be put back. */
+  /** The key ids of the rows to be put back. */
   readonly keyIds = new Set<string>();
-  /** How many stand there and do not open, and are left since a key that the keyring lacks may open them. */
+  /** Rows of the table that do not open and are left, since a key that the keyring lacks may open them. */
   rowsLeft = 0;
 
   constructor(context: StageMissingContext) {
     this.#context = context;
   }
 
-  /** The row, and the one that it replaces, with these columns; null where it is not to be put back. */
+  /** The row to stage, with the present row that it replaces; null if it is not to be put back. */
   choose(shape: MovedTable, columns: readonly string[], row: StagedRow, present: PresentRow | undefined): StagedRow | null {
     const { keyring } = this.#context;
     const found = present === undefined ? null : (JSON.parse(present.cells) as Cell[]);
@@ -110,8 +110,8 @@ class MissingRows {
 }
 
 /**
- * Of a row that stands there and does not open: whether it is damaged, and not a newer one under a key that is not here. IV and tag are of
- * one sealing alone: what has one of those that the snapshot's row has is that row, with a damaged column.
+ * Whether a row of the table that does not open is damaged, rather than a newer one under a key that is not in the keyring. An IV
+ * or tag belongs to one sealing: a row that shares either with the snapshot's row is that row, with a damaged column.
  */
 function isDamaged(
   { keyring, mayLackKey }: StageMissingContext,
@@ -149,7 +149,7 @@ interface Chunk {
   readonly rows: readonly TableRow[];
 }
 
-/** Rows of one table that fit into memory and a statement. */
+/** Rows of one table that fit into memory and one statement. */
 async function* groupsOf(
   rows: AsyncIterable<TableRow>,
   shapes: ReadonlyMap<string, MovedTable>,

@@ -20,35 +20,35 @@ export interface TakeContext {
   readonly coverage: CoverageSettings;
   readonly masterKeys: MasterKeyStore;
   readonly keyring: Keyring;
-  /** Is called after each row. */
+  /** Called after each row. */
   readonly throttle: Throttle;
 }
 
 export interface TakeOptions {
-  /** The active key of a database that names none yet. */
+  /** Taken as the active key if the database names none yet. */
   readonly firstKeyId?: string | undefined;
-  /** Is told of each page as it is read. */
+  /** Called with each page as it is read. */
   readonly onPage?: (shape: TableShape, rows: readonly CodedRow[]) => Promise<void>;
 }
 
-/** A snapshot's rows, and the header that goes before them. */
+/** The rows of a snapshot, and its header. */
 export interface TakenRows {
   readonly header: SnapshotHeader;
-  /** To be closed by whoever has it. */
+  /** To be closed by its owner. */
   readonly spool: Spool;
 }
 
 export interface Snapshot {
   readonly header: SnapshotHeader;
-  /** Its bytes, once. */
+  /** The bytes; may be read only once. */
   readonly chunks: () => AsyncGenerator<Buffer>;
   readonly close: () => Promise<void>;
 }
 
 /**
- * Reads every covered row into a temporary file, so that the header can name the keys that they need. A row that no key opens
- * is part of it, and counted. Each row is as it was when it was read: nothing is locked. Throws ConfigurationError where a
- * covered table is missing, or the active key is; StorageUnavailableError; and what `throttle` throws.
+ * Reads every covered row into a temporary file, so that the header can name the keys that the rows need. A row that no key opens
+ * is included and counted. Each row is as it was when it was read: nothing is locked. Throws ConfigurationError if a covered
+ * table or the active key is missing; StorageUnavailableError; and what `throttle` throws.
  */
 export async function takeSnapshot(context: TakeContext, options: TakeOptions = {}): Promise<TakenRows> {
   const passed: Spool[] = [];
@@ -113,13 +113,16 @@ async function spoolRows(
   return { created_at: createdAt, active_key_id: key.id, ...counts };
 }
 
-/** What rows need to be opened. */
+/** What is needed to open the rows. */
 interface Needs {
   readonly keyIds: Set<string>;
   rowsUnopened: number;
 }
 
-/** A row that does not open may name its key: believed where the database knows that, since anybody may have written there. */
+/**
+ * A row that does not open may name its key. That counts only if the database knows the key, since anyone may have written the
+ * name.
+ */
 function noteNeeds(
   needs: Needs,
   { keyring, known }: { readonly keyring: Keyring; readonly known: ReadonlySet<string> },
@@ -132,14 +135,14 @@ function noteNeeds(
   if (hint !== null && (keyId !== null || known.has(hint))) needs.keyIds.add(hint);
 }
 
-/** Of a keyring that {@link takeSnapshot} was given. */
+/** `keyring` must be the one that {@link takeSnapshot} used. */
 export function assemble({ header, spool }: TakenRows, keyring: Keyring): Snapshot {
   const key = keyring.get(header.active_key_id);
   if (key === undefined) throw new Error('The key that authenticates a snapshot has left the keyring.');
   return { header, chunks: () => encodedChunks(header, spool, key), close: () => spool.close() };
 }
 
-/** Throws ConfigurationError for a row that could not be put back. */
+/** Throws ConfigurationError for a row too large to be restored. */
 function toLine({ table, columns }: TableShape, { rowId, cells }: CodedRow): string {
   const line = writeRow(table, rowId, cells);
   if (Buffer.byteLength(line) <= maxLineBytes) return line;

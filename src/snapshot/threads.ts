@@ -1,4 +1,7 @@
-/** Who takes snapshots and puts them back: this thread, or one of its own for each, so that no request waits while all rows are read or written. */
+/**
+ * Where snapshots are taken and restored: on this thread, or on one of its own for each, so that no request waits while all rows
+ * are read or written.
+ */
 
 import type { FileHandle } from 'node:fs/promises';
 import pLimit from 'p-limit';
@@ -11,11 +14,14 @@ import { Spool } from './spool.ts';
 import { type TakenRows, takeSnapshot } from './take.ts';
 
 export interface SnapshotWork {
-  /** As {@link takeSnapshot}. `signal` says that nobody waits. */
+  /** As {@link takeSnapshot}. `signal` is aborted when nobody waits for the result. */
   take(signal?: AbortSignal): Promise<TakenRows>;
-  /** As {@link restoreSnapshot}. The spool is gone afterwards. `signal` says that nobody waits: then nothing more is written. */
+  /**
+   * As {@link restoreSnapshot}. Consumes the spool. `signal` is aborted when nobody waits for the result: then nothing more is
+   * written.
+   */
   restore(actor: Actor, spool: Spool, mode: RestoreMode, signal?: AbortSignal): Promise<RestoreResult>;
-  /** Ends what is under way at its next row, with nothing written; what has come to its last transaction still commits. */
+  /** Ends the work in flight at its next row, with nothing written; a restore whose last transaction has begun still commits. */
   close(): Promise<void>;
 }
 
@@ -27,7 +33,7 @@ export function workOnSnapshotsHere(context: RestoreContext): SnapshotWork {
   };
 }
 
-/** What a thread is to do. Its settings are copied to it, keys as KeyObjects; files are moved, so that one thread has each. */
+/** A task of the thread. Its settings are copied, keys as KeyObjects; files are transferred, so that one thread owns each. */
 export interface SnapshotTask {
   readonly settings: ThreadSettings;
   readonly act: TakeAct | RestoreAct;
@@ -49,7 +55,7 @@ export interface TakenFile {
   readonly file: FileHandle;
 }
 
-/** What the thread says on its way: that another key may be the active one. */
+/** What the thread reports while it works: another key may have become active. */
 export type SnapshotNote = 'switched';
 
 export interface SnapshotThreadsContext {
@@ -62,7 +68,7 @@ export interface SnapshotThreadsContext {
 export class SnapshotThreads implements SnapshotWork {
   readonly #context: SnapshotThreadsContext;
   readonly #threads = new TaskThreads<SnapshotNote>();
-  /** One of a kind after the other: each thread has some 25 MB, and callers who give up and ask again would pile them up. */
+  /** One of each kind at a time: a thread takes some 25 MB, and callers that give up and retry would pile them up. */
   readonly #inTurn = { take: pLimit(1), restore: pLimit(1) };
 
   constructor(context: SnapshotThreadsContext) {
