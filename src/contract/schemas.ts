@@ -1,4 +1,4 @@
-/** The shapes of requests and answers: what validates, what serializes, and what openapi.yaml says, from one source. */
+/** The shapes of requests and answers: one source for validation, serialization and openapi.yaml. */
 
 import type { Readable } from 'node:stream';
 import { type Static, type TSchema, Type } from 'typebox';
@@ -53,7 +53,7 @@ export const ErrorBody = Type.Object(
   { ...strict, $id: 'Error', description: 'What happened, to what, and what to do next.' },
 );
 
-/** What every route may answer beside its own. */
+/** The errors that every route may answer with, beside its own answers. */
 const errorAnswer = Type.Unsafe<Static<typeof ErrorBody>>({
   $ref: 'Error#',
   description: 'Refused, for a reason of the caller’s',
@@ -303,7 +303,7 @@ export const SnapshotAnswer = {
   description: 'The snapshot',
   content: { 'application/x-ndjson': { schema: SnapshotLines } },
 } as const;
-/** Read as a stream, and checked as it is read. */
+/** Read as a stream, and checked while it is read. */
 export const RestoreBody = {
   content: { 'application/x-ndjson': { schema: Type.Unsafe({ description: 'A snapshot of at most 1 GiB.' }) } },
 } as const;
@@ -344,7 +344,7 @@ export const AuditAnswer = Type.Object({ records: Type.Array(AuditRecord), next_
 
 // ── machines ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/** Sent as text that is made once. */
+/** Sent as text that is serialized once. */
 export const OpenApiAnswer = Type.Unsafe<string>({ type: 'object', additionalProperties: true });
 export const MetricsAnswer = {
   description: 'The metrics of this process, and of the state that all processes share',

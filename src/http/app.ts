@@ -1,4 +1,4 @@
-/** The HTTP side of the vault: who may call what, in which shape, and one line of log for each request. */
+/** The vault over HTTP: who may call what, in which shape, with one log line for each request. */
 
 import { randomUUID } from 'node:crypto';
 import { createServer, type IncomingMessage } from 'node:http';
@@ -43,20 +43,20 @@ import { limitUnanswered, limitUnread } from './unread.ts';
 import { addValidation, buildSerializer } from './validation.ts';
 
 const maxBodyBytes = 8 * 1024 * 1024;
-/** Longer than a client or proxy keeps a connection, so that none sends a request on one that is just being closed. */
+/** Longer than clients and proxies keep connections, so that none sends a request on a connection that is being closed. */
 const keepAliveTimeoutMs = 72_000;
-/** Within which the headers of a request must have come, and the first byte of a new connection. */
+/** Time limit for the headers of a request, and for the first byte of a new connection. */
 const headersTimeoutMs = 15_000;
-/** How often connections are held against these times: Node's own half a minute would triple the shortest. */
+/** How often connections are checked against these limits: Node's own 30 seconds would triple the shortest one. */
 const connectionsCheckMs = 1_000;
-/** In log and metrics, of a request whose caller went away before the answer was whole. */
+/** The status in log and metrics if the caller went away before the whole answer was sent. */
 const abandonedStatus = 499;
 const serverOptions = {
   requireHostHeader: false,
   headersTimeout: headersTimeoutMs,
   keepAliveTimeout: keepAliveTimeoutMs,
   connectionsCheckingInterval: connectionsCheckMs,
-  // Of a request's body: see addReceiving.
+  // The limit for a request's body is set in addReceiving.
   requestTimeout: 0,
 };
 const givenRequestId = /^[\x21-\x7e]{1,128}$/;
@@ -73,25 +73,25 @@ export interface AppOptions extends MasterKeyRoutesOptions, StateSource {
   readonly tokens: readonly Token[];
   readonly limits: AppLimits;
   readonly receiveLimits?: ReceiveLimits;
-  /** How long a stop waits for connections that do not end. */
+  /** How long a stop waits for connections to end. */
   readonly drainMs?: number;
 }
 
 interface AppLimits extends Limits {
-  /** How late the event loop may be before calls are refused; 0 is no limit. */
+  /** The event loop delay above which calls are refused; 0 disables the limit. */
   readonly eventLoopDelayMs: number;
 }
 
-/** A server without routes, not listening. */
+/** Creates a server without routes, not listening. */
 export function createHttpServer(logger: FastifyBaseLogger): FastifyInstance {
   const app = fastify({
     loggerInstance: logger,
-    // One of its own for each request would cost more than its line of log, which names the request anyway.
+    // A child logger for each request would cost more than its log line, which names the request anyway.
     childLoggerFactory: (parent) => parent,
     logController: new LogController({ disableRequestLogging: true }),
     genReqId: requestId,
     bodyLimit: maxBodyBytes,
-    // It holds for the end too, which takes as long as the requests that are in flight.
+    // The limit also applies to closing, which takes as long as the requests in flight.
     pluginTimeout: 0,
     return503OnClosing: false,
     serverFactory: (listener) => createServer(serverOptions, limitUnanswered(listener)),
@@ -102,7 +102,7 @@ export function createHttpServer(logger: FastifyBaseLogger): FastifyInstance {
     clientErrorHandler: (error, socket) => {
       const id = randomUUID();
       const isAnswered = answerUnparsable(error, socket, id);
-      // Of a request that ends in its midst there is a line already.
+      // A request that breaks off in the middle already has its log line.
       if (!isAnswered || ('code' in error && error.code === 'HPE_INVALID_EOF_STATE')) return;
       logger.info({ request_id: id, method: null, route: null, status: 400, error: 'validation_error' }, 'request');
     },
@@ -110,12 +110,12 @@ export function createHttpServer(logger: FastifyBaseLogger): FastifyInstance {
     schemaController: { compilersFactory: { buildSerializer } },
   });
   limitUnread(app.server);
-  // Left to itself Node answers 417, without a word. What is expected is of no matter to any route.
+  // Node itself would answer 417 without a body. No route depends on what is expected.
   app.server.on('checkExpectation', (request, response) => app.server.emit('request', request, response));
   return app;
 }
 
-/** Adds every route of the vault, each behind the tokens that may use it. */
+/** Adds every route of the vault, each limited to the tokens that may use it. */
 export async function addVault(app: FastifyInstance, options: AppOptions): Promise<void> {
   app.decorateRequest('caller', null);
   app.decorateRequest('errorType', null);
@@ -147,11 +147,11 @@ export async function addVault(app: FastifyInstance, options: AppOptions): Promi
   await app.register(allow(['admin'], adminRoutes), { prefix: '/admin' });
   options.metrics.observeProcess();
   const state = new StateMetrics(options.metrics, options);
-  // A process that cannot keep up goes on saying so.
+  // Metrics are not shed: an overloaded process must keep reporting.
   await app.register(allow(['admin', 'metrics'], [metricsRoutes(options.metrics, state)], false));
 }
 
-/** Encapsulates routes that a token limited to tenants reaches for those tenants alone. */
+/** Encapsulates routes, so that tokens limited to tenants reach them for those tenants only. */
 function withinTenants(routes: readonly FastifyPluginAsyncTypebox[]): FastifyPluginAsyncTypebox {
   return async (app) => {
     app.addHook('preHandler', requireTenant);
@@ -159,7 +159,7 @@ function withinTenants(routes: readonly FastifyPluginAsyncTypebox[]): FastifyPlu
   };
 }
 
-/** An id that the caller gave follows the call through the vault, where it is short and printable. */
+/** A caller's own request id follows the call through the vault, if it is short and printable. */
 function requestId({ headers }: IncomingMessage): string {
   const given = headers['x-request-id'];
   return typeof given === 'string' && givenRequestId.test(given) ? given : randomUUID();
@@ -168,7 +168,7 @@ function requestId({ headers }: IncomingMessage): string {
 function addRequestHooks(app: FastifyInstance, metrics: VaultMetrics): void {
   app.addHook('onRequest', (request, reply, done) => {
     reply.headers(commonHeaders(request.id));
-    // Not onResponse, which does not come where the caller goes away first.
+    // Not onResponse, which is not called if the caller goes away first.
     reply.raw.once('close', () => {
       const { method, routeOptions } = request;
       const status = reply.raw.writableFinished ? reply.statusCode : abandonedStatus;
@@ -179,7 +179,7 @@ function addRequestHooks(app: FastifyInstance, metrics: VaultMetrics): void {
   });
 }
 
-/** The route's pattern, not the URL: ids and tenants are the callers' business. */
+/** Logs the route's pattern, not the URL: ids and tenants are the callers' business. */
 function logRequest(request: FastifyRequest, status: number, elapsedMs: number): void {
   request.log.info(
     {
@@ -196,7 +196,7 @@ function logRequest(request: FastifyRequest, status: number, elapsedMs: number):
   );
 }
 
-/** A route that says nothing of its query has none: a field that belongs in the body must not be dropped in silence. */
+/** Gives routes without a query schema an empty one: a field that belongs in the body must not be dropped silently. */
 function refuseUnknownQuery(route: RouteOptions): void {
   route.schema = { querystring: EmptyBody, ...route.schema };
 }

@@ -1,4 +1,6 @@
-/** Tells who calls, by comparing digests in constant time, and keeps each role to its own routes and each token to its tenants. */
+/**
+ * Authenticates callers by comparing digests in constant time, and limits each role to its routes and each token to its tenants.
+ */
 
 import { timingSafeEqual } from 'node:crypto';
 import type { FastifyRequest, onRequestHookHandler, preHandlerHookHandler } from 'fastify';
@@ -9,14 +11,14 @@ import type { RateLimits } from './rate-limits.ts';
 
 declare module 'fastify' {
   interface FastifyRequest {
-    /** Who calls; null on routes that need no token. */
+    /** The authenticated caller; null on routes that need no token. */
     caller: Token | null;
   }
 }
 
 /**
- * A hook that lets tokens of these roles pass, before the body is read. Throws AuthError or ForbiddenError, and RateLimitedError
- * in place of AuthError once an address has failed too often; a known token passes all the same.
+ * A hook that admits tokens of these roles before the body is read. Throws AuthError or ForbiddenError, and RateLimitedError in
+ * place of AuthError once an address has failed too often; a known token is still admitted.
  */
 export function requireRole(
   tokens: readonly Token[],
@@ -25,7 +27,7 @@ export function requireRole(
 ): onRequestHookHandler {
   return (request, _reply, done) => {
     const caller = authenticate(tokens, request.headers.authorization);
-    // Also of a caller that is refused: the log names it.
+    // Set for a refused caller too: the log names it.
     request.caller = caller;
     if (caller === null) void refuse(request, rateLimits).catch(done);
     else if (roles.includes(caller.role)) done();
@@ -42,8 +44,8 @@ async function refuse(request: FastifyRequest, rateLimits: Pick<RateLimits, 'cou
 }
 
 /**
- * A hook for after validation: a token limited to tenants passes only where the call names one of them. A call that names
- * none is about the null tenant, or about no tenant at all, and neither is such a token's. Throws ForbiddenError.
+ * A hook that runs after validation: a token limited to tenants is admitted only if the call names one of them. A call that names
+ * none concerns the null tenant, or no tenant, and neither belongs to such a token. Throws ForbiddenError.
  */
 export const requireTenant: preHandlerHookHandler = (request, _reply, done) => {
   const { caller } = request;
@@ -54,19 +56,19 @@ export const requireTenant: preHandlerHookHandler = (request, _reply, done) => {
   else done();
 };
 
-/** Who is on record as having made the call; of a route behind a token. */
+/** The actor in audit records of this call; for routes that need a token. */
 export function actorOf({ caller, id }: FastifyRequest): Actor {
   return { name: caller?.name ?? 'unknown', role: caller?.role ?? 'unknown', requestId: id };
 }
 
-/** Read where the handler reads it: the body where the route has one, otherwise the query. */
+/** Reads the field where the handler reads it: in the body if the route has one, otherwise in the query. */
 function namedTenant({ routeOptions, body, query }: FastifyRequest): string | null {
   const source: unknown = routeOptions.schema?.body === undefined ? query : body;
   if (typeof source !== 'object' || source === null || !('tenant_id' in source)) return null;
   return typeof source.tenant_id === 'string' ? source.tenant_id : null;
 }
 
-/** Compares with every token, also after a match, so that the time tells nothing. */
+/** Compares with every token, even after a match, so that the duration reveals nothing. */
 function authenticate(tokens: readonly Token[], authorization: string | undefined): Token | null {
   const [, presented] = /^Bearer +(\S+)$/i.exec(authorization ?? '') ?? [];
   if (presented === undefined) return null;

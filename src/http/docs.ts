@@ -1,4 +1,7 @@
-/** The page under `/docs` renders openapi.yaml from the vault's own files: it loads nothing from elsewhere and runs no script but its own. */
+/**
+ * The page under `/docs` renders openapi.yaml from the vault's own files: it loads nothing from elsewhere and runs only its own
+ * scripts.
+ */
 
 import { fastifySwaggerUi } from '@fastify/swagger-ui';
 import type { FastifyPluginAsync } from 'fastify';
@@ -15,7 +18,7 @@ const contentSecurityPolicy = [
   "frame-ancestors 'none'",
 ].join('; ');
 
-/** To be registered encapsulated, so that the page's headers are on no other answer. */
+/** Register encapsulated, so that no other answer gets the page's headers. */
 export const docsPage: FastifyPluginAsync = async (app) => {
   app.addHook('onSend', async (_request, reply) => {
     reply.headers({
@@ -27,7 +30,7 @@ export const docsPage: FastifyPluginAsync = async (app) => {
   await app.register(fastifySwaggerUi, {
     routePrefix: '/docs',
     theme: { title: 'Provara Vault' },
-    // A token that is typed into the page is gone once it is left, and no description is sent to a validator elsewhere.
+    // A token typed into the page is forgotten when the page is left, and the description is not sent to an external validator.
     uiConfig: { persistAuthorization: false, validatorUrl: null, docExpansion: 'list', deepLinking: true },
   });
 };

@@ -1,4 +1,4 @@
-/** The one table from an error's code to its HTTP status, and the one shape that every error is answered in. */
+/** The only table from error codes to HTTP statuses, and the only shape of an error answer. */
 
 import { maxHeaderSize } from 'node:http';
 import type { Socket } from 'node:net';
@@ -26,7 +26,7 @@ const statusByCode: Readonly<Record<ErrorCode, number>> = {
   storage_unavailable: 503,
 };
 
-/** What Fastify itself refuses, by status; anything else below 500 is a validation error. */
+/** Fastify's own refusals by status; any other below 500 is a validation error. */
 const codeByFrameworkStatus: Readonly<Record<number, { code: ErrorCode; message: string }>> = {
   413: { code: 'payload_too_large', message: 'The body is larger than 8 MiB.' },
   414: { code: 'not_found', message: 'There is nothing under so long a name.' },
@@ -35,18 +35,18 @@ const codeByFrameworkStatus: Readonly<Record<number, { code: ErrorCode; message:
 
 declare module 'fastify' {
   interface FastifyRequest {
-    /** The type of the error that it was answered with, for its line of log; null where it was not. */
+    /** The type of the error answer, for the log line; null if the request was not answered with an error. */
     errorType: ErrorCode | null;
   }
 }
 
-/** What a request that could not be parsed is told, by Node's code. */
+/** Answers to requests that could not be parsed, by Node's error code. */
 const unparsable: Readonly<Record<string, string>> = {
   ERR_HTTP_REQUEST_TIMEOUT: 'The request did not arrive in time.',
   HPE_HEADER_OVERFLOW: `The request's headers are larger than ${maxHeaderSize / 1024} KiB.`,
 };
 
-/** Of the name of an unknown field, which may be as long as the body. */
+/** Limit for echoing the name of an unknown field, which may be as long as the body. */
 const maxEchoedCharacters = 255;
 
 export interface ErrorAnswer {
@@ -55,7 +55,7 @@ export interface ErrorAnswer {
   readonly details?: ErrorDetails;
 }
 
-/** What a caller may know of an error. */
+/** What a caller may learn about an error. */
 export function toErrorAnswer(error: unknown): ErrorAnswer {
   if (error instanceof VaultError) {
     return { type: error.code, message: error.message, ...(error.details && { details: error.details }) };
@@ -74,11 +74,14 @@ export function addErrorHandling(app: FastifyInstance): void {
   app.setErrorHandler(sendError);
   const notFound = (): NotFoundError => new NotFoundError('There is no such route: see /openapi.json.');
   app.setNotFoundHandler((request, reply) => sendError(notFound(), request, reply));
-  // The handler comes after the body has been read and parsed, whoever sends it.
+  // The not-found handler would run only after the body has been read and parsed, for any caller.
   app.addHook('onRequest', ({ is404 }, _reply, done) => done(is404 ? notFound() : undefined));
 }
 
-/** The answer to bytes that are no HTTP request, so that there is no reply object to answer with. False where nobody is there to answer. */
+/**
+ * Answers bytes that are not an HTTP request, for which there is no reply object. False if the connection can no longer be
+ * written.
+ */
 export function answerUnparsable(error: Error, socket: Socket, id: string): boolean {
   if (!socket.writable) return false;
   const message = unparsable['code' in error ? String(error.code) : ''] ?? 'This is not an HTTP request.';
@@ -93,12 +96,12 @@ export function answerUnparsable(error: Error, socket: Socket, id: string): bool
   return true;
 }
 
-/** What every answer carries. */
+/** The headers of every answer. */
 export function commonHeaders(requestId: string): Record<string, string> {
   return { 'Cache-Control': 'no-store', 'X-Request-Id': requestId, 'X-Content-Type-Options': 'nosniff' };
 }
 
-/** Also for errors that come before any hook has run, such as a malformed URL. */
+/** Also called for errors that occur before any hook has run, such as a malformed URL. */
 export function sendError(error: unknown, request: FastifyRequest, reply: FastifyReply): FastifyReply {
   const answer = toErrorAnswer(error);
   const status = statusByCode[answer.type];
@@ -111,7 +114,7 @@ export function sendError(error: unknown, request: FastifyRequest, reply: Fastif
   return reply.code(status).send({ error: { ...answer, request_id: request.id } });
 }
 
-/** Names the place and what is wrong with it, never the value. Where a body may have several shapes, by what came closest to one. */
+/** Names the place and the problem, never the value. If a body may have several shapes, describes it by the closest one. */
 function describeValidation({ validation = [], validationContext }: FastifyError): string {
   const depthOf = ({ instancePath }: FastifySchemaValidationError): number => instancePath.split('/').length;
   const found = validation.filter(({ keyword }) => keyword !== 'anyOf');

@@ -1,14 +1,17 @@
-/** Takes bodies of JSON in UTF-8 as they are, or none where none is needed; none of them keeps others waiting while it is parsed. */
+/** Accepts JSON bodies in UTF-8, or none if none is needed; parsing a body never blocks other requests for long. */
 
 import { isUtf8 } from 'node:buffer';
 import type { FastifyInstance } from 'fastify';
 import { UnsupportedMediaTypeError, ValidationError } from '../errors.ts';
 
-/** Arrays and objects: some times as many as any body that is valid has. A million of them take V8 a second. */
+/** Limit for arrays and objects, several times what any valid body holds. A million of them take V8 a second to parse. */
 const maxContainers = 20_000;
 const [quote, backslash, bracket, brace] = [...Buffer.from('"\\[{')];
 
-/** As Fastify's own parser, but bytes that are no UTF-8 are refused, and no body counts as `{}`: an operator's `curl -X POST` sends none. */
+/**
+ * As Fastify's own parser, except that invalid UTF-8 is refused, and a missing body counts as `{}`: an operator's `curl -X POST`
+ * sends none.
+ */
 export function addJsonBodies(app: FastifyInstance): void {
   app.removeContentTypeParser('text/plain');
   app.addHook('onRequest', ({ headers }, _reply, done) => {

@@ -1,4 +1,4 @@
-/** What openapi.yaml says beside the routes themselves. */
+/** The parts of openapi.yaml that do not come from the routes themselves. */
 
 import type { FastifyDynamicSwaggerOptions } from '@fastify/swagger';
 

@@ -1,10 +1,10 @@
-/** Counts failed authentications by address and opened rows by token, each over a minute, and says when it is enough. Per process. */
+/** Counts failed authentications by address and opened rows by token, per minute and process, and refuses calls above a limit. */
 
 import { fastifyRateLimit } from '@fastify/rate-limit';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { RateLimitedError } from '../errors.ts';
 
-/** Each a number a minute; 0 is no limit. */
+/** Each per minute; 0 disables the limit. */
 export interface Limits {
   readonly authFailures: number;
   readonly decrypts: number;
@@ -14,8 +14,8 @@ export interface RateLimits {
   /** Throws RateLimitedError once the caller's address has failed too often. */
   readonly countFailure: (request: FastifyRequest) => Promise<void>;
   /**
-   * To be called before a plaintext of these rows is answered; counts also those that are not there or do not open. Throws
-   * RateLimitedError where they are too many for the caller's token.
+   * Call before answering with plaintexts of these rows; rows that are missing or do not open count too. Throws RateLimitedError
+   * if they are too many for the caller's token.
    */
   readonly countDecrypts: (request: FastifyRequest, rows: number) => Promise<void>;
 }
@@ -43,7 +43,7 @@ export async function createRateLimits(app: FastifyInstance, limits: Limits): Pr
     countDecrypts: async (request, rows) => {
       if (limits.decrypts === 0) return;
       const message = `The token may open ${limits.decrypts} row(s) a minute.`;
-      // What does not fit is refused before it is counted: a batch too large must not use up what single calls may still have.
+      // A batch that does not fit is refused before it is counted, so that it does not use up what is left for single calls.
       const state = await decrypts(request, { increment: false });
       if (!state.isAllowed && state.remaining < rows) throw new RateLimitedError(message, state.ttlInSeconds || minuteMs / 1000);
       for (let row = 0; row < rows; row += 1) await take(decrypts, request, message);

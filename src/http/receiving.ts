@@ -1,6 +1,6 @@
 /**
- * How long a request may take to arrive: a minute, so that nobody holds connections open by sending slowly. A route that takes
- * large bodies may allow an hour, after it has seen who sends it, for as long as bytes keep coming.
+ * Limits how long a request may take to arrive: one minute, so that nobody holds connections open by sending slowly. A route for
+ * large bodies may allow an hour, once the caller is known, as long as bytes keep coming.
  */
 
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
@@ -12,7 +12,7 @@ export interface ReceiveLimits {
   readonly bodyMs: number;
   /** For a large body. */
   readonly largeBodyMs: number;
-  /** Within which a large body must have brought at least one more byte. */
+  /** The longest pause between two bytes of a large body. */
   readonly stallMs: number;
 }
 
@@ -20,12 +20,12 @@ const defaultLimits: ReceiveLimits = { bodyMs: 60_000, largeBodyMs: 3_600_000, s
 
 declare module 'fastify' {
   interface FastifyRequest {
-    /** Of a request that has a body; otherwise null. */
+    /** For a request that has a body; otherwise null. */
     arrival: Arrival | null;
   }
 }
 
-/** Node's own limit holds for all requests of a server alike, and is off but for their headers: see createHttpServer. */
+/** Node's own limit is the same for all requests of a server, and is disabled except for their headers: see createHttpServer. */
 export function addReceiving(app: FastifyInstance, limits = defaultLimits): void {
   app.decorateRequest('arrival', null);
   app.addHook('onRequest', (request, reply, done) => {
@@ -35,7 +35,7 @@ export function addReceiving(app: FastifyInstance, limits = defaultLimits): void
   });
 }
 
-/** A body on its way: where it is late, its connection ends. */
+/** A body that is arriving: if it is late, its connection ends. */
 class Arrival {
   readonly #request: FastifyRequest;
   readonly #reply: FastifyReply;
@@ -47,11 +47,11 @@ class Arrival {
     this.#reply = reply;
     this.#limits = limits;
     this.#timer = setTimeout(() => this.#giveUp(), limits.bodyMs);
-    // Once it has arrived whole, or its connection has gone.
+    // Emitted once the body has arrived completely, or the connection has closed.
     request.raw.once('close', () => clearTimeout(this.#timer));
   }
 
-  /** To be called once the caller is known. */
+  /** Call only once the caller is known. */
   allowLarge(): void {
     const { raw } = this.#request;
     clearTimeout(this.#timer);
@@ -62,10 +62,10 @@ class Arrival {
 
   #giveUp(): void {
     const { id, raw } = this.#request;
-    // A route that reads no body leaves it lying, though it has come.
+    // A route that does not read the body leaves it unread, although it has arrived.
     if (raw.complete) return;
     const late = Object.assign(new Error('late'), { code: 'ERR_HTTP_REQUEST_TIMEOUT' });
-    // One that was refused before its body had come has its answer.
+    // A request refused before its body had arrived already has its answer.
     if (!this.#reply.raw.headersSent) answerUnparsable(late, raw.socket, id);
     raw.socket.destroySoon();
   }

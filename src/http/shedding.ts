@@ -1,4 +1,4 @@
-/** Refuses calls while the process cannot keep up, so that those it has taken are answered. */
+/** Load shedding: refuses new calls while the process cannot keep up, so that accepted ones are answered. */
 
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import type { FastifyInstance, onRequestHookHandler } from 'fastify';
@@ -8,8 +8,8 @@ const sampleIntervalMs = 2_000;
 const resolutionMs = 20;
 
 /**
- * A hook that throws StorageUnavailableError while the event loop is later than `maxDelayMs`; 0 is never. What counts is the median of a
- * sample: one long step, or a machine that stood still for a moment, is not yet a process that cannot keep up.
+ * A hook that throws StorageUnavailableError while the event loop delay exceeds `maxDelayMs`; 0 disables it. It uses the median
+ * of a sample: one long step, or a machine that stalls for a moment, does not mean that the process cannot keep up.
  */
 export function createShedding(app: FastifyInstance, maxDelayMs: number): onRequestHookHandler {
   if (maxDelayMs === 0) return (_request, _reply, done) => done();

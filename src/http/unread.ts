@@ -1,22 +1,25 @@
-/** Ends connections that ask and do not read the answers, which would hold memory and open files for as long as they like. */
+/**
+ * Ends connections that send requests without reading the answers, and would hold memory and file descriptors for as long as they
+ * like.
+ */
 
 import type { RequestListener, Server, ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
 
-/** So many requests may wait for their answers on one connection; a client that sends before it has read sends a handful. */
+/** Requests that may await their answers on one connection; a client that pipelines sends a handful. */
 const maxUnanswered = 32;
-/** Within which some of an answer must be taken. A connection that is given another time of its own is to get this one back. */
+/** The time within which some of an answer must be read. A connection whose timeout is changed must be reset to this one. */
 export const unreadMs = 60_000;
 
 interface Unanswered {
   count: number;
-  /** Behind the one that is being answered. */
+  /** Responses behind the one being sent. */
   readonly queued: Set<ServerResponse>;
 }
 
 const unanswered = new WeakMap<Socket, Unanswered>();
 
-/** The same listener, for those requests that may still come; the connection of one too many ends, and nothing of it is begun. */
+/** Wraps a listener: a connection that sends one request too many ends, and that request is not begun. */
 export function limitUnanswered(listener: RequestListener): RequestListener {
   return (request, response) => {
     const { socket } = request;
@@ -33,7 +36,9 @@ export function limitUnanswered(listener: RequestListener): RequestListener {
   };
 }
 
-/** Ends connections that are idle for too long, and those that take nothing of an answer; not those whose answer takes its time. */
+/**
+ * Ends connections that are idle for too long or read nothing of an answer, but not those whose answer is still being prepared.
+ */
 export function limitUnread(server: Server): void {
   server.setTimeout(unreadMs, (socket) => {
     const isWaiting = (unanswered.get(socket)?.count ?? 0) > 0 && socket.writableLength === 0;
@@ -50,7 +55,7 @@ function watch(socket: Socket): Unanswered {
   return pending;
 }
 
-/** What Node does where a connection ends; version 20 does it for the one answer alone whose turn it is. */
+/** What Node does to its responses when a connection ends; Node 20 does it only for the response being sent. */
 function close(response: ServerResponse): void {
   if (response.socket !== null) return;
   Object.assign(response, { destroyed: true, _closed: true });

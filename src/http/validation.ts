@@ -1,4 +1,7 @@
-/** Refuses what is not meant: in a body nothing is coerced and nothing dropped, in a query text becomes a number where one is due. Answers hold what their schema says. */
+/**
+ * Validates strictly: in a body nothing is coerced or dropped, in a query text becomes a number if the schema has one. Answers
+ * hold what their schema allows.
+ */
 
 import { SerializerSelector } from '@fastify/fast-json-stringify-compiler';
 import { Ajv } from 'ajv';
@@ -14,7 +17,7 @@ export function addValidation(app: FastifyInstance): void {
 }
 
 function createAjv(coerceTypes: boolean): Ajv {
-  // That the schemas are schemas is shown by the tests: to find out takes a tenth of the start.
+  // Tests prove that the schemas are valid; checking that here would take a tenth of the startup time.
   const ajv = new Ajv({
     coerceTypes,
     removeAdditional: false,
@@ -32,7 +35,7 @@ type SerializerFactory = NonNullable<
   NonNullable<NonNullable<FastifyServerOptions['schemaController']>['compilersFactory']>['buildSerializer']
 >;
 
-/** As Fastify's own, but equal schemas, such as those of the errors on every route, are compiled once in a process. */
+/** As Fastify's own, but equal schemas, such as those of the errors on every route, are compiled once per process. */
 export const buildSerializer: SerializerFactory = (externalSchemas, options) => {
   const compile = SerializerSelector()(externalSchemas, options);
   return (route) => {

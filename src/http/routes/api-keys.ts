@@ -1,4 +1,4 @@
-/** `/v1/api-keys` and `/v1/tenants`: what the gateway stores, lists, opens and deletes. */
+/** `/v1/api-keys` and `/v1/tenants`: store, list, open and delete provider keys. */
 
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import { isLabel } from '../../contract/formats.ts';
@@ -16,7 +16,7 @@ const decryptAllPage = 100;
 const placeInKeys = /^(?:text|blob):(?:[0-9A-F]{2})*$/;
 const placeInTenants = /^(?:[0-9A-F]{2})*$/;
 
-/** What a writer may do too: nothing here answers a plaintext. */
+/** Routes for writer tokens too: none of them answers with a plaintext. */
 export function apiKeyRoutes(apiKeys: ApiKeys): FastifyPluginAsyncTypebox {
   return async (app) => {
     app.post('/api-keys', {
@@ -79,7 +79,7 @@ export function apiKeyRoutes(apiKeys: ApiKeys): FastifyPluginAsyncTypebox {
   };
 }
 
-/** What only the gateway may do: open keys, and see which tenants there are. */
+/** Routes for gateway tokens only: opening keys, and listing the tenants. */
 export function keyOpeningRoutes(apiKeys: ApiKeys, rateLimits: RateLimits): FastifyPluginAsyncTypebox {
   return async (app) => {
     app.post('/api-keys/decrypt', {
@@ -143,12 +143,12 @@ export function keyOpeningRoutes(apiKeys: ApiKeys, rateLimits: RateLimits): Fast
   };
 }
 
-/** A tenant that another program has given no name, or none that a call may carry, has rows that no call reaches. */
+/** Another program may have stored a tenant id that no call can name; no call reaches its rows. */
 function canBeNamed({ tenantId }: TenantCount): boolean {
   return tenantId === null || isLabel(tenantId);
 }
 
-/** Apart from the others, because it is about no tenant's rows. */
+/** Kept apart from the others, because it concerns no tenant's rows. */
 export function keyStatusRoutes(apiKeys: ApiKeys): FastifyPluginAsyncTypebox {
   return async (app) => {
     app.get('/api-keys/status', {

@@ -1,4 +1,4 @@
-/** `/admin/audit`: what the database has on record, oldest first. */
+/** `/admin/audit`: the audit records in the database, oldest first. */
 
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import { presentAuditRow } from '../../contract/presenters.ts';

@@ -1,4 +1,4 @@
-/** `/health`, `/ready` and `/openapi.json`: what a platform and a developer ask without a token. */
+/** `/health`, `/ready` and `/openapi.json`: for platforms and developers, without a token. */
 
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import * as schemas from '../../contract/schemas.ts';

@@ -1,4 +1,4 @@
-/** `/admin/verify` and `/admin/master-keys`: which key opens what, found out by opening it. */
+/** `/admin/verify` and `/admin/master-keys`: which key opens which rows, determined by opening them. */
 
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import type { Actor } from '../../audit/event.ts';

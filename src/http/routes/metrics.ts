@@ -1,4 +1,4 @@
-/** `/metrics`: what Prometheus scrapes, with an admin's or a metrics token. */
+/** `/metrics`: for Prometheus, with an admin or metrics token. */
 
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import * as schemas from '../../contract/schemas.ts';

@@ -1,4 +1,4 @@
-/** `/admin/rotate`: the operator's way to try, run and watch a rotation. */
+/** `/admin/rotate`: lets operators try, run and watch a rotation. */
 
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import type { AuditJournal } from '../../audit/journal.ts';

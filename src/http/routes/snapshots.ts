@@ -33,7 +33,7 @@ export function snapshotRoutes({ snapshots }: { readonly snapshots: Snapshots })
   };
 }
 
-/** Encapsulated, so that no other route takes such a body, and this one no other. */
+/** Encapsulated, so that no other route accepts such a body, and this one accepts nothing else. */
 function restoreRoute(snapshots: Snapshots): FastifyPluginAsyncTypebox {
   return async (app) => {
     app.removeAllContentTypeParsers();
@@ -43,7 +43,7 @@ function restoreRoute(snapshots: Snapshots): FastifyPluginAsyncTypebox {
       request.arrival?.allowLarge();
     });
     app.post('/restore', {
-      // Counted as it is spooled.
+      // Enforced while the body is spooled.
       bodyLimit: maxSnapshotBytes,
       schema: {
         operationId: 'restoreSnapshot',
@@ -56,7 +56,7 @@ function restoreRoute(snapshots: Snapshots): FastifyPluginAsyncTypebox {
       handler: async (request, reply) => {
         const { body } = request;
         const { mode = 'merge' } = request.query;
-        // A body that is refused before its end is not read on.
+        // If the body is refused before its end, the rest is not read.
         reply.header('Connection', 'close');
         snapshots.assertMode(mode);
         const source = body as AsyncIterable<Uint8Array>;
@@ -69,7 +69,7 @@ function restoreRoute(snapshots: Snapshots): FastifyPluginAsyncTypebox {
   };
 }
 
-/** Throws UnsupportedMediaTypeError, or PayloadTooLargeError where the body announces that it is. */
+/** Throws UnsupportedMediaTypeError, or PayloadTooLargeError if the announced length is too large. */
 function assertTakeable({ headers }: FastifyRequest): void {
   const [type = ''] = (headers['content-type'] ?? '').split(';');
   if (type.trim().toLowerCase() !== ndjson) {

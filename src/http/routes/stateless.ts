@@ -1,4 +1,4 @@
-/** `/v1/encrypt`, `/v1/decrypt` and `/v1/rewrap`: one item or a batch, of which one that fails does not hide the others. */
+/** `/v1/encrypt`, `/v1/decrypt` and `/v1/rewrap`: one item or a batch, in which a failed item does not hide the others. */
 
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import * as schemas from '../../contract/schemas.ts';
@@ -55,7 +55,10 @@ export function statelessRoutes(stateless: StatelessCipher, rateLimits: RateLimi
   };
 }
 
-/** Answers one item with its result, and `{items}` with `{items, failed}` in the same order. Only what is wrong with one item is its own. */
+/**
+ * Answers one item with its result, and `{items}` with `{items, failed}` in the same order. In a batch, an error of one item is
+ * returned in its place; any other fails the call.
+ */
 async function answer<Item extends object, Input, Result extends object, Presented extends object>(
   body: Item | { items: Item[] },
   toItem: (item: Item) => Input,
