@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-/** The operator's command line: the same services as the server's, without HTTP. */
+/** The operator's command line: the services of the server, without HTTP. */
 
 import { readFileSync } from 'node:fs';
 import { styleText } from 'node:util';
@@ -16,9 +16,9 @@ import { DecryptGateFailedError, VaultError } from './errors.ts';
 import { SettingsError } from './settings.ts';
 
 let exitCode: number = exitCodes.done;
-/** Of an option: none is longer. */
+/** The name of an option or command; none is longer. */
 const isName = /^--?[a-z][a-z-]{0,17}$/;
-/** Also for what is wrong with the command line itself. */
+/** Read before parsing, so that errors in the command line itself are reported as JSON too. */
 const isJson = process.argv.includes('--json');
 
 const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as { version: string };
@@ -147,12 +147,12 @@ try {
   if (isJson && exitCode !== exitCodes.done) printJson({ error: describeError(error) });
 }
 const lost = await outputFailure();
-// Whoever closes a pipe has read enough.
+// A reader that closes the pipe has read enough.
 if (lost !== null && lost !== 'EPIPE' && exitCode === exitCodes.done) {
   printError(`Standard output has not taken everything (${lost}).`);
   exitCode = exitCodes.unexpected;
 }
-// The database is left open: closing it would checkpoint a write-ahead log into the file, which a dry run must not.
+// The database is left open: closing it would checkpoint a write-ahead log into the file, which a dry run must not do.
 process.exit(exitCode);
 
 function explain(error: unknown): void {
@@ -163,7 +163,10 @@ function explain(error: unknown): void {
   else printError(error instanceof Error ? `unexpected: ${error.stack ?? error.message}` : 'unexpected');
 }
 
-/** What is not known is named without what was given with it, which may be a key; and so may what looks like no name. */
+/**
+ * Names an unknown option or command without the value given with it, which may be a key; hides it altogether if it does not look
+ * like a name, since it may then be a key itself.
+ */
 function withoutValues(text: string): string {
   return text.replace(/(unknown (?:option|command)) '([\s\S]*)'/, (_text, what: string, given: string) => {
     const [name = ''] = given.split('=', 1);
@@ -171,7 +174,7 @@ function withoutValues(text: string): string {
   });
 }
 
-/** As the HTTP API has it; what is unexpected is told on standard error alone. */
+/** In the form of the HTTP API; details of an unexpected error appear on standard error only. */
 function describeError(error: unknown): object {
   if (error instanceof VaultError) {
     return { type: error.code, message: error.message, ...(error.details && { details: error.details }) };

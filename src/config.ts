@@ -1,4 +1,7 @@
-/** The environment, read once into one frozen object that the server and the command line share; every problem is listed at once. */
+/**
+ * The environment, read once into one frozen object that the server and the command line share; all problems are reported at
+ * once.
+ */
 
 import { accessSync, constants, existsSync, realpathSync, statSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
@@ -14,29 +17,29 @@ const masterKeyVariables = ['PROVARA_MASTER_KEY', 'PROVARA_MASTER_KEY_NEW', 'PRO
 export const defaultDatabaseUrl = 'file:./data/vault.db';
 const logLevels = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const;
 const identifier = /^[A-Za-z_][A-Za-z0-9_]*$/;
-/** A copy that somebody has made may be called otherwise: a comma in its name, or a `%`, is %-encoded. */
+/** A table that was copied by hand may have other characters in its name; a comma or `%` in it is %-encoded. */
 const nameOfCopy = /^[^\p{Cc}"'`;]+$/u;
-/** How other programs ask for an embedded replica, which this one refuses: see docs/adr/0004. */
+/** How other programs ask for an embedded replica, which the vault refuses: see docs/adr/0004. */
 const replicaVariables = ['DATABASE_SYNC_URL', 'LIBSQL_SYNC_URL', 'TURSO_SYNC_URL'] as const;
 const noReplica =
   'embedded replicas are not supported, because their faults reach the callers. Set DATABASE_URL to the server itself.';
 const databaseSchemes = ['file:', 'libsql:', 'http:', 'https:', 'ws:', 'wss:'];
 
-/** What every process needs that works on the database. */
+/** The settings of every process that works on the database. */
 export interface CoreConfig {
   readonly database: DatabaseLocation;
   readonly keyring: Keyring;
   readonly coverage: { readonly encryptedTables: readonly string[]; readonly exemptTables: readonly string[] };
   readonly atomicRows: number;
   readonly rotationDueDays: number;
-  /** Absolute, an existing folder; null where none is set. */
+  /** The absolute path of an existing folder; null if none is configured. */
   readonly snapshotDir: string | null;
-  /** Whether rows of `api_keys` in format 1, which are bound to no tenant, are refused. */
+  /** Whether to refuse `api_keys` rows in format 1, which are bound to no tenant. */
   readonly requireFormat2: boolean;
   readonly logLevel: (typeof logLevels)[number];
 }
 
-/** What a thread is given of it: the keyring as the keys that it is built of. */
+/** The settings passed to a thread, with the keyring as the keys that build it. */
 export interface ThreadSettings extends Omit<CoreConfig, 'keyring'> {
   readonly keys: readonly GivenKey[];
 }
@@ -46,9 +49,9 @@ export interface ServerConfig extends CoreConfig {
   readonly host: string;
   readonly port: number;
   readonly tokens: readonly Token[];
-  /** Where uses of keys are put on record. */
+  /** Where uses of keys are recorded. */
   readonly audit: AuditSettings;
-  /** Each 0 where there is none: failed authentications and opened rows a minute, and how late the event loop may be. */
+  /** Failed authentications and opened rows per minute, and the event loop delay in milliseconds; 0 disables a limit. */
   readonly limits: { readonly authFailures: number; readonly decrypts: number; readonly eventLoopDelayMs: number };
 }
 
@@ -58,7 +61,10 @@ export interface AuditSettings {
   readonly anchorSeconds: number;
 }
 
-/** Throws SettingsError for what was meant to be: it would make keys, and keep them on a disk that does not survive. */
+/**
+ * Throws SettingsError for a misspelt `production`: development mode would make keys, and keep them on a disk that does not
+ * survive.
+ */
 export function isProduction({ NODE_ENV = '' }: Environment): boolean {
   if (NODE_ENV !== 'production' && NODE_ENV.trim().toLowerCase() === 'production') {
     throw new SettingsError(['NODE_ENV must be spelt production, in small letters and without white space.']);
@@ -89,7 +95,7 @@ export function readServerConfig(environment: Environment): ServerConfig {
   return Object.freeze(config);
 }
 
-/** As {@link readServerConfig}, without what only the server needs. The keyring may be empty. */
+/** As {@link readServerConfig}, without the settings that only the server needs. The keyring may be empty. */
 export function readCliConfig(environment: Environment): CoreConfig {
   const reader = new SettingsReader(environment);
   const config = readCore(reader, isProduction(environment));
@@ -129,13 +135,13 @@ function readDatabase(reader: SettingsReader, production: boolean): DatabaseLoca
   const problem = given === undefined && production ? null : databaseUrlProblem(url);
   if (problem !== null) reader.problem(`DATABASE_URL ${problem}`);
   const authToken = reader.text('DATABASE_AUTH_TOKEN');
-  // It is sent as a header.
+  // The token is sent as a header.
   if (authToken !== undefined && !isFileUrl(url) && !/^[\x21-\x7e]+$/.test(authToken))
     reader.problem('DATABASE_AUTH_TOKEN must be printable ASCII.');
   return { url, authToken };
 }
 
-/** What is wrong with a database URL, as the end of a sentence that begins with its variable, or null. */
+/** The problem with a database URL, as the end of a sentence that begins with its variable, or null. */
 export function databaseUrlProblem(url: string): string | null {
   const scheme = databaseSchemes.find((candidate) => url.startsWith(candidate));
   if (url !== url.trim()) return 'must not begin or end with white space.';
@@ -165,7 +171,7 @@ function databaseFileProblem(path: string): string | null {
   return null;
 }
 
-/** For what needs no database. Throws SettingsError. */
+/** For commands that need no database. Throws SettingsError. */
 export function readKeyringConfig(environment: Environment): Keyring {
   const reader = new SettingsReader(environment);
   const keyring = readKeyring(reader);
@@ -180,7 +186,7 @@ function readSnapshotDir(reader: SettingsReader): string | null {
     accessSync(given, constants.W_OK | constants.X_OK);
     if (statSync(given).isDirectory()) return resolve(given);
   } catch {
-    // Said below, whatever the reason.
+    // Reported below, whatever the reason.
   }
   reader.problem('VAULT_SNAPSHOT_DIR must name an existing folder that can be written.');
   return null;
@@ -199,12 +205,12 @@ function readAudit(reader: SettingsReader, { url }: DatabaseLocation): AuditSett
   return { log: resolve(log), anchorSeconds };
 }
 
-/** A database and what SQLite keeps beside it. */
+/** The database file, and the files that SQLite keeps beside it. */
 function filesOf(databasePath: string): string[] {
   return ['', '-wal', '-shm'].map((suffix) => `${realPath(databasePath)}${suffix}`);
 }
 
-/** Behind every link, also where there is no such file yet. */
+/** Resolves every link; works for a file that does not exist yet too. */
 function realPath(path: string): string {
   try {
     return realpathSync(path);
@@ -224,6 +230,6 @@ function readKeyring(reader: SettingsReader): Keyring {
 function readTables(reader: SettingsReader, name: string, allowed: RegExp): readonly string[] | undefined {
   const tables = reader.list(name)?.map((table) => percentDecoded(table) ?? '');
   if (tables?.some((table) => !allowed.test(table))) reader.problem(`${name} must be table names, comma-separated.`);
-  // Of several spellings of one name the first.
+  // If a name is given in several spellings, the first counts.
   return tables && [...new Set(tables.map((table) => tableAmong(tables, table) ?? table))];
 }

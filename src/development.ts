@@ -1,6 +1,6 @@
 /**
- * Outside production, makes the keys and tokens that are missing and keeps them in `data/dev.env`, so that a fresh checkout
- * is a running vault. Never makes a master key for a remote database, or for one whose rows are under a key it did not make.
+ * Outside production, makes missing keys and tokens and keeps them in `data/dev.env`, so that a fresh checkout is a running
+ * vault. Never makes a master key for a remote database, or for one whose rows are under a key that it did not make.
  */
 
 import { randomBytes } from 'node:crypto';
@@ -30,22 +30,22 @@ export interface DevelopmentEnvironment {
   readonly path: string;
   /** The variables that the file adds to the environment. */
   readonly added: readonly string[];
-  /** The variables that this start made, for telling so. */
+  /** The variables that this start made, to be reported. */
   readonly made: readonly string[];
 }
 
 interface DatabaseState {
   readonly isLocal: boolean;
-  /** It has rows, or an active key. */
+  /** Whether the database has rows, or an active key. */
   readonly isInUse: boolean;
   readonly activeKeyId: string | null;
-  /** Of keys that are active or were. */
+  /** Ids of keys that are or were active. */
   readonly usedKeyIds: readonly string[];
-  /** Then its keys stay where they are: rows may need either. */
+  /** If so, the keys stay as they are: rows may need either. */
   readonly hasUnfinishedRotation: boolean;
 }
 
-/** The environment with what `data/dev.env` holds, which is completed first. A variable that is set wins over the file. */
+/** Completes `data/dev.env`, and returns the environment with its contents. A variable that is set wins over the file. */
 export async function completeEnvironment(environment: Environment): Promise<DevelopmentEnvironment> {
   const path = resolve(fileName);
   const url = environment.DATABASE_URL || defaultDatabaseUrl;
@@ -59,7 +59,7 @@ export async function completeEnvironment(environment: Environment): Promise<Dev
   return { environment: merge(environment, kept), path, added: applicable(environment, kept), made: Object.keys(made) };
 }
 
-/** Makes what is missing, one process at a time: two that start at once must not each stage a key of their own. */
+/** Makes missing settings, in one process at a time: two that start at once must not each stage a key of their own. */
 async function makeSettings(path: string, isGiven: (name: string) => boolean, database: DatabaseState): Promise<Settings> {
   mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
   return withLock(`${path}.lock`, async () => {
@@ -69,7 +69,7 @@ async function makeSettings(path: string, isGiven: (name: string) => boolean, da
   });
 }
 
-/** The environment with what `data/dev.env` holds, which stays as it is; in production the environment alone. */
+/** The environment with the contents of `data/dev.env`, which is not changed; in production the environment alone. */
 export function keptEnvironment(environment: Environment): Environment {
   return isProduction(environment) ? environment : merge(environment, readSettings(resolve(fileName)));
 }
@@ -78,7 +78,7 @@ function merge(environment: Environment, kept: Settings): Environment {
   return { ...environment, ...Object.fromEntries(applicable(environment, kept).map((name) => [name, kept[name]])) };
 }
 
-/** The variables that the file adds: none that is given, and no master key to a remote database. */
+/** The variables that the file adds: none that is set already, and no master key for a remote database. */
 function applicable(environment: Environment, kept: Settings): string[] {
   const isLocal = isFileUrl(environment.DATABASE_URL || defaultDatabaseUrl);
   const isGiven = isGivenIn(environment);
@@ -89,7 +89,7 @@ function isGivenIn(environment: Environment): (name: string) => boolean {
   return (name) => Boolean(environment[name] || environment[`${name}_FILE`]);
 }
 
-/** What the file is to hold beside, or instead of, what it holds. */
+/** The settings to add to the file, or to replace in it. */
 function changes(kept: Settings, isGiven: (name: string) => boolean, database: DatabaseState): Settings {
   const isMissing = (name: string): boolean => kept[name] === undefined && !isGiven(name);
   const next: Record<string, string> = {};
@@ -107,7 +107,7 @@ function changes(kept: Settings, isGiven: (name: string) => boolean, database: D
     next.PROVARA_MASTER_KEY = staged;
     next.PROVARA_MASTER_KEY_NEW = generateMasterKeyText();
   } else if (!isRotated && staged !== undefined && database.usedKeyIds.includes(parseMasterKey(staged).id)) {
-    // Rotated to, and back from.
+    // The staged key was rotated to, and back from.
     next.PROVARA_MASTER_KEY_OLD = staged;
     next.PROVARA_MASTER_KEY_NEW = generateMasterKeyText();
   }
@@ -148,7 +148,10 @@ function readSettings(path: string): Settings {
   return Object.fromEntries(pairs);
 }
 
-/** Changes the settings that were made, and keeps every other line; an old value stays as a comment, since rows may need it. Survives a crash. */
+/**
+ * Replaces changed settings and keeps every other line; an old value stays as a comment, since rows may need it. Survives a
+ * crash.
+ */
 async function writeSettings(path: string, made: Settings): Promise<void> {
   const current = readLines(path);
   const isChanged = (line: string): boolean => Object.keys(made).some((name) => line.startsWith(`${name}=`));
@@ -160,7 +163,7 @@ async function writeSettings(path: string, made: Settings): Promise<void> {
   const temporary = `${path}.${process.pid}`;
   writeFileSync(temporary, `${lines.join('\n')}\n`, { mode: 0o600, flush: true });
   renameSync(temporary, path);
-  // The folder may have just been made, too.
+  // The folder itself may be new as well.
   for (const folder of [dirname(path), dirname(dirname(path))]) await syncFolder(folder);
 }
 
@@ -168,7 +171,7 @@ function readLines(path: string): string[] {
   return existsSync(path) ? readFileSync(path, 'utf8').replace(/\n$/, '').split('\n') : [];
 }
 
-/** Runs one at a time over all processes. */
+/** Runs in one process at a time. */
 async function withLock<Result>(path: string, run: () => Promise<Result>): Promise<Result> {
   while (!tryLock(path)) await sleep(lockPollMs);
   try {
@@ -178,7 +181,7 @@ async function withLock<Result>(path: string, run: () => Promise<Result>): Promi
   }
 }
 
-/** Takes over a lock whose process has died and left it behind. */
+/** Removes a lock left behind by a process that has died. */
 function tryLock(path: string): boolean {
   try {
     writeFileSync(path, '', { flag: 'wx' });

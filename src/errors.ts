@@ -24,7 +24,7 @@ export type ErrorDetails = Readonly<Record<string, unknown>>;
 export abstract class VaultError extends Error {
   abstract readonly code: ErrorCode;
   readonly details: ErrorDetails | undefined;
-  /** After so long the same may be tried again; null where that would not help. */
+  /** After how many seconds a retry may succeed; null if it would not. */
   readonly retryAfterSeconds: number | null = null;
 
   constructor(message: string, details?: ErrorDetails) {
@@ -34,7 +34,7 @@ export abstract class VaultError extends Error {
   }
 }
 
-/** The request cannot be meant: nothing was read or changed. */
+/** The request is invalid: nothing was read or changed. */
 export class ValidationError extends VaultError {
   readonly code = 'validation_error';
 }
@@ -44,12 +44,12 @@ export class AuthError extends VaultError {
   readonly code = 'auth_error';
 }
 
-/** A known token whose role does not allow this. */
+/** A known token whose role or tenants do not allow the call. */
 export class ForbiddenError extends VaultError {
   readonly code = 'forbidden';
 }
 
-/** Too much of it for now. Safe to try again after `retryAfterSeconds`. */
+/** Too many calls for now. Safe to retry after `retryAfterSeconds`. */
 export class RateLimitedError extends VaultError {
   readonly code = 'rate_limited';
   override readonly retryAfterSeconds: number;
@@ -60,7 +60,7 @@ export class RateLimitedError extends VaultError {
   }
 }
 
-/** No such thing, or one that belongs to another tenant: the two look the same. */
+/** It does not exist or belongs to another tenant: the two look the same. */
 export class NotFoundError extends VaultError {
   readonly code = 'not_found';
 }
@@ -75,7 +75,7 @@ export class ReplicaMissingKeyError extends VaultError {
   readonly code = 'replica_missing_key';
 }
 
-/** A ciphertext did not open. One message whatever the cause, so that it tells an attacker nothing. */
+/** A ciphertext did not open. The message is the same for every cause, so that it tells an attacker nothing. */
 export class DecryptFailedError extends VaultError {
   readonly code = 'decrypt_failed';
 
@@ -94,46 +94,47 @@ export class UncoveredTableError extends VaultError {
   readonly code = 'uncovered_table';
 }
 
-/** A snapshot is not whole, not authentic, or does not fit this vault. `details.reason` says which; nothing was written. */
+/** A snapshot is incomplete, not authentic, or does not fit this vault. `details.reason` says which; nothing was written. */
 export class InvalidSnapshotError extends VaultError {
   readonly code = 'invalid_snapshot';
 }
 
-/** More bytes than the route takes. */
+/** More bytes than the route accepts. */
 export class PayloadTooLargeError extends VaultError {
   readonly code = 'payload_too_large';
 }
 
-/** A body of another type than the route takes. */
+/** A body of a type that the route does not accept. */
 export class UnsupportedMediaTypeError extends VaultError {
   readonly code = 'unsupported_media_type';
 }
 
-/** The environment and the database do not fit: a key that is needed is not in the keyring, or a table is missing. */
+/** The environment does not fit the database: a needed key is not in the keyring, or a table is missing. */
 export class ConfigurationError extends VaultError {
   readonly code = 'configuration_error';
 }
 
 /**
- * The database did not answer, or could not take the write. The same may be tried again after `retryAfterSeconds`. `details.may_be_done` is
- * true where a write was sent and nobody knows whether it was carried out: what others have written since would be written over.
+ * The database did not answer, or could not accept the write. The call may be retried after `retryAfterSeconds`.
+ * `details.may_be_done` is true if a write was sent and its outcome is unknown: a retry could then overwrite what others have
+ * written since.
  */
 export class StorageUnavailableError extends VaultError {
   readonly code = 'storage_unavailable';
   override readonly retryAfterSeconds = 1;
 }
 
-/** The answer would hold more than the database sends at once: what asks for less of it may succeed. */
+/** The answer is larger than the database sends at once; a call that asks for less may succeed. */
 export class AnswerTooLargeError extends StorageUnavailableError {}
 
-/** The process has more to do than it can: the request was refused before anything of it was done. */
+/** The process is overloaded: the request was refused before any of it was done. */
 export function overloaded(): StorageUnavailableError {
   return new StorageUnavailableError('The vault has more to do than it can: nothing was done, try again.');
 }
 
 type SimpleError = new (message: string, details?: ErrorDetails) => VaultError;
 
-/** Nothing that works on another thread limits rates, and what is unexpected has no class. */
+/** Without two codes: nothing on another thread limits rates, and an unexpected error has no class. */
 const classes: Readonly<Record<Exclude<ErrorCode, 'rate_limited' | 'internal_error'>, SimpleError>> = {
   validation_error: ValidationError,
   auth_error: AuthError,
@@ -151,7 +152,7 @@ const classes: Readonly<Record<Exclude<ErrorCode, 'rate_limited' | 'internal_err
   storage_unavailable: StorageUnavailableError,
 };
 
-/** The error that an operation on another thread ended with. */
+/** Recreates the error of an operation on another thread. */
 export function errorWithCode(code: ErrorCode, message: string, details: ErrorDetails | undefined): Error {
   if (code === 'rate_limited' || code === 'internal_error') return new Error(message);
   return new classes[code](message, details);

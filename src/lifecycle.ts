@@ -20,7 +20,7 @@ export interface LifecycleParts {
   readonly config: Pick<CoreConfig, 'keyring' | 'coverage' | 'rotationDueDays'>;
   readonly logger: Logger;
   readonly stores: Stores;
-  /** Null in a command, which opens no key for anybody. */
+  /** Null in a command: it returns no plaintext to anybody. */
   readonly sink: AuditSink | null;
   readonly anchors: Anchors;
   readonly heartbeat: Heartbeat;
@@ -29,7 +29,7 @@ export interface LifecycleParts {
   readonly surveyor: Surveyor;
   readonly snapshots: Snapshots;
   readonly textWorkers: TextWorkers;
-  /** What is written from time to time, and once more at the end. */
+  /** Flushed from time to time, and a last time when they are closed. */
   readonly notes: readonly { close(): Promise<void> }[];
 }
 
@@ -48,15 +48,15 @@ export class Lifecycle {
   }
 
   /**
-   * Brings the schema up to date, finds the active key, joins the live replicas, and takes up an unfinished rotation. Throws
-   * ConfigurationError, or StorageUnavailableError: then it may be called again.
+   * Brings the schema up to date, finds the active key, registers as a live replica, and resumes an unfinished rotation. Throws
+   * ConfigurationError, or StorageUnavailableError, after which it may be called again.
    */
   async prepare(): Promise<void> {
     const { config, logger, stores, sink, anchors, heartbeat, resumption } = this.#parts;
     await sink?.open();
     await this.migrate();
     await adoptActiveKey({ ...stores, coverage: config.coverage, keyring: config.keyring });
-    // Best effort: what is left now is deleted by the next restore or start.
+    // Best effort: anything left now is deleted by the next restore or start.
     await stores.restores.forgetStale().catch(() => undefined);
     await heartbeat.start();
     if (sink !== null) await anchors.start();
@@ -73,7 +73,7 @@ export class Lifecycle {
     await auditKeys.refresh();
   }
 
-  /** Ends what may take long: a rotation at its next step, as an interrupted one, a survey, and what is done with snapshots. */
+  /** Ends long work: a rotation at its next step, recorded as interrupted, surveys, and snapshot operations. */
   async interrupt(): Promise<void> {
     const { rotator, surveyor, snapshots } = this.#parts;
     await Promise.all([rotator.close(), surveyor.close(), snapshots.close()]);

@@ -1,17 +1,17 @@
-/** Logs what is listed here and nothing else: no header, no body, no query, and of an error nothing beyond its own text and stack. */
+/** Logs only what is listed here: no header, body or query, and of an error only its name, message and stack. */
 
 import { type DestinationStream, type Logger, type LoggerOptions, pino } from 'pino';
 
-/** What waits for a standard output that takes nothing; lines that come then are dropped. */
+/** How much may wait for a standard output that accepts nothing; further lines are dropped. */
 const maxWaitingBytes = 1024 * 1024;
-/** What the system writes to a pipe in one piece: the audit's lines may go there too. */
+/** The most that the system writes to a pipe atomically: audit lines may go to the same pipe. */
 const pipeBytes = 4_096;
-/** How long a fatal line, or the end of the process, waits for a pipe that is full. */
+/** How long a fatal line, or the end of the process, waits for a full pipe. */
 const lastWaitMs = 2_000;
 
 /**
- * JSON lines on standard output, or, outside production, readable ones where that is a terminal; coloured unless NO_COLOR is set.
- * `onDropped` is told of each line that was dropped.
+ * JSON lines on standard output, or, outside production on a terminal, readable ones; coloured unless NO_COLOR is set.
+ * `onDropped` is called for each line that was dropped.
  */
 export function createLogger(level: string, isProduction: boolean, onDropped: () => void): Logger {
   const options: LoggerOptions = {
@@ -24,7 +24,10 @@ export function createLogger(level: string, isProduction: boolean, onDropped: ()
   return pino({ ...options, transport: { target: 'pino-pretty', options: { ignore: 'pid,hostname' } } });
 }
 
-/** Ends nobody's work where it fails, on a full disk or without a reader: what it did not take it is given again with the next line. */
+/**
+ * An output that fails, because the disk is full or the reader is gone, disturbs nothing else: unwritten lines are retried with
+ * the next one.
+ */
 function openStandardOutput(onDropped: () => void): DestinationStream {
   let giveUpAtMs = Number.POSITIVE_INFINITY;
   const output = pino.destination({
@@ -36,7 +39,7 @@ function openStandardOutput(onDropped: () => void): DestinationStream {
   });
   const flushSync = output.flushSync.bind(output);
   let isFailing = false;
-  // In place of pino's own, after which nothing is ever written again once a reader has gone.
+  // Replaces pino's own handler, after which nothing is ever written again once a reader has gone.
   output.removeAllListeners('error').on('error', () => {
     isFailing = true;
   });
@@ -44,7 +47,8 @@ function openStandardOutput(onDropped: () => void): DestinationStream {
     isFailing = false;
   });
   output.on('drop', onDropped);
-  // It tries until it succeeds, and lets nothing else be done meanwhile: a fatal line, and the end of the process, wait for it.
+  // Called for a fatal line and at the end of the process. pino's own retries until it succeeds, and blocks everything else
+  // meanwhile.
   output.flushSync = () => {
     if (isFailing) return;
     giveUpAtMs = performance.now() + lastWaitMs;
@@ -64,7 +68,7 @@ export function createSilentLogger(): Logger {
   return pino({ level: 'silent' });
 }
 
-/** Fields of an error and its causes are left out: they may hold a statement's arguments or a URL. */
+/** Leaves out other fields of an error and its causes: they may hold a statement's arguments or a URL. */
 function serializeError(error: unknown): Record<string, unknown> {
   if (!(error instanceof Error)) return { type: typeof error };
   return { type: error.name, message: error.message, stack: error.stack };

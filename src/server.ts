@@ -1,4 +1,4 @@
-/** The service: reads the configuration, prepares the database, listens, and stops with the requests in flight finished. */
+/** The service: reads the configuration, prepares the database, listens, and stops after finishing the requests in flight. */
 
 import type { AddressInfo } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -18,16 +18,16 @@ import { SettingsError } from './settings.ts';
 import { isFileUrl } from './store/database.ts';
 
 const stopTimeoutMs = 25_000;
-/** A rotation or a survey that has not ended by then is interrupted, so that its request is answered too. */
+/** A rotation or survey that has not ended by then is interrupted, so that its request is still answered. */
 const interruptionMs = 15_000;
-/** How long a server that was away when the vault started is left alone before it is asked again. */
+/** How long to wait before asking again a database server that did not answer at startup. */
 const awayMs = 1_000;
 
-// A full collection takes every core for milliseconds, and calls are late. Left to itself V8 makes one for each few megabytes
-// that a heap has grown by; this lets it double. A version that does not know the flag says so and goes on.
+// A full garbage collection takes every core for milliseconds, which delays calls. By default V8 runs one for every few megabytes
+// of heap growth; this lets the heap double first. A version that does not know the flag says so and goes on.
 setFlagsFromString('--heap-growing-percent=100');
 
-// Whatever it makes, the database among it, is nobody else's on this machine to read.
+// Files that the vault creates, including the database, are for no other user of this machine to read.
 process.umask(0o077);
 
 try {
@@ -40,7 +40,7 @@ try {
   process.exit(1);
 }
 
-/** Answers the port it listens on. */
+/** Returns the port that it listens on. */
 async function start(config: ServerConfig): Promise<number> {
   const metrics = new VaultMetrics(config.keyring);
   const logger = createLogger(config.logLevel, config.isProduction, () => metrics.logLineDropped());
@@ -57,7 +57,7 @@ async function start(config: ServerConfig): Promise<number> {
   }
 }
 
-/** False where a server does not answer: to end then would have the vault started again and again, and at last no more. */
+/** False if a server does not answer: a process that exits would be restarted again and again, and at last not any more. */
 async function tryToPrepare(services: Services, { database }: ServerConfig, logger: Logger): Promise<boolean> {
   try {
     await services.prepare();
@@ -69,7 +69,7 @@ async function tryToPrepare(services: Services, { database }: ServerConfig, logg
   }
 }
 
-/** Where it rejects, that is logged and ends the process. */
+/** A rejection is logged and ends the process. */
 async function prepareLater(services: Services, logger: Logger, stopping: AbortSignal): Promise<void> {
   while (!stopping.aborted) {
     await sleep(awayMs);
@@ -115,7 +115,7 @@ async function serve(
   return (app.server.address() as AddressInfo).port;
 }
 
-/** What rotates logs has moved the file away: the next record begins a new one. */
+/** A log rotation tool has moved the file away: the next record begins a new file. */
 async function reopenAuditLog(services: Services, logger: Logger): Promise<void> {
   try {
     await services.reopenAuditLog();
@@ -125,7 +125,7 @@ async function reopenAuditLog(services: Services, logger: Logger): Promise<void>
   }
 }
 
-/** On a machine without IPv6 the default of production, `::`, falls back to IPv4. */
+/** On a machine without IPv6, the production default `::` falls back to IPv4. */
 async function listen(app: FastifyInstance, host: string, port: number): Promise<void> {
   try {
     await app.listen({ host, port });
@@ -137,7 +137,7 @@ async function listen(app: FastifyInstance, host: string, port: number): Promise
   }
 }
 
-/** The tokens themselves are not printed: the command reads them from the file. */
+/** The tokens are not printed: the suggested command reads them from the file. */
 function greet({ path, added, made }: DevelopmentEnvironment, { host }: ServerConfig, port: number): void {
   const origin = `http://${host.includes(':') ? `[${host}]` : host}:${port}`;
   const lines = [`Provara Vault listens on ${origin} (development: NODE_ENV is not production).`];
@@ -150,7 +150,7 @@ function greet({ path, added, made }: DevelopmentEnvironment, { host }: ServerCo
         `-d '{"name":"OPENAI_API_KEY","provider":"openai","value":"sample-provider-key-0001"}'`,
     );
   }
-  // Where nobody takes it the vault serves all the same.
+  // The vault serves even if standard output accepts nothing.
   process.stdout.on('error', () => undefined).write(`${lines.join('\n')}\n`);
 }
 

@@ -1,4 +1,4 @@
-/** Builds everything, once, from the configuration: the one place that knows who uses what. */
+/** The composition root: builds everything, once, from the configuration, and is the only place that knows who uses what. */
 
 import { hostname } from 'node:os';
 import type { Logger } from 'pino';
@@ -28,7 +28,7 @@ import { buildStores, buildWorkers, type RotationPlace } from './workers.ts';
 
 export type Services = ReturnType<typeof buildServices>;
 
-/** Opens the database and changes nothing in it. Throws ConfigurationError where it cannot be opened at all. */
+/** Opens the database and changes nothing in it. Throws ConfigurationError if it cannot be opened at all. */
 export function buildServices(
   config: CoreConfig & { readonly audit?: AuditSettings },
   logger: Logger,
@@ -96,18 +96,18 @@ export function buildServices(
     auditStore,
     /** Whether the vault has ever served this database. */
     isMigrated: () => isMigrated(database),
-    /** Tables with encrypted rows that the settings name nowhere. */
+    /** Tables with encrypted rows that no setting names. */
     uncoveredTables: async () => (await inspectCoverage(stores.tables, coverage, 1)).uncovered.map(({ table }) => table),
-    /** Opens every row; on record, where an actor is given. */
+    /** Opens every row; recorded in the audit if an actor is given. */
     verify: (actor?: Actor) => {
       const toDetails = ({ rowsScanned, rowsFailed }: Survey) => ({ rows_scanned: rowsScanned, rows_failed: rowsFailed });
       return actor === undefined ? surveyor.survey() : journal.acted(actor, 'rows.verify', () => surveyor.survey(), toDetails);
     },
-    /** Begins the file of the audit log anew, where it has been moved away. Throws ConfigurationError. */
+    /** Begins a new file of the audit log if the old one was moved away. Throws ConfigurationError. */
     reopenAuditLog: async () => sink?.open(),
     keyring,
     reportMasterKeys: () => reportMasterKeys({ ...stores, coverage, keyring, surveyor, rotationDueDays }),
-    /** As {@link Database.checkpoint}; a stop does it too. */
+    /** As {@link Database.checkpoint}; `close` does it too. */
     checkpoint: () => database.checkpoint(),
     prepare: () => lifecycle.prepare(),
     migrate: () => lifecycle.migrate(),

@@ -1,10 +1,13 @@
-/** Reads single settings of an environment, and collects every problem instead of stopping at the first; never a value in one. */
+/**
+ * Reads single settings of an environment, and collects every problem instead of stopping at the first; no problem contains a
+ * value.
+ */
 
 import { readFileSync } from 'node:fs';
 
 export type Environment = Readonly<Record<string, string | undefined>>;
 
-/** What is wrong with the environment: every problem, each naming its variable and no value. */
+/** All problems of the environment, each naming its variable and no value. */
 export class SettingsError extends Error {
   readonly problems: readonly string[];
 
@@ -27,22 +30,22 @@ export class SettingsReader {
     this.#problems.push(text);
   }
 
-  /** Throws SettingsError where there was any problem. */
+  /** Throws SettingsError if there were any problems. */
   assertNone(): void {
     if (this.#problems.length > 0) throw new SettingsError(this.#problems);
   }
 
-  /** Undefined where the variable is unset or empty. */
+  /** Undefined if the variable is unset or empty. */
   text(name: string): string | undefined {
     return this.#environment[name] || undefined;
   }
 
-  /** Whether `NAME` or `NAME_FILE` is, whatever is wrong with it. */
+  /** Whether `NAME` or `NAME_FILE` is set, valid or not. */
   isSet(name: string): boolean {
     return this.text(name) !== undefined || this.text(`${name}_FILE`) !== undefined;
   }
 
-  /** The value of `NAME`, or the contents of the file that `NAME_FILE` names, less one trailing newline. */
+  /** The value of `NAME`, or the contents of the file named by `NAME_FILE`, without one trailing newline. */
   textOrFile(name: string): string | undefined {
     const value = this.text(name);
     const path = this.text(`${name}_FILE`);
@@ -70,7 +73,7 @@ export class SettingsReader {
     return choice ?? fallback;
   }
 
-  /** Comma-separated, white space around each item dropped. */
+  /** Comma-separated; white space around each item is dropped. */
   list(name: string): readonly string[] | undefined {
     return this.text(name)
       ?.split(',')
@@ -90,7 +93,7 @@ export class SettingsReader {
   }
 }
 
-/** What a part of a setting says in which separators are %-encoded; null where it is malformed. */
+/** Decodes a part of a setting in which separators are %-encoded; null if it is malformed. */
 export function percentDecoded(text: string): string | null {
   try {
     return decodeURIComponent(text);

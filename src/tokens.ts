@@ -1,4 +1,7 @@
-/** The tokens that callers authenticate with: only their digests are kept, and each has a name, one role and perhaps its tenants. */
+/**
+ * The tokens that callers authenticate with: only their digests are kept, and each has a name, one role and optionally a list of
+ * tenants.
+ */
 
 import { hash } from 'node:crypto';
 import { isLabel } from './contract/formats.ts';
@@ -11,7 +14,7 @@ export interface Token {
   readonly role: Role;
   /** SHA-256. */
   readonly digest: Buffer;
-  /** The only tenants whose rows it reaches, never the null tenant; null where it is not limited. */
+  /** The only tenants whose rows the token reaches, never the null tenant; null if it is not limited. */
   readonly tenants: ReadonlySet<string> | null;
 }
 
@@ -28,10 +31,10 @@ const settingByRole: Readonly<Record<Role, RoleSetting>> = {
   metrics: { variable: 'VAULT_METRICS_TOKENS', isRequired: false, mayNameTenants: false },
 };
 
-/** A token beside what is checked of it and then forgotten. */
+/** A token, with the result of checking its secret, which is then forgotten. */
 interface ParsedEntry {
   readonly token: Token;
-  /** Null where only the digest was given, which tells nothing of the token's strength. */
+  /** Null if the token is strong, or if only its digest was given, which reveals nothing about its strength. */
   readonly weakness: string | null;
 }
 
@@ -39,10 +42,10 @@ const sha256Prefix = 'sha256:';
 const sha256Hex = /^[0-9a-f]{64}$/i;
 
 const minCharacters = 16;
-/** Sixteen random hex characters have fewer different ones than this about once in twenty thousand. */
+/** Sixteen random hex characters have fewer distinct ones than this about once in twenty thousand. */
 const minDifferentCharacters = 6;
 
-/** What tokens that nobody has changed yet are made of. Longer words stand before those that they begin with. */
+/** Words that unchanged default tokens are made of. A longer word precedes its own prefixes. */
 const defaultWords =
   /changeme|change|replace|placeholder|password|passwd|passphrase|default|example|letmein|secret|gateway|metrics|provara|writer|bearer|tokens|token|admin|vault|todo|test|your|here|demo|key|api|this|dev|my|me|xxx/gi;
 
@@ -50,7 +53,7 @@ export function digestOf(token: string): Buffer {
   return hash('sha256', token, 'buffer');
 }
 
-/** Reads the entries of every role; what is wrong with them goes to the reader's problems. In production weak tokens are refused. */
+/** Reads the tokens of every role, and reports problems to the reader. In production weak tokens are refused. */
 export function readTokens(reader: SettingsReader, isProduction: boolean): readonly Token[] {
   const roles = Object.keys(settingByRole) as Role[];
   const tokens = roles.flatMap((role) => readRole(reader, role, isProduction));
@@ -109,7 +112,7 @@ function expectedForm(role: Role): string {
   return `name:token or name:sha256:<64 hex characters>${tenants}; %-encode : , @ | within them`;
 }
 
-/** Null where it is malformed. `: , @ |` inside a name, tenant or token are %-encoded. */
+/** Null if the entry is malformed. `: , @ |` inside a name, tenant or token are %-encoded. */
 function parseEntry(text: string, role: Role): ParsedEntry | null {
   const separator = text.indexOf(':');
   if (separator < 1) return null;
@@ -119,7 +122,7 @@ function parseEntry(text: string, role: Role): ParsedEntry | null {
   return { token: { ...owner, role, digest: secret.digest }, weakness: secret.weakness };
 }
 
-/** The part before the first colon: a name, and after an `@` the tenants. */
+/** The part before the first colon: a name, and optionally `@` and the tenants. */
 function parseOwner(text: string, mayNameTenants: boolean): Pick<Token, 'name' | 'tenants'> | null {
   const [encodedName = '', encodedTenants, ...rest] = text.split('@');
   const name = percentDecoded(encodedName);
@@ -136,12 +139,14 @@ function parseSecret(text: string): { digest: Buffer; weakness: string | null } 
     return sha256Hex.test(hex) ? { digest: Buffer.from(hex, 'hex'), weakness: null } : null;
   }
   const token = percentDecoded(text);
-  // It comes in a header. With a colon it may be a digest with a slip in its prefix.
+  // A token is sent in a header. One with a colon may be a digest with a mistyped prefix.
   if (token === null || text.includes(':') || !/^[\x21-\x7e]+$/.test(token)) return null;
   return { digest: digestOf(token), weakness: tokenWeakness(token) };
 }
 
-/** What shows that a token was typed, and not drawn at random: the end of a sentence, which never holds the token, or null. */
+/**
+ * What shows that a token was typed rather than drawn at random, as the end of a sentence that never contains the token; or null.
+ */
 function tokenWeakness(token: string): string | null {
   if (token.length < minCharacters) return `is shorter than ${minCharacters} characters`;
   if (new Set(token).size < minDifferentCharacters) return `has fewer than ${minDifferentCharacters} different characters`;

@@ -1,4 +1,4 @@
-/** Builds whatever works on all rows, or on many texts: on the thread that asks, or on threads of their own. */
+/** Builds everything that works on all rows, or on many texts: on the calling thread, or on threads of its own. */
 
 import { availableParallelism } from 'node:os';
 import type { Logger } from 'pino';
@@ -24,20 +24,20 @@ import { SnapshotRows } from './store/snapshot-rows.ts';
 import { TextThread, type TextWorkers, workOnTextsHere } from './vault/text-workers.ts';
 
 /**
- * Where rotations run: on this thread; on this thread with others that open and seal, as in a command, which has the machine to
- * itself; or on a thread of their own, as in the service, whose requests come first.
+ * Where rotations run: on the calling thread; on it with other threads that open and seal, as in a command, which has the machine
+ * to itself; or on a thread of their own, as in the service, where requests come first.
  */
 export type RotationPlace = EnginePlace | 'threads';
 
-/** Where an engine has rows opened and sealed: on its own thread, on as many as help, or on one that rests in between. */
+/** Where an engine has rows opened and sealed: on its own thread, on as many threads as help, or on one that rests in between. */
 type EnginePlace = 'here' | 'all_cores' | 'background';
 
-/** More have nothing to do: reading and writing, which one thread does, then takes longer than what these do. */
+/** More threads would be idle: reading and writing, on a single thread, then takes longer than opening and sealing. */
 const maxPageThreads = 2;
 
 export type Stores = ReturnType<typeof buildStores>;
 
-/** Whatever reads and writes the database for work on all rows, over one connection. */
+/** The stores used by work on all rows, over one connection. */
 export function buildStores(database: Database, keyring: Keyring) {
   const masterKeys = new MasterKeyStore(database);
   const auditStore = new AuditStore(database);

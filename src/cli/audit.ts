@@ -1,4 +1,4 @@
-/** `audit verify`: proves what is on record, in the database and in files of the audit log. */
+/** `audit verify`: verifies the audit records in the database and in files of the audit log. */
 
 import { createReadStream } from 'node:fs';
 import { type AuditReport, type AuditSource, recordIn, verifyAudit } from '../audit/verify.ts';
@@ -13,19 +13,19 @@ import { assertReadableTwice } from './input.ts';
 import { print, printError, printJson } from './output.ts';
 import { readConfig, withServices } from './session.ts';
 
-/** Of them on a terminal; all of them in JSON. */
+/** How many findings are printed; JSON has all of them. */
 const shownFindings = 20;
 
 export interface AuditVerifyFlags {
-  /** Of the log, oldest first. */
+  /** Files of the audit log, oldest first. */
   readonly file?: readonly string[];
-  /** False: the files alone. */
+  /** False: verify the files alone. */
   readonly database: boolean;
   readonly pruned?: boolean;
   readonly json?: boolean;
 }
 
-/** Answers the exit code. */
+/** Returns the exit code. */
 export async function verifyAuditRecords(flags: AuditVerifyFlags, environment: Environment): Promise<number> {
   const files = flags.file ?? [];
   for (const file of files) assertReadableTwice(file);

@@ -1,9 +1,11 @@
-/** What a command reads is there, and may be read, before anything else is done: or the command says what is wrong with it. */
+/**
+ * Checks before anything else is done that a command's input exists and can be read, and otherwise says what is wrong with it.
+ */
 
 import { accessSync, constants, statSync } from 'node:fs';
 import { ValidationError } from '../errors.ts';
 
-/** A pipe is as good as a file. Throws ValidationError. */
+/** A pipe is accepted like a file. Throws ValidationError. */
 export function assertReadable(path: string): void {
   let isFolder = false;
   try {
@@ -15,7 +17,7 @@ export function assertReadable(path: string): void {
   if (isFolder) throw new ValidationError(`${path} is a folder, and no file.`);
 }
 
-/** As {@link assertReadable}, but a pipe is empty at the second time. */
+/** As {@link assertReadable}, but refuses a pipe, which is empty when read again. */
 export function assertReadableTwice(path: string): void {
   assertReadable(path);
   if (!statSync(path).isFile())

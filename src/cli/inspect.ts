@@ -1,4 +1,4 @@
-/** `verify` and `status`: what the database holds, found out without changing it. */
+/** `verify` and `status`: what the database holds, determined without changing it. */
 
 import { presentMasterKey, presentRotation, presentSurvey } from '../contract/presenters.ts';
 import { ConfigurationError } from '../errors.ts';
@@ -12,7 +12,7 @@ export interface InspectFlags {
   readonly json?: boolean;
 }
 
-/** Opens every row with the keys of the environment. Answers the exit code. */
+/** Opens every row with the keys of the environment. Returns the exit code. */
 export async function verify({ json }: InspectFlags, environment: Environment): Promise<number> {
   const survey = await withServices(readConfig(environment), async (services) => {
     await warnOfUncovered(services, 'they were not looked at');
@@ -27,7 +27,7 @@ export async function verify({ json }: InspectFlags, environment: Environment): 
   return survey.rowsFailed === 0 ? exitCodes.done : exitCodes.rowsDoNotOpen;
 }
 
-/** Says which key is active, what each key holds, and how the last rotation went. Answers the exit code. */
+/** Shows which key is active, what each key holds, and how the last rotation went. Returns the exit code. */
 export async function status({ json }: InspectFlags, environment: Environment): Promise<number> {
   const config = readConfig(environment);
   return withServices(config, async (services) => {

@@ -1,8 +1,13 @@
-/** What a command says: results on standard output, errors on standard error; in colour on a terminal alone, and never with NO_COLOR. */
+/**
+ * A command's output: results on standard output, errors on standard error; in colour only on a terminal, and never with
+ * NO_COLOR.
+ */
 
 import { styleText } from 'node:util';
 
-/** For what another program may have put into a row: it must not look like lines of the command's own. */
+/**
+ * Escapes control characters in text that another program may have put into a row: it must not look like the command's own lines.
+ */
 export function onOneLine(text: string): string {
   return text.replace(/\p{Cc}/gu, (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`);
 }
@@ -11,14 +16,14 @@ let failure: NodeJS.ErrnoException | null = null;
 process.stdout.on('error', (error) => {
   failure ??= error;
 });
-// There is nobody left to tell.
+// If standard error fails there is nowhere left to report it.
 process.stderr.on('error', () => undefined);
 
 export function print(line: string): void {
   process.stdout.write(`${line}\n`);
 }
 
-/** Resolves once everything that was said has been taken, or has failed to be: with why standard output failed, or null. */
+/** Resolves once all output has been written or has failed, with the error code of standard output, or null. */
 export async function outputFailure(): Promise<string | null> {
   await Promise.all([process.stdout, process.stderr].map((stream) => new Promise((resolve) => stream.write('', resolve))));
   return failure?.code ?? null;

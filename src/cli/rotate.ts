@@ -1,4 +1,4 @@
-/** `rotate`: the whole rotation straight against the database, with the service up or down. */
+/** `rotate`: the whole rotation directly on the database, whether or not the service is running. */
 
 import { setFlagsFromString } from 'node:v8';
 import { Presets, SingleBar } from 'cli-progress';
@@ -30,9 +30,9 @@ export interface RotateFlags {
   readonly json?: boolean;
 }
 
-/** Answers the exit code. */
+/** Returns the exit code. */
 export async function rotate(flags: RotateFlags, environment: Environment): Promise<number> {
-  // Pages are garbage once they are written, of which V8 would let lie as much as is in use.
+  // Pages are garbage once they are written, and V8 would let as much garbage accumulate as there is live memory.
   setFlagsFromString('--heap-growing-percent=20');
   const [oldKey, newKey] = readKeys(flags, environment);
   const config = readConfig(environment);
@@ -51,7 +51,7 @@ export async function rotate(flags: RotateFlags, environment: Environment): Prom
   );
 }
 
-/** Says what the service's answer says of a failed gate, in the words that operators' scripts know, and lists the rows. */
+/** Reports a failed gate as the service does, in the wording that operators' scripts know, and lists the rows. */
 export function explainGateFailure(error: DecryptGateFailedError): void {
   const { failures, rows_failed, rows_scanned, switched } = error.details as unknown as GateDetails;
   const [first, ...others] = failures;
@@ -77,7 +77,7 @@ interface GateDetails {
   readonly failures: readonly GateFailure[];
   readonly rows_failed: number;
   readonly rows_scanned: number;
-  /** Where the rotation had come to its switch before. */
+  /** True if the rotation had switched the active key before. */
   readonly switched?: boolean;
 }
 
@@ -118,11 +118,11 @@ async function execute(
   { json }: RotateFlags,
   tables: readonly string[],
 ): Promise<number> {
-  // On a table that the vault has never served, what is refused leaves no trace: not even the vault's own tables.
+  // On a database that the vault has never served, a refused rotation leaves no trace: not even the vault's own tables.
   if (!(await isMigrated())) await rotator.dryRun(request);
   await migrate();
   const running = await rotator.start(request).catch(async (error: unknown) => {
-    // An old key that was mistyped is what no replica holds: the gate says that it opens no row.
+    // A mistyped old key is a key that no replica holds: the gate then reports that it opens no row.
     const mayBeMistyped = request.oldKeyId !== (await masterKeys.activeKeyId());
     if (error instanceof ReplicaMissingKeyError && mayBeMistyped) await rotator.dryRun(request);
     throw error;
@@ -150,7 +150,7 @@ function printWarnings(context: WarningContext): void {
   for (const warning of rotationWarnings(context)) print(`[rotate] ${warning}`);
 }
 
-/** Shows how far the work is, on standard error and on a terminal alone, until it ends. */
+/** Shows the progress on standard error, if that is a terminal, until the work ends. */
 async function withBar<Result>(report: () => RotationProgress, work: Promise<Result>): Promise<Result> {
   const bar = new SingleBar(
     {
@@ -175,7 +175,7 @@ async function withBar<Result>(report: () => RotationProgress, work: Promise<Res
   }
 }
 
-/** With those of an option before it. A comma that is part of an id is written `\,`. Throws ValidationError. */
+/** Adds to the ids of an earlier --skip. A comma within an id is written `\,`. Throws ValidationError. */
 export function parseSkip(value: string, before: readonly string[] = []): string[] {
   const ids = value.split(/(?<!\\),/).map((id) => id.trim().replaceAll('\\,', ','));
   if (ids.includes('')) throw new ValidationError('--skip takes ids, comma-separated.');

@@ -1,4 +1,4 @@
-/** Opens the services for one command on an existing database, and closes them after it. */
+/** Opens the services for one command on an existing database, and closes them afterwards. */
 
 import { existsSync } from 'node:fs';
 import { type CoreConfig, readCliConfig } from '../config.ts';
@@ -12,12 +12,12 @@ import { databaseFilePath, isFileUrl } from '../store/database.ts';
 import { StoppedError } from './exit-codes.ts';
 import { printError } from './output.ts';
 
-/** The environment, completed outside production by what `npm start` keeps in `data/dev.env`. */
+/** Outside production, the environment is completed with what `npm start` keeps in `data/dev.env`. */
 export function readConfig(environment: Environment): CoreConfig {
   return readCliConfig(keptEnvironment(environment));
 }
 
-/** Throws ConfigurationError where there is no such database file: a command never makes one. */
+/** Throws ConfigurationError if there is no such database file: a command never creates one. */
 export async function withServices<Result>(config: CoreConfig, run: (services: Services) => Promise<Result>): Promise<Result> {
   const { url } = config.database;
   if (isFileUrl(url) && !existsSync(databaseFilePath(url))) {
@@ -31,7 +31,7 @@ export async function withServices<Result>(config: CoreConfig, run: (services: S
   }
 }
 
-/** The command line knows the tables of its own settings, which may not be the service's. */
+/** Warns because the command line uses the tables of its own settings, which may differ from the service's. */
 export async function warnOfUncovered({ uncoveredTables }: Services, consequence: string): Promise<void> {
   for (const table of await uncoveredTables()) {
     const advice = 'Name it in VAULT_ENCRYPTED_TABLES, or, if it is a copy, in VAULT_EXEMPT_TABLES.';
@@ -39,7 +39,7 @@ export async function warnOfUncovered({ uncoveredTables }: Services, consequence
   }
 }
 
-/** A signal ends a rotation at its next step, on record; see {@link onStopSignal}. Throws StoppedError. */
+/** A signal ends a rotation at its next step, recorded as interrupted; see {@link onStopSignal}. Throws StoppedError. */
 export async function untilSignalled<Result>({ rotator }: Services, work: () => Promise<Result>): Promise<Result> {
   let received: NodeJS.Signals | null = null;
   const leave = onStopSignal((signal) => {
