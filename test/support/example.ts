@@ -17,7 +17,7 @@ export interface ExampleGateway {
   readonly child: ChildProcess;
 }
 
-/** Compiles it into an empty folder, as a project that has installed the package. Throws with the compiler's words. */
+/** Compiles the example in an empty folder, like a project that has installed the package. Throws with the compiler's output. */
 export async function compileExampleGateway(folder: string): Promise<void> {
   mkdirSync(join(folder, 'node_modules'));
   symlinkSync(root, join(folder, 'node_modules/provara-vault'));
@@ -43,7 +43,7 @@ export async function compileExampleGateway(folder: string): Promise<void> {
   if (code !== 0) throw new Error(stdout);
 }
 
-/** Starts what {@link compileExampleGateway} made, and waits until it listens. */
+/** Starts the result of {@link compileExampleGateway}, and waits until it listens. */
 export async function startExampleGateway(folder: string, environment: Environment): Promise<ExampleGateway> {
   const env = { PATH: process.env.PATH, PORT: '0', ...environment };
   const child = spawn(process.execPath, ['gateway.js'], { env, cwd: folder });

@@ -4,11 +4,11 @@ import { createServer, type IncomingMessage, request, type Server, type ServerRe
 import { setTimeout as sleep } from 'node:timers/promises';
 import { onTestFinished } from 'vitest';
 
-/** What becomes of one request, and whether the server sees it. */
+/** What happens to a request, and whether the server sees it. */
 export type Fault =
   | 'none'
   | 'slow'
-  /** As over a slow line: for so long as {@link msPerMebibyte} says. */
+  /** Delayed by {@link msPerMebibyte}, as on a slow line. */
   | 'slow by size'
   | 'cut before'
   | 'cut after'
@@ -19,21 +19,21 @@ export type Fault =
   | 'no JSON'
   | 'silence before'
   | 'silence after'
-  /** Held back until {@link FaultProxy.release}, and carried out then, whether or not anybody still listens. */
+  /** Held back until {@link FaultProxy.release} and then carried out, whether or not anyone still waits for the answer. */
   | 'late'
-  /** As `late`, but whoever sent it is told at once that it failed. */
+  /** As `late`, but the sender is told at once that the request failed. */
   | '502, then late';
 
 export interface FaultProxy {
   readonly url: string;
-  /** Asked for every request that carries SQL, with its body. */
+  /** Called for every request that carries SQL, with its body. */
   fault: (body: string) => Fault;
-  /** Lets go of what was held back, and answers how many requests that were once the server has carried them out. */
+  /** Releases the requests held back, and returns how many there were once the server has carried them out. */
   release: () => Promise<number>;
 }
 
 const slowMs = 300;
-/** The vault waits 1,000 longer for each MiB that it sends. */
+/** Below the 1,000 ms that the vault waits longer for each MiB that it sends. */
 const msPerMebibyte = 800;
 
 export async function startFaultProxy(serverPort: number): Promise<FaultProxy> {

@@ -1,4 +1,4 @@
-/** Today's gateway, written anew from what it does: its table, its way of sealing, its way of reading, its in-place update. */
+/** Today's gateway, reimplemented from its behaviour: its table, how it seals and reads, and its in-place update. */
 
 import { createCipheriv, createDecipheriv, createHash, randomBytes } from 'node:crypto';
 import { type Client, createClient } from '@libsql/client';
@@ -35,7 +35,7 @@ export function gatewaySeal(masterKey: string, plaintext: string): Pick<GatewayR
   return { encrypted_value: encrypted, iv: iv.toString('hex'), auth_tag: cipher.getAuthTag().toString('hex') };
 }
 
-/** Throws where the row does not open. */
+/** Throws if the row does not open. */
 export function gatewayOpen(masterKey: string, row: Pick<GatewayRow, 'encrypted_value' | 'iv' | 'auth_tag'>): string {
   const decipher = createDecipheriv('aes-256-gcm', keyBytes(masterKey), Buffer.from(row.iv, 'hex'));
   decipher.setAuthTag(Buffer.from(row.auth_tag, 'hex'));
@@ -61,7 +61,7 @@ export interface NewGatewayRow {
   readonly updatedAt?: number;
 }
 
-/** A connection of its own to a database file, as another program would have. */
+/** A separate connection to a database file, like another program's. */
 export class GatewayDatabase {
   readonly client: Client;
 
@@ -85,10 +85,7 @@ export class GatewayDatabase {
     await this.insertSealed(sealed, table);
   }
 
-  /**
-   * So many rows at once: `row-<index>`, with the value `sample-value-of-row-<index>`. Each value has so many characters, or more
-   * where that is too few to tell it by.
-   */
+  /** Inserts this many rows at once: `row-<index>`, with the value `sample-value-of-row-<index>`, padded to `characters`. */
   async fill(masterKey: string, rows: number, characters = 0): Promise<void> {
     const values = Array.from({ length: rows }, (_, index) => {
       const { encrypted_value, iv, auth_tag } = gatewaySeal(masterKey, `sample-value-of-row-${index}`.padEnd(characters, '.'));
@@ -99,7 +96,7 @@ export class GatewayDatabase {
     await this.client.batch([{ sql, args: [JSON.stringify(values)] }], 'write');
   }
 
-  /** Makes the table hold these rows again, as {@link rows} gave them. */
+  /** Restores the table to these rows, as returned by {@link rows}. */
   async refill(rows: readonly Record<string, unknown>[]): Promise<void> {
     const columns = Object.keys(rows[0] ?? {});
     const values = columns.map((_, index) => `value->>${index}`);
@@ -113,7 +110,7 @@ export class GatewayDatabase {
     await this.client.batch(statements, 'write');
   }
 
-  /** As the gateway replaces a value: it knows nothing of the vault's columns. */
+  /** Replaces a value as the gateway does, without the vault's columns. */
   async update(masterKey: string, id: string, value: string, table = 'api_keys'): Promise<void> {
     const { encrypted_value, iv, auth_tag } = gatewaySeal(masterKey, value);
     await this.client.batch(
@@ -132,7 +129,7 @@ export class GatewayDatabase {
   }
 
   async rows(table = 'api_keys'): Promise<Record<string, unknown>[]> {
-    // The client names columns by the schema of its last statement: a first one lets it notice a migration.
+    // The client names columns by the schema of its previous statement; this one lets it notice a migration.
     await this.client.execute(`SELECT count(*) FROM ${table}`);
     const { rows } = await this.client.execute(`SELECT * FROM ${table} ORDER BY rowid`);
     return rows.map((row) => ({ ...row }));

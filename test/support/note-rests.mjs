@@ -1,4 +1,6 @@
-/** Loaded before a process's own code, on each of its threads: notes the entry of every thread that rests, one line a rest. */
+/**
+ * Loaded before a process's own code, on each of its threads: records each rest of a thread as a line with the thread's entry.
+ */
 
 import { appendFileSync } from 'node:fs';
 import { basename } from 'node:path';

@@ -1,4 +1,4 @@
-/** Holds every answer that a test gets against openapi.yaml. */
+/** Checks every answer that a test gets against openapi.yaml. */
 
 import { readFileSync } from 'node:fs';
 import { Ajv2020, type ValidateFunction } from 'ajv/dist/2020.js';
@@ -33,7 +33,7 @@ function validatorOf(...keys: string[]): ValidateFunction {
   return validate;
 }
 
-/** Fails the test where openapi.yaml does not describe such an answer of such a route. */
+/** Fails the test if openapi.yaml does not describe such an answer of this route. */
 export function expectDescribed(method: string, path: string, status: number, body: unknown): void {
   const template = templateOf(path);
   if (template === undefined) {
@@ -70,7 +70,7 @@ function toPattern(template: string): RegExp {
   return new RegExp(`^${template.replaceAll(/\{\w+\}/g, '[^/]+')}$`);
 }
 
-/** Whether openapi.yaml allows such a JSON body there. */
+/** Whether openapi.yaml allows this JSON body there. */
 export function acceptsBody(template: string, method: string, body: unknown): boolean {
   return validatorOf('paths', template, method, 'requestBody', 'content', 'application/json', 'schema')(body);
 }

@@ -1,4 +1,4 @@
-/** The service and the command line as their users run them: real processes of the built code, with an environment of their own. */
+/** The service and the command line as their users run them: real processes of the built code, each with its own environment. */
 
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { join } from 'node:path';
@@ -20,7 +20,7 @@ export interface RunningCommand {
   readonly ended: Promise<CommandResult>;
 }
 
-/** Runs a command with nothing but this environment, as another user where one is given. */
+/** Runs a command with only this environment, as another user if one is given. */
 export function startCommand(
   file: string,
   args: readonly string[],
@@ -39,7 +39,7 @@ export function startCommand(
   return { child, ended };
 }
 
-/** As {@link startCommand}, to its end. */
+/** As {@link startCommand}, but waits for the end. */
 export function runCommand(...given: Parameters<typeof startCommand>): Promise<CommandResult> {
   return startCommand(...given).ended;
 }
@@ -60,13 +60,13 @@ export function runServer(environment: Environment, cwd = root, uid?: number): P
 export interface ServerProcess {
   readonly origin: string;
   readonly child: ChildProcess;
-  /** Everything that it has written so far, on both streams. */
+  /** Everything written so far, on both streams. */
   readonly output: () => string;
-  /** Sends the signal, and resolves with the exit code once the process has ended; null where a signal ended it. */
+  /** Sends the signal, and resolves with the exit code once the process has ended; null if a signal ended it. */
   readonly stop: (signal?: NodeJS.Signals) => Promise<number | null>;
 }
 
-/** Starts the service and waits until it listens. Rejects with its output where it ends instead. */
+/** Starts the service and waits until it listens. Rejects with its output if it ends instead. */
 export async function startServer(environment: Environment, cwd = root, app = root): Promise<ServerProcess> {
   const child = spawn(process.execPath, [join(app, 'dist/server.js')], { env: bare(environment), cwd });
   let output = '';

@@ -1,6 +1,6 @@
-// Restores a snapshot by the built code, and ends itself with SIGKILL right before or right after one of its writes. Its arguments:
-// the database's URL, the snapshot's file, the mode, the folder for the state before, "before" or "after", and which write (from
-// 1; 0: none). Prints how many writes there were.
+// Restores a snapshot with the built code, and kills itself with SIGKILL right before or right after one of its writes.
+// Arguments: the database's URL, the snapshot's file, the mode, the folder for the state before, "before" or "after", and the
+// number of the write (from 1; 0: none). Prints how many writes there were.
 import { createReadStream } from 'node:fs';
 import { readCliConfig } from '../../dist/config.js';
 import { createSilentLogger } from '../../dist/logging.js';

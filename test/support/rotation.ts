@@ -1,11 +1,11 @@
-/** Puts a rotation on record as begun, with nobody at work on it. */
+/** Records a rotation as begun, without any process working on it. */
 
 import { AuditChain } from '../../src/crypto/audit-chain.ts';
 import { parseMasterKey } from '../../src/crypto/master-key.ts';
 import type { Lease, RotationStore } from '../../src/store/rotations.ts';
 import { keyA, keyIdA, keyIdB } from './vault.ts';
 
-/** From key A to key B. Answers the lease, or null where another owner holds it. */
+/** Begins a rotation from key A to key B. Returns the lease, or null if another owner holds it. */
 export function beginRotation(rotations: RotationStore, owner: string, id = 'sample'): Promise<Lease | null> {
   const choices = { upgradeFormat: false, isForced: false, skippedRows: [], coveredTables: [], isRerun: false };
   const record = new AuditChain().append(parseMasterKey(keyA), {});

@@ -1,7 +1,7 @@
-// Rotates a table by the built code, and ends itself with SIGKILL right before or right after one of its writes, or freezes right before it. Its
-// arguments: the database's URL, the rows of one commit, "before", "after" or "freeze", and which write (from 1; 0: none; for "freeze" from
-// the rotation's first, whatever was written at the start).
-// Prints how many writes there were.
+// Rotates a table with the built code, and kills itself with SIGKILL right before or right after one of its writes, or freezes
+// right before it. Arguments: the database's URL, the rows of one commit, "before", "after" or "freeze", and the number of the
+// write (from 1; 0: none; for "freeze" counted from the rotation's first, without the writes at the start). Prints how many
+// writes there were.
 import { readCliConfig } from '../../dist/config.js';
 import { createSilentLogger } from '../../dist/logging.js';
 import { buildServices } from '../../dist/services.js';

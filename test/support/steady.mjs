@@ -1,5 +1,5 @@
-// Reads and writes through the store for a long time, and prints how many MiB its memory has grown by after the warm-up.
-// Its arguments: the database's URL, how many reads, how many writes. Runs the built code, as a process of its own.
+// Reads and writes through the store for a long time, and prints by how many MiB its memory has grown after the warm-up.
+// Arguments: the database's URL, the number of reads, the number of writes. Runs the built code in a process of its own.
 import { readCliConfig } from '../../dist/config.js';
 import { createSilentLogger } from '../../dist/logging.js';
 import { buildServices } from '../../dist/services.js';
@@ -15,7 +15,7 @@ await services.prepare();
 const store = (index) =>
   services.apiKeys.store(actor, { tenantId: null, name: `K-${index % names}`, provider: 'openai', value: `sample-${index}` });
 
-/** As many at once as a busy gateway has. */
+/** As many calls at once as a busy gateway makes. */
 async function repeat(count, step) {
   for (let from = 0; from < count; from += callers) {
     await Promise.all(Array.from({ length: Math.min(callers, count - from) }, (_, offset) => step(from + offset)));

@@ -1,10 +1,10 @@
-/** A proxy between a client and its vault that breaks calls on purpose, and writes down what it was asked. */
+/** A proxy between a client and its vault that breaks calls on purpose, and records them. */
 
 import { createServer, type IncomingHttpHeaders, type IncomingMessage, request, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { onTestFinished } from 'vitest';
 
-/** What becomes of one call; `after` is once the vault has carried it out. */
+/** What happens to a call; `after` means that the vault has carried it out. */
 export type CallFault =
   | 'none'
   | 'cut before'
@@ -12,16 +12,16 @@ export type CallFault =
   | 'silence'
   /** Carried out once {@link VaultProxy.release} is called. */
   | 'held'
-  /** Carried out at once, and answered then. */
+  /** Carried out at once, but answered only after {@link VaultProxy.release}. */
   | 'answer held'
   | { readonly status: number; readonly headers?: Readonly<Record<string, string>>; readonly body: string };
 
 export interface VaultProxy {
   readonly url: string;
-  /** Asked for every call, with its number from 0. */
+  /** Called for every call, with its number from 0. */
   fault: (call: number) => CallFault;
   readonly calls: { readonly method: string; readonly path: string; readonly headers: IncomingHttpHeaders }[];
-  /** How many calls were given up by their caller before an answer. */
+  /** How many calls their caller abandoned before an answer. */
   abandoned: number;
   /** How many calls and answers are, or were, held back. */
   withheld: number;

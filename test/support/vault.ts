@@ -1,4 +1,4 @@
-/** A vault on a temporary file, listening on a port of its own inside the test's process. */
+/** A vault on a temporary database, listening on its own port inside the test's process. */
 
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -31,7 +31,7 @@ export const keyIdC = parseMasterKey(keyC).id;
 export const gatewayToken = 'sample-gateway-token';
 export const adminToken = 'sample-admin-token';
 
-/** Who calls the services directly. */
+/** The actor for direct calls of the services. */
 export const tester: Actor = { name: 'tester', role: 'gateway', requestId: null };
 
 interface Answer {
@@ -44,7 +44,7 @@ interface Answer {
 export interface TestVault {
   readonly origin: string;
   readonly app: FastifyInstance;
-  /** Every route that is registered, but for the HEAD twin of each GET and the files of the page under /docs. */
+  /** Every registered route, except the HEAD twin of each GET and the files of the page under /docs. */
   readonly routes: readonly { readonly method: string; readonly url: string }[];
   readonly services: Services;
   readonly gateway: (method: string, path: string, body?: unknown) => Promise<Answer>;
@@ -52,10 +52,10 @@ export interface TestVault {
   readonly close: () => Promise<void>;
 }
 
-/** The engine that this run is about: a file, or a real libSQL server. The same suite runs against both. */
+/** The engine of this test run: a file, or a real libSQL server. The same suite runs against both. */
 export const engine = process.env.VAULT_TEST_ENGINE === 'server' ? 'server' : 'file';
 
-/** An empty database that goes with the test, with a second program's connection to it. */
+/** An empty database that is removed after the test, with a second program's connection to it. */
 export async function temporaryDatabase({ withTable = true } = {}): Promise<{ url: string; gateway: GatewayDatabase }> {
   const url = engine === 'server' ? (await startSqld()).url : `file:${join(temporaryFolder(), 'vault.db')}`;
   const gateway = new GatewayDatabase(url);
@@ -87,7 +87,7 @@ export function environmentFor(url: string, settings: Environment = {}): Environ
     VAULT_ADMIN_TOKENS: `operator:${adminToken}`,
     HOST: '127.0.0.1',
     PORT: '0',
-    // Standard output is the test runner's own.
+    // Standard output belongs to the test runner.
     VAULT_AUDIT_LOG: '/dev/null',
     ...settings,
   };
@@ -123,7 +123,7 @@ export async function startVault(
   const close = async (): Promise<void> => {
     if (!isOpen) return;
     isOpen = false;
-    // The end would give those who keep a connection a second for one more request.
+    // Closing would otherwise give idle connections a second for one more request.
     app.server.closeIdleConnections();
     await app.close();
     await services.close();
@@ -132,10 +132,10 @@ export async function startVault(
   return { origin, app, routes, services, gateway: caller(origin, gatewayToken), admin: caller(origin, adminToken), close };
 }
 
-/** Keeps no connection open, so that a service which is stopped has none to wait for. */
+/** Keeps no connections alive, so that stopping a service need not wait for them. */
 const dispatcher = new Agent({ pipelining: 0 });
 
-/** Calls with a token, or without one where it is null. */
+/** Calls with this token, or without one if it is null. */
 export function caller(origin: string, token: string | null): TestVault['gateway'] {
   return async (method, path, body) => {
     const response = await fetch(origin + path, {

@@ -1,4 +1,6 @@
-/** Writes the client's types from the very schemas that the server validates and answers with: plain TypeScript, no library. */
+/**
+ * Generates the client's types from the same schemas that the server validates and answers with: plain TypeScript, no library.
+ */
 
 import { execFileSync } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
@@ -19,7 +21,7 @@ interface JsonSchema {
 
 const plain = (schema: TSchema): JsonSchema => JSON.parse(JSON.stringify(schema)) as JsonSchema;
 
-/** Throws where the schema has changed its shape, so that the table of names below must too. */
+/** Throws if the schema's shape has changed, in which case the table of names below must change too. */
 function part(schema: TSchema, ...path: readonly (string | number)[]): JsonSchema {
   let found: unknown = plain(schema);
   for (const step of path) found = (found as Record<string | number, unknown> | undefined)?.[step];
@@ -56,7 +58,7 @@ const named: Readonly<Record<string, JsonSchema>> = {
 };
 const nameByShape = new Map(Object.entries(named).map(([name, schema]) => [JSON.stringify(schema), name]));
 
-/** The text of src/client/wire.ts, formatted. */
+/** The formatted text of src/client/wire.ts. */
 export function wireTypes(): string {
   const head =
     '/** The shapes of requests and answers, written from the schemas of the server by test/client/wire.test.ts: run it with -u. */';

@@ -1,5 +1,5 @@
-// Stores keys as fast as it can and says each name once it is acknowledged. Its arguments: the database's URL, a prefix for
-// the names, and for how many milliseconds (0: until it is killed). Runs the built code, as a process of its own.
+// Stores keys as fast as possible, and prints each name once it is acknowledged. Arguments: the database's URL, a prefix for the
+// names, and the duration in milliseconds (0: until it is killed). Runs the built code in a process of its own.
 import { readCliConfig } from '../../dist/config.js';
 import { createSilentLogger } from '../../dist/logging.js';
 import { buildServices } from '../../dist/services.js';
