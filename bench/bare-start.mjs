@@ -1,4 +1,4 @@
-// A bare Fastify server: what the start of the vault is compared with.
+// A bare Fastify server, the reference for the vault's start.
 import { fastify } from 'fastify';
 
 const app = fastify();

@@ -1,4 +1,4 @@
-// A thousand texts in one call, against node:crypto opening the same in a loop.
+// A thousand texts in one call, against node:crypto opening the same texts in a loop.
 import { createDecipheriv, createSecretKey } from 'node:crypto';
 import { alternate, fileWith, headers, keyA, secretOf, startServers, timed } from './support.mjs';
 
@@ -6,7 +6,7 @@ const items = 1_000;
 const callsOfRound = 20;
 const callers = 2;
 const rounds = 9;
-/** Of a text without a context, see docs/formats.md. */
+/** For a text without a context; see docs/formats.md. */
 const associatedData = Buffer.concat([Buffer.from('provara-vault/pv1'), Buffer.of(0)]);
 
 async function post(origin, route, body) {
@@ -33,7 +33,7 @@ export async function batch() {
   const caller = async () => {
     for (let call = 0; call < callsOfRound / callers; call += 1) await post(vault, 'decrypt', body);
   };
-  // One reads its answer while the vault works on the other's call.
+  // One caller reads its answer while the vault works on the other's call.
   const throughVault = () => Promise.all(Array.from({ length: callers }, caller));
   const inLoop = () => {
     for (let call = 0; call < callsOfRound; call += 1) for (const { ciphertext } of sealed) openText(key, ciphertext);

@@ -1,4 +1,4 @@
-// What the client adds: to a key that it holds, and to a request that it makes.
+// The overhead of the client: for a key in its cache, and for a request.
 import { Pool } from 'undici';
 import { VaultClient } from '../dist/client/index.js';
 import { alternate, fileWith, gatewayToken, headers, nameOf, startServers, tenantOf, timed } from './support.mjs';
@@ -8,7 +8,7 @@ const requests = 3_000;
 const callers = 20;
 const body = { tenant_id: tenantOf(7), name: nameOf(7) };
 
-/** Seconds a lookup, one after another. */
+/** Seconds per lookup, one after another. */
 async function each(lookUp) {
   const seconds = await timed(async () => {
     for (let count = 0; count < lookups; count += 1) await lookUp();
@@ -16,7 +16,7 @@ async function each(lookUp) {
   return seconds / lookups;
 }
 
-/** Requests a second, of several callers at a time. */
+/** Requests per second, from several concurrent callers. */
 async function rate(ask) {
   const seconds = await timed(() =>
     Promise.all(

@@ -5,7 +5,10 @@ import { alternate, createTable, fileWith, randomKeyOf, startServers, startSqld 
 
 const rows = 100_000;
 const rounds = 5;
-/** Many and short: the 99th percentile of a round that meets a moment in which the machine does something else is that of the moment. */
+/**
+ * Many short rounds: a moment in which the machine does something else decides the 99th percentile of the round that it falls
+ * into.
+ */
 const latencyRounds = 25;
 const latencySeconds = 3;
 

@@ -1,4 +1,5 @@
-// What no decrypt by name can do without, each in a loop of its own: how far from a bare route the vault must be at least.
+// The parts that no decrypt by name can do without, each measured in a loop of its own: the minimum distance of the vault from a
+// bare route.
 import { createDecipheriv, createHmac, createSecretKey, hash, randomInt, randomUUID } from 'node:crypto';
 import { Ajv } from 'ajv';
 import NativeDatabase from 'libsql';
@@ -15,7 +16,9 @@ function secondsOf(work, perLoop = 1) {
   return (performance.now() - startedAt) / 1_000 / loops / perLoop;
 }
 
-/** One indexed read by tenant and name, as part of a kept statement that makes many, and without any care for what else a row may hold. */
+/**
+ * One indexed read by tenant and name, as part of a kept statement that makes many, without handling unusual contents of a row.
+ */
 function readSeconds(file, rows) {
   const database = new NativeDatabase(file);
   const statement = database.prepare(`SELECT key, tenant_id, encrypted_value, iv, auth_tag FROM json_each(?) CROSS JOIN api_keys
@@ -42,7 +45,7 @@ function openSeconds(key) {
   });
 }
 
-/** Seconds for one decrypt of each. */
+/** Seconds for one decrypt: the sum of one of each part. */
 export function leastOfDecrypt(file, rows) {
   const key = createSecretKey(Buffer.from(keyA, 'hex'));
   const validate = new Ajv().compile({

@@ -1,10 +1,13 @@
-// Puts load on a route over loopback, from another process than the server's.
+// Puts load on a route over loopback, from a process other than the server's.
 import autocannon from 'autocannon';
 import { headers, run } from './support.mjs';
 
 const requestsOfConnection = 500;
 
-/** Calls a route from so many connections, each sending bodies at random, as fast as it goes. Throws where an answer is no 2xx. */
+/**
+ * Calls a route from `connections` connections, each sending random bodies as fast as possible. Throws unless every answer is a
+ * 2xx.
+ */
 export async function load(url, bodyOf, { connections = 64, seconds = 3 } = {}) {
   const request = () => ({ method: 'POST', headers, body: JSON.stringify(bodyOf()) });
   const requests = () => Array.from({ length: requestsOfConnection }, request);
@@ -16,15 +19,15 @@ export async function load(url, bodyOf, { connections = 64, seconds = 3 } = {}) 
 }
 
 /**
- * A small young generation, on no thread but the load's own; and room for what outlives it, so that it is never all collected. What
- * V8 compiles beside it, it does on one thread in place of four.
+ * A small young generation, collected only on the load's own thread, and an old generation large enough that it is never
+ * collected. V8 compiles in the background on one thread instead of four.
  */
 const quietOptions = ['--max-semi-space-size=4', '--single-threaded-gc', '--initial-old-space-size=512', '--v8-pool-size=1'];
 
 /**
- * Decrypts so many keys a second of a table of so many rows, as `steady-load.mjs` says, and answers the 99th percentile in
- * milliseconds, of all seconds but the first. In a process of its own each time: the collector of one that has put load on routes
- * before stops it, and takes both cores from the server, so that calls would be late whatever the route.
+ * Decrypts `rate` keys a second of a table of `rows` rows, as described in `steady-load.mjs`, and returns the 99th percentile in
+ * milliseconds over all seconds but the first. Runs in a new process each time: in one that has put load on routes before, the
+ * garbage collector pauses the load and takes both cores from the server, which delays calls of any route.
  */
 export async function steadyLoad(url, rows, rate, seconds) {
   const { stdout } = await run('steady-load.mjs', [url, rows, rate, seconds], {}, quietOptions);

@@ -1,4 +1,4 @@
-// Today's way: reads all rows, opens all of them, and then writes them back with one UPDATE a row through the client.
+// Today's way: reads all rows, opens all of them, and writes them back with one UPDATE per row through the client.
 import { createCipheriv, createDecipheriv, randomBytes } from 'node:crypto';
 import { createClient } from '@libsql/client';
 

@@ -1,4 +1,5 @@
-// Rotations by the command line, as its user would run them: against today's way, a bare loop of node:crypto, and themselves at other sizes.
+// Rotations by the command line, as its user would run them, against today's way, a bare loop of node:crypto, and other table
+// sizes.
 import { createCipheriv, createDecipheriv, createSecretKey, randomBytes } from 'node:crypto';
 import { copyFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -23,7 +24,7 @@ import {
 /** As `npm run key:rotate` starts it. */
 const options = ['--max-semi-space-size=4', '--single-threaded-gc', '--import', new URL('usage.mjs', import.meta.url).href];
 
-/** A table that is rotated back and forth. `rotate` answers the seconds and the most memory of one rotation. */
+/** A table that is rotated back and forth. `rotate` returns the duration in seconds and the peak memory of one rotation. */
 function backAndForth(url, rows) {
   let [from, to] = [keyA, keyB];
   const rotate = async () => {
@@ -38,7 +39,8 @@ function backAndForth(url, rows) {
     [from, to] = [to, from];
     return seconds;
   };
-  // The first rotation of a table that the vault has never served opens it once more, before it adds what is the vault's.
+  // The first rotation of a table that the vault has never served opens it once more, before it adds the vault's own columns and
+  // tables.
   const serve = async () => void (await rotate());
   return { rotate, rotateAsToday, serve };
 }
@@ -141,7 +143,7 @@ export async function growth() {
   ];
 }
 
-/** A rotation takes longer, so that all of it is meanwhile. */
+/** Shorter than a rotation, so that the whole measurement falls within one. */
 const latencySeconds = 5;
 
 export async function decryptWhileRotating() {

@@ -1,4 +1,4 @@
-// Measures every figure, or those named as arguments, prints the ratios, and writes docs/benchmarks.md once all have been measured.
+// Measures all figures, or those named as arguments, and prints the ratios; writes docs/benchmarks.md if all were measured.
 import { readFileSync, writeFileSync } from 'node:fs';
 import { cpus, totalmem } from 'node:os';
 import { batch } from './batch.mjs';

@@ -1,4 +1,4 @@
-// What becomes of the hot path, and of stores, on one file, on one server, and with a second replica: no aims, but what to expect.
+// The hot path, and stores, on one file, on one server, and with a second replica: without aims, only what to expect.
 import { load } from './load.mjs';
 import { alternate, createTable, fileWith, randomKeyOf, randomNewKeyOf, startServers, startSqld } from './support.mjs';
 

@@ -1,4 +1,4 @@
-// The vault from its environment, and beside it, in the same process, the bare Fastify routes that it is compared with.
+// The vault from its environment, and in the same process the bare Fastify routes that it is compared with.
 import { createClient } from '@libsql/client';
 import { fastify } from 'fastify';
 
@@ -9,7 +9,7 @@ bare.post('/bare', (_request, reply) => {
   reply.send(answer);
 });
 
-// What a service would do that reads the row and nothing else: one statement of the client a request.
+// A service that reads the row and nothing else: one statement of the client per request.
 const client = createClient({ url: process.env.DATABASE_URL, concurrency: 20 });
 const sql =
   'SELECT id, tenant_id, name, provider, encrypted_value, iv, auth_tag FROM api_keys WHERE tenant_id = ? AND name = ? LIMIT 1';

@@ -1,6 +1,6 @@
-// Decrypts keys at random, so many a second, evenly spaced, whether or not the calls before have been answered, and prints the 99th
-// percentile of the milliseconds from when each was due to its answer. (autocannon, given a rate, sends each second's calls as fast as
-// it can and then rests.) Fails where an answer is no 2xx.
+// Decrypts random keys at a fixed rate, evenly spaced, whether or not earlier calls have been answered, and prints the 99th
+// percentile of the milliseconds from when each call was due to its answer. (autocannon, given a rate, sends each second's calls
+// as fast as it can and then rests.) Fails unless every answer is a 2xx.
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Pool } from 'undici';
 import { headers, randomKeyOf } from './support.mjs';
@@ -20,7 +20,7 @@ function fail(error) {
   throw error;
 }
 
-// Not `request`, which makes a stream of every answer: the pauses of its collector would be most of what is measured.
+// Not `request`, which makes a stream for every answer: its garbage collection pauses would be most of what is measured.
 function call(number) {
   pool.dispatch(
     { path, method: 'POST', headers, body: JSON.stringify(randomKeyOf(rows)) },
@@ -42,6 +42,6 @@ while (answered < milliseconds.length) {
   await sleep(1);
 }
 await pool.close();
-// Of the first second nothing counts: the connections are only being opened.
+// The first second does not count: the connections are only being opened.
 const sorted = milliseconds.subarray(rate).sort();
 process.stdout.write(`${sorted[Math.floor(sorted.length * 0.99)]}\n`);

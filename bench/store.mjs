@@ -7,7 +7,8 @@ const rows = 100_000;
 
 export async function store() {
   const { url } = await fileWith(rows);
-  // In a file of its own: a client that has met another writer's lock, here that of a thread of the vault, may meet it for ever.
+  // In a file of its own: a client that has met another writer's lock, here that of a thread of the vault, may keep meeting it
+  // forever.
   const bareUrl = `${url}.bare`;
   const client = createClient({ url: bareUrl });
   await client.execute('PRAGMA journal_mode = WAL');

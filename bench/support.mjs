@@ -1,4 +1,4 @@
-// What every figure is measured with: rounds that alternate, their medians, processes of their own, and filled tables.
+// Shared by all figures: alternating rounds and their medians, separate processes, and filled tables.
 import { spawn } from 'node:child_process';
 import { createCipheriv, randomBytes, randomInt } from 'node:crypto';
 import { once } from 'node:events';
@@ -18,12 +18,12 @@ export const adminToken = 'sample-token-of-the-benchmark-admin';
 export const headers = { authorization: `Bearer ${gatewayToken}`, 'content-type': 'application/json' };
 const tenants = 1_000;
 
-/** Of Node, as `npm start` has them. */
+/** Node options, as in `npm start`. */
 export const serviceOptions = ['--max-semi-space-size=8', '--v8-pool-size=1'];
 
 const cleanups = [];
 
-/** Is done when the figure ends, last first. */
+/** Runs at the end of the figure, last registered first. */
 function onEnd(cleanup) {
   cleanups.push(cleanup);
 }
@@ -44,7 +44,7 @@ function median(values) {
   return sorted.length % 2 === 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
 }
 
-/** Measures each subject once a round, in turn, and answers the median of what each measured. */
+/** Measures each subject once per round, in turn, and returns the median for each. */
 export async function alternate(rounds, subjects) {
   const measured = Object.fromEntries(Object.keys(subjects).map((name) => [name, []]));
   for (let round = 0; round < rounds; round += 1) {
@@ -53,7 +53,7 @@ export async function alternate(rounds, subjects) {
   return Object.fromEntries(Object.entries(measured).map(([name, values]) => [name, median(values)]));
 }
 
-/** Seconds that it took. */
+/** The duration in seconds. */
 export async function timed(work) {
   const startedAt = performance.now();
   await work();
@@ -62,7 +62,7 @@ export async function timed(work) {
 
 const path = (name) => fileURLToPath(new URL(name, import.meta.url));
 
-/** Runs a script of this folder, or the command line, to its end. Answers what it printed, and how long it took. */
+/** Runs a script of this folder, or the command line, to its end. Returns its output and duration. */
 export async function run(script, args = [], environment = {}, nodeOptions = []) {
   const startedAt = performance.now();
   const child = spawn(process.execPath, [...nodeOptions, path(script), ...args.map(String)], {
@@ -78,7 +78,7 @@ export async function run(script, args = [], environment = {}, nodeOptions = [])
   return { stdout, seconds: (performance.now() - startedAt) / 1_000 };
 }
 
-/** Starts a server of this folder, and resolves with the line that says where it listens. It ends with the figure. */
+/** Starts a server of this folder, and resolves with its message about where it listens. The server ends with the figure. */
 async function serve(script, args = [], environment = {}, nodeOptions = []) {
   const child = spawn(process.execPath, [...nodeOptions, path(script), ...args], {
     env: { PATH: process.env.PATH, NODE_ENV: 'production', ...environment },
@@ -125,7 +125,7 @@ export async function startServers(url, settings = {}) {
   return { vault: `http://127.0.0.1:${port}`, reference, stop };
 }
 
-/** A libSQL server of the pinned package on a folder of its own. */
+/** A libSQL server of the pinned package with its own data folder. */
 export async function startSqld() {
   const port = await freePort();
   const url = `http://127.0.0.1:${port}`;
@@ -154,16 +154,16 @@ export const secretOf = (index) => `sk-sample-${String(index).padStart(41, '0')}
 export const nameOf = (index) => `key-${index}`;
 export const tenantOf = (index) => `tenant-${index % tenants}`;
 
-/** Names one of so many rows. */
+/** Names one of `rows` rows at random. */
 export function randomKeyOf(rows) {
   const index = randomInt(rows);
   return { tenant_id: tenantOf(index), name: nameOf(index) };
 }
 
-/** The same, with a value to store under it. */
+/** The same, with a value to store under the name. */
 export const randomNewKeyOf = (rows) => ({ ...randomKeyOf(rows), provider: 'openai', value: secretOf(randomInt(rows)) });
 
-/** As today's gateway seals: row format 1. */
+/** Seals as today's gateway does: row format 1. */
 export function gatewaySeal(masterKey, plaintext) {
   const iv = randomBytes(16);
   const cipher = createCipheriv('aes-256-gcm', Buffer.from(masterKey, 'hex'), iv);
@@ -171,7 +171,7 @@ export function gatewaySeal(masterKey, plaintext) {
   return { encrypted_value: encrypted, iv: iv.toString('hex'), auth_tag: cipher.getAuthTag().toString('hex') };
 }
 
-/** The gateway's table with so many rows under a key, spread over the tenants. */
+/** The gateway's table with `rows` rows under one key, spread over the tenants. */
 export async function createTable(url, rows, masterKey = keyA) {
   const client = createClient({ url });
   if (url.startsWith('file:')) await client.execute('PRAGMA journal_mode = WAL');

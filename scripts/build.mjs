@@ -1,5 +1,5 @@
-// Compiles src to dist, and bundles each program there into few files: a process that opens hundreds of them starts slowly. Where the
-// compiler is not installed, an image with production dependencies alone runs the dist that it carries.
+// Compiles src to dist, and bundles each program there into few files: a process that opens hundreds of files starts slowly.
+// Without the compiler, as in an image with production dependencies only, the existing dist is kept.
 import { spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
@@ -20,11 +20,11 @@ async function bundle() {
   const { build } = await import('rolldown');
   const threads = ['rotation', 'survey', 'snapshot', 'page', 'text'].map((name) => `threads/${name}-thread`);
   const programs = ['server', 'cli', ...threads];
-  /** What programs of the tests import, which are started by the hundred. */
+  /** Modules that the tests' programs import; these are started by the hundred. */
   const parts = ['services', 'config', 'logging', 'store/database'];
   await build({
     input: Object.fromEntries([...programs, ...parts].map((name) => [name, path(`src/${name}.ts`)])),
-    // What loads files of its own by their place: native code, the threads of the log, and a page.
+    // Packages that load their own files by location: native code, the log's threads, and a page.
     external: ['libsql', 'libsql/promise', 'pino', 'pino-pretty', '@fastify/swagger-ui'],
     platform: 'node',
     logLevel: 'warn',

@@ -1,5 +1,5 @@
-// Prints what runs in production as a CycloneDX list. `npm sbom --omit dev` alone leaves out every package that development
-// depends on too, so it is asked about a lock in which there is no development.
+// Prints what runs in production as a CycloneDX SBOM. `npm sbom --omit dev` leaves out every package that development also
+// depends on, so it is run on a lock file without development dependencies.
 import { spawnSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -12,7 +12,7 @@ const production = Object.entries(lock.packages).filter(([, { dev }]) => dev !==
 lock.packages = { ...Object.fromEntries(production), '': { ...lock.packages[''], devDependencies: undefined } };
 
 const temporary = mkdtempSync(join(tmpdir(), 'provara-vault-'));
-// npm names the list after the folder.
+// npm names the SBOM after the folder.
 const folder = join(temporary, manifest.name);
 try {
   mkdirSync(folder);

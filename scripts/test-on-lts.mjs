@@ -1,5 +1,5 @@
-// Runs the tests once more on the Node of the production image, installed beside the project so that it shadows nothing.
-// Those that take minutes run on one Node alone.
+// Runs the tests on the Node of the production image, installed in a folder where it shadows nothing. Tests that take minutes run
+// on one Node only.
 import { execFileSync } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 
