@@ -1,5 +1,4 @@
-// Follows the Dockerfile without a container engine: copies what it copies, runs what it runs, and leaves each stage's /app in a
-// folder.
+// Follows the Dockerfile without an engine: copies what it copies, runs what it runs, and leaves each stage's /app in a folder.
 // Usage: node scripts/image.mjs <empty folder>. Prints the folder of the last stage.
 import { execSync } from 'node:child_process';
 import { cpSync, mkdirSync, readFileSync } from 'node:fs';

@@ -18,7 +18,7 @@ const connectionLifetimeMs = 300_000;
 const maxAnswerBytes = 64 * 1024 * 1024;
 /** Limit for answers about one key, and for errors: a value of 64 KiB, escaped. */
 const maxShortAnswerBytes = 1024 * 1024;
-/** Messages are logged, and the vault's own are never longer than this many characters. */
+/** Messages are logged: one with more characters does not come from the vault, and is cut. */
 const maxMessageLength = 4_096;
 const printable = /^[\x21-\x7e]+$/;
 

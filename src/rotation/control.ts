@@ -1,4 +1,4 @@
-/** What any process may ask about a rotation, whichever process runs it: its state, and to cancel it before it switches. */
+/** What any process may do about a rotation, whichever process runs it: read its state, and cancel it before it switches. */
 
 import type { Actor } from '../audit/event.ts';
 import type { AuditJournal } from '../audit/journal.ts';

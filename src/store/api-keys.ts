@@ -41,7 +41,7 @@ export interface SealedApiKey {
 }
 
 export interface TenantCount {
-  /** Empty where the stored tenant id is not text. */
+  /** Empty where the stored tenant id is not valid UTF-8. */
   readonly tenantId: string | null;
   readonly keys: number;
   /** Sort position of the tenant, to pass as `after`; null for the null tenant. */
@@ -249,8 +249,7 @@ export class ApiKeyStore {
 }
 
 /**
- * Text that another program has stored as another type reads as empty: it decrypts to nothing, and does not fail a read of many
- * rows.
+ * Bytes that another program has stored in place of text read as empty: the row does not open, and does not fail a read of many.
  */
 function toApiKeyRow(row: Row): ApiKeyRow {
   const { texts, integers } = decodeTexts(row.cells, times.length);

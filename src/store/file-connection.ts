@@ -196,8 +196,8 @@ export class FileConnection implements Connection {
   }
 
   /**
-   * Done once and at once: whoever opens the other file shares the log from then on, and it must not be touched again. If another
-   * reader is using the old file at that moment, the log stays.
+   * Runs once, immediately: whoever opens the other file shares the log from then on, and it must not be touched again. If
+   * another reader is using the old file at that moment, the log stays.
    */
   #leave(): void {
     this.#isDisplaced = true;

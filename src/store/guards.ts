@@ -1,4 +1,7 @@
-/** Conditions within a batch: if one does not hold at its point, the whole batch is rolled back and the caller is told which. */
+/**
+ * Conditions within a batch: if one does not hold at its point, the whole batch is rolled back, and the error names the
+ * condition.
+ */
 
 import { LibsqlBatchError } from '@libsql/client';
 import type { Argument, SqlStatement } from './connection.ts';

@@ -36,7 +36,7 @@ export interface RotationProgress {
   readonly secondsLeft: number | null;
 }
 
-/** The snapshot of the covered tables, taken before the rotation. */
+/** A snapshot file, which keeps the covered tables as they were. */
 export interface SnapshotFile {
   /** Absolute, on the machine of the process that wrote it. */
   readonly path: string;

@@ -12,9 +12,9 @@ import type { SqlStatement } from './connection.ts';
 import { AttemptTimeoutError } from './failures.ts';
 
 /**
- * For every connection that commits. An unsynced commit would become a hole in the log if the sync of the next one fails and the
- * system discards what it could not write; recovery stops at a hole. An automatic checkpoint at a commit may race another
- * process's (the WAL-reset bug, libsql#2271).
+ * The settings of every connection that commits. An unsynced commit would become a hole in the log if the sync of the next one
+ * fails and the system discards what it could not write; recovery stops at a hole. An automatic checkpoint at a commit may race
+ * another process's (the WAL-reset bug, libsql#2271).
  */
 export const commitSettings = 'PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0';
 
