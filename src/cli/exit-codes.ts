@@ -1,4 +1,4 @@
-/** The exit codes of every command: one a kind of failure, so that a script can tell them apart. */
+/** The exit codes of every command: one for each kind of failure, so that a script can tell them apart. */
 
 import { CommanderError } from 'commander';
 import { type ErrorCode, StorageUnavailableError, VaultError } from '../errors.ts';

@@ -1,4 +1,4 @@
-/** `snapshot` and `restore`: the covered tables' ciphertext to a file and back, straight from and to the database. */
+/** `snapshot` and `restore`: the covered tables' ciphertext to a file and back, directly from and to the database. */
 
 import { createReadStream } from 'node:fs';
 import { pipeline } from 'node:stream/promises';

@@ -1,4 +1,7 @@
-/** The decrypt gate: every row of every covered table has been opened before anything is written, and it lets pass only if all open. */
+/**
+ * The decrypt gate: every row of every covered table is opened before anything is written, and the rotation continues only if all
+ * of them open.
+ */
 
 import {
   DecryptGateFailedError,

@@ -1,4 +1,4 @@
-/** Settles, before anything is read, from which key to which a rotation goes, and which rows it leaves out. */
+/** Determines, before any row is read, the old and new key of a rotation, and which rows it skips. */
 
 import { type Actor, vaultActor } from '../audit/event.ts';
 import type { Keyring } from '../crypto/keyring.ts';
@@ -19,28 +19,31 @@ export interface RotationRequest {
   /** `id` or `table:id`. */
   readonly skipIds?: readonly string[] | undefined;
   readonly upgradeFormat?: boolean | undefined;
-  /** Go on although a live replica lacks a key: it will fail to read what the rotation writes. */
+  /** Continue although a live replica lacks a key: it will fail to read what the rotation writes. */
   readonly isForced?: boolean | undefined;
-  /** Who asks; the vault itself where nobody did. */
+  /** The caller; the vault itself if there is none. */
   readonly actor?: Actor | undefined;
 }
 
 export interface RotationPlan {
   readonly fromKeyId: string;
-  /** Null where the old key has left the keyring and the new one is active already: it may be that no row needs the old one. */
+  /** Null if the old key is no longer in the keyring and the new one is already active: perhaps no row needs the old one. */
   readonly from: MasterKey | null;
   readonly to: MasterKey;
   readonly skippedRows: readonly SkippedRow[];
   readonly upgradeFormat: boolean;
   readonly isForced: boolean;
-  /** The rotation that this takes up again, or null. */
+  /** The rotation to be resumed, or null. */
   readonly unfinished: RotationRecord | null;
-  /** Whether it goes to what was the active key already when it was begun, as after a finished rotation. */
+  /** Whether the target was already the active key when the rotation began, as when a finished rotation is repeated. */
   readonly isRerun: boolean;
   readonly coveredTables: readonly string[];
-  /** Whether the one that is taken up has come to the switch of the active key: rows may have been written since, under any key that a program still has. */
+  /**
+   * Whether the resumed rotation has switched the active key: rows may have been written since, under any key that a program
+   * still has.
+   */
   readonly isSwitched: boolean;
-  /** The key that is active while planning; null on a table that the vault has never served. */
+  /** The active key at planning time; null in a database that the vault has never served. */
   readonly activeKeyId: string | null;
   readonly actor: Actor;
 }
@@ -48,7 +51,7 @@ export interface RotationPlan {
 export interface PlanContext {
   readonly tables: EncryptedTables;
   readonly tableNames: readonly string[];
-  /** Null on a database without the vault's tables. */
+  /** Null in a database without the vault's tables. */
   readonly records: { readonly masterKeys: MasterKeyStore; readonly rotations: RotationStore } | null;
   readonly keyring: Keyring;
 }

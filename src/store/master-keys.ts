@@ -1,4 +1,4 @@
-/** What the database knows of master keys: which one seals, and which ones ever did. Only key ids, never a key. */
+/** What the database knows about master keys: which one seals, and which ones ever did. It holds key ids only, never a key. */
 
 import { integer, integerOrNull, isTrue, text } from './connection.ts';
 import type { Database } from './database.ts';
@@ -8,14 +8,14 @@ export interface MasterKeyRecord {
   readonly keyId: string;
   readonly isPassphrase: boolean;
   readonly isActive: boolean;
-  /** Unix seconds, as all times of the store. */
+  /** All times of the store are in Unix seconds. */
   readonly firstSeenAt: number;
-  /** When it first became the active key, or null where it never was. */
+  /** When it first became the active key, or null if it never did. */
   readonly activatedAt: number | null;
   readonly statelessLastUsedAt: number | null;
 }
 
-/** As much of a master key as the database knows. */
+/** The part of a master key that the database knows. */
 export interface MasterKeyName {
   readonly id: string;
   readonly isPassphrase: boolean;

@@ -1,4 +1,4 @@
-/** The statements that move staged rows into a table: by the one column of its primary key, or as they were paired. */
+/** The statements that move staged rows into a table, matched by its single primary-key column or through the pairs. */
 
 import { decodeCell } from './cells.ts';
 import { apiKeysTable, ciphertextColumns } from './encrypted-rows.ts';
@@ -7,11 +7,11 @@ import type { Statement } from './guards.ts';
 import { hasIdentity, type Identity } from './restore-pairs.ts';
 import type { TableShape } from './snapshot-rows.ts';
 
-/** A table in its present shape, and what its rows are known by. */
+/** A table in its present shape, and what identifies its rows. */
 export interface MovedTable extends TableShape {
-  /** The columns that the snapshot has of it. */
+  /** The columns of the table that the snapshot holds. */
   readonly columnsPutBack: readonly string[];
-  /** The one column of its primary key; null where it has none or several, and its rows are paired. */
+  /** The single column of its primary key; null if there is none or several, and its rows are matched by pairing. */
   readonly keyColumn: string | null;
   readonly identity: Identity;
 }
