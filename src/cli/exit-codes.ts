@@ -30,7 +30,7 @@ Exit codes:
   8  a record of the audit is broken, missing or out of its place, or cannot be verified
   9  the rotation was stopped: by a signal, and the same command finishes it; or it was cancelled, and nothing was written`;
 
-/** A signal has ended the command before its end. */
+/** A signal stopped the command before its end. */
 export class StoppedError extends StorageUnavailableError {}
 
 const codeByError: Partial<Record<ErrorCode, number>> = {
@@ -49,7 +49,7 @@ export function exitCodeOf(error: unknown): number {
   if (error instanceof SettingsError) return exitCodes.usage;
   if (error instanceof StoppedError) return exitCodes.stopped;
   if (!(error instanceof VaultError)) return exitCodes.unexpected;
-  // Behind the switch it is not true that nothing was written.
+  // After the switch it is not true that nothing was written.
   if (error.details?.['switched'] === true) return exitCodes.rowsDoNotOpen;
   return codeByError[error.code] ?? exitCodes.unexpected;
 }

@@ -23,7 +23,7 @@ export interface SnapshotFlags {
   readonly json?: boolean;
 }
 
-/** Answers the exit code. */
+/** Returns the exit code. */
 export async function snapshot({ out, check, json = false }: SnapshotFlags, environment: Environment): Promise<number> {
   if (out !== undefined && check !== undefined) throw new ValidationError('--out and --check exclude each other.');
   if (check !== undefined) return checkFile(check, json, environment);
@@ -62,12 +62,12 @@ export interface RestoreFlags {
   readonly json?: boolean;
 }
 
-/** `file` may be `-`, for standard input. Answers the exit code. */
+/** `file` may be `-`, for standard input. Returns the exit code. */
 export async function restore(file: string, { mode, json }: RestoreFlags, environment: Environment): Promise<number> {
   const config = readConfig(environment);
   return withServices(config, async ({ isMigrated, migrate, snapshots, checkpoint }) => {
     snapshots.assertMode(mode);
-    // On tables that the vault has never served, a file that is refused for itself leaves no trace.
+    // On a database that the vault has never served, a file that is itself refused leaves no trace.
     const source = (await isMigrated()) ? sourceOf(file) : await checkedSource(file, config);
     await migrate();
     const { restored, kept, left, before } = await snapshots.restore(cliActor(), source, mode, Number.POSITIVE_INFINITY);
@@ -102,7 +102,7 @@ async function checkFile(file: string, json: boolean, environment: Environment):
   if (json) {
     const { created_at, active_key_id } = header;
     const counts = { rows_unopened: rowsUnopened, rows_by_key_id: Object.fromEntries(rowsByKeyId) };
-    // The key that is active also authenticates.
+    // The active key also authenticates the snapshot.
     printJson({ rows, hmac_key_id: active_key_id, created_at, active_key_id, ...counts });
     return rowsUnopened === 0 ? exitCodes.done : exitCodes.rowsDoNotOpen;
   }
@@ -116,14 +116,14 @@ async function checkFile(file: string, json: boolean, environment: Environment):
   return exitCodes.rowsDoNotOpen;
 }
 
-/** Throws ValidationError where it cannot be read. */
+/** Throws ValidationError if it cannot be read. */
 function sourceOf(file: string): AsyncIterable<Uint8Array> {
   if (file === '-') return process.stdin;
   assertReadable(file);
   return createReadStream(file);
 }
 
-/** As {@link sourceOf}, once it has been found whole and of covered tables. Throws InvalidSnapshotError. */
+/** As {@link sourceOf}, after checking that it is complete, authentic and of covered tables. Throws InvalidSnapshotError. */
 async function checkedSource(file: string, { keyring, coverage }: CoreConfig): Promise<AsyncIterable<Uint8Array>> {
   const spool = await Spool.from(sourceOf(file), Number.POSITIVE_INFINITY);
   assertCovered((await checkSnapshot(spool, keyring)).header, coverage.encryptedTables);

@@ -14,10 +14,16 @@ import {
 import type { EncryptedPage } from '../store/encrypted-rows.ts';
 import type { Inspection } from './inspection.ts';
 
-/** Of pages as they were read. What they are sealed to holds old and new, about twice as much, and is kept until it is written. */
+/**
+ * Limit for the pages as read. Sealed, they hold old and new ciphertext, about twice as much, and are kept until they are
+ * written.
+ */
 const maxSealedBytes = 16 * 1024 * 1024;
 
-/** Which pages the gate seals as well, so that they need not be read and opened once more: as many as fit into bounded memory. */
+/**
+ * Selects the pages that the gate seals as well, so that they need not be read and opened again: as many as fit into bounded
+ * memory.
+ */
 export function sealsFirstPages(): (page: EncryptedPage) => boolean {
   let bytes = 0;
   return ({ cells }) => {
@@ -41,12 +47,12 @@ export function assertPassed({ rowsScanned, rowsFailed, failures }: Inspection):
   );
 }
 
-/** What another run of the same command, or waiting, settles: it says so whether the active key has been switched or not. */
+/** Errors that waiting, or running the same command again, resolves: they say so themselves, before and after the switch. */
 const passingErrors = [StorageUnavailableError, RotationInProgressError, ReplicaMissingKeyError];
 
 /**
- * The same error, which also says, in `details.switched` too, that both keys are needed where its rotation had switched the active key
- * before: that nothing was written is so of this attempt at most.
+ * The same error, or, if the rotation had switched the active key before, one that also says to keep both keys, in `details.switched`
+ * too: "nothing was written" is then true of this attempt at most.
  */
 export function afterSwitch(error: unknown, { isSwitched }: { readonly isSwitched: boolean }): unknown {
   if (!isSwitched || !(error instanceof VaultError) || passingErrors.some((passing) => error instanceof passing)) return error;

@@ -56,7 +56,7 @@ export interface PlanContext {
   readonly keyring: Keyring;
 }
 
-/** Throws ValidationError, ConfigurationError, or RotationInProgressError where an unfinished rotation has other keys. */
+/** Throws ValidationError, ConfigurationError, or RotationInProgressError if an unfinished rotation has other keys. */
 export async function planRotation(context: PlanContext, request: RotationRequest): Promise<RotationPlan> {
   const { records, keyring } = context;
   const activeKeyId = (await records?.masterKeys.activeKeyId()) ?? null;
@@ -109,7 +109,7 @@ function keysOfUnfinished(unfinished: RotationRecord, { oldKeyId, newKeyId }: Ro
   return { fromKeyId, toKeyId };
 }
 
-/** Throws UncoveredTableError: what an unfinished rotation has begun in a table, it finishes there. */
+/** Throws UncoveredTableError: an unfinished rotation must finish in every table that it has begun. */
 async function assertStillCovered({ tables, tableNames }: PlanContext, unfinished: RotationRecord): Promise<void> {
   const { id, coveredTables } = unfinished;
   const left = coveredTables.filter((table) => tableAmong(tableNames, table) === undefined);
@@ -148,7 +148,7 @@ async function chooseKeys(
   return { fromKeyId: finished?.fromKeyId ?? other?.key.id ?? toKeyId, toKeyId };
 }
 
-/** With nothing staged: the active key where that is `PROVARA_MASTER_KEY_NEW`, and the call repeats a finished rotation. */
+/** If no key is staged: the active key, if it is `PROVARA_MASTER_KEY_NEW` and the call thus repeats a finished rotation. */
 function repeatedKeyId(keyring: Keyring, activeKeyId: string | null): string {
   if (activeKeyId !== null && keyring.givenAs('PROVARA_MASTER_KEY_NEW')?.id === activeKeyId) return activeKeyId;
   throw new ValidationError(
@@ -182,12 +182,15 @@ async function chooseSkips(
   return resolveSkips(context, skipIds, asCovered(known, context.tableNames));
 }
 
-/** Their tables as they are spelt now. */
+/** The skipped rows, with their tables as spelt in the settings now. */
 function asCovered(skipped: readonly SkippedRow[], tableNames: readonly string[]): SkippedRow[] {
   return skipped.map(({ table, id }) => ({ table: tableAmong(tableNames, table) ?? table, id }));
 }
 
-/** What the same rotation has skipped before is known, also where it has been deleted since: the same command must go on. */
+/**
+ * Rows that the same rotation has skipped before are accepted even if they have been deleted since: the same command must keep
+ * working.
+ */
 async function resolveSkips(
   { tables, tableNames }: PlanContext,
   skipIds: readonly string[],
@@ -204,7 +207,7 @@ async function resolveSkips(
   });
 }
 
-/** Where it is `table:id` of a covered table, or might be. */
+/** The table and row if `skipId` is, or may be, `table:id` of a covered table; otherwise null. */
 function parseSkipId(tableNames: readonly string[], skipId: string): SkippedRow | null {
   const [prefix = '', ...rest] = skipId.split(':');
   const table = rest.length === 0 ? undefined : tableAmong(tableNames, prefix);

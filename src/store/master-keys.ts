@@ -21,7 +21,7 @@ export interface MasterKeyName {
   readonly isPassphrase: boolean;
 }
 
-/** The guard that fails once another key than the expected one has become active. */
+/** The guard that fails once a key other than the expected one has become active. */
 export const activeKeyGuard = 'active_key';
 
 export class MasterKeyStore {
@@ -31,7 +31,7 @@ export class MasterKeyStore {
     this.#database = database;
   }
 
-  /** Null on a table that the vault has never served. */
+  /** Null in a database that the vault has never served. */
   async activeKeyId(): Promise<string | null> {
     const [row] = await this.#database.read('SELECT key_id FROM vault_active_key');
     return row === undefined ? null : text(row, 'key_id');
@@ -52,17 +52,17 @@ export class MasterKeyStore {
     }));
   }
 
-  /** Records keys that this keyring holds; those known already stay as they are. */
+  /** Records the keys of this keyring; known ones stay unchanged. */
   async register(keys: readonly MasterKeyName[]): Promise<void> {
     if (keys.length > 0) await this.#database.write(keys.map(registerStatement));
   }
 
-  /** Makes a key the active one of a database that has none; one that has keeps its own. */
+  /** Makes a key the active one if the database has none. */
   async adopt(key: MasterKeyName): Promise<void> {
     await this.#database.write(activeKeyStatements(key, true));
   }
 
-  /** Notes that stateless calls used these keys; an older time never replaces a newer one. */
+  /** Records when stateless calls used these keys; an older time never replaces a newer one. */
   async noteStatelessUse(usedAt: ReadonlyMap<string, number>): Promise<void> {
     await this.#database.writeBeside(
       [...usedAt].map(([keyId, time]) => ({
@@ -73,8 +73,8 @@ export class MasterKeyStore {
   }
 
   /**
-   * How often each key has sealed, by all processes: what they have added, and the rows that rotations wrote under it. What a rotation
-   * sealed and did not write, since its gate or its commit failed or a row had changed meanwhile, is not in it.
+   * How often each key has sealed, over all processes: the seals that they added, and the rows that rotations wrote under the key. Not
+   * counted is what a rotation sealed and did not write, because its gate or commit failed, or the row had changed meanwhile.
    */
   async seals(): Promise<ReadonlyMap<string, number>> {
     const rows = await this.#database.read(`SELECT key_id, seals +
@@ -92,7 +92,7 @@ export class MasterKeyStore {
   }
 }
 
-/** Statements for a batch that makes `to` the active key, and that fails unless `expected` or `to` is active. */
+/** Statements for a batch that make `to` the active key, and fail the batch unless `expected` or `to` is active. */
 export function activateStatements(expected: string, to: MasterKeyName): Statement[] {
   return [
     guard(activeKeyGuard, 'EXISTS (SELECT 1 FROM vault_active_key WHERE key_id IN (?, ?))', [expected, to.id]),
@@ -105,7 +105,9 @@ export function activateStatements(expected: string, to: MasterKeyName): Stateme
   ];
 }
 
-/** Statements for a batch that makes a key the active one, whichever is; `isKept`: only where the database names none. */
+/**
+ * Statements for a batch that make a key the active one, whichever is active now; with `isKept`, only if the database names none.
+ */
 export function activeKeyStatements(key: MasterKeyName, isKept: boolean): Statement[] {
   const onConflict = isKept ? 'DO NOTHING' : 'DO UPDATE SET key_id = excluded.key_id';
   return [
@@ -118,7 +120,7 @@ export function activeKeyStatements(key: MasterKeyName, isKept: boolean): Statem
   ];
 }
 
-/** For a batch: those known already stay as they are. */
+/** For a batch: a key that is known already stays unchanged. */
 export function registerStatement({ id, isPassphrase }: MasterKeyName): Statement {
   return {
     sql: 'INSERT OR IGNORE INTO vault_master_keys (key_id, is_passphrase, first_seen_at) VALUES (?, ?, unixepoch())',

@@ -52,7 +52,7 @@ function mergeByKeySqls({ table, columnsPutBack }: MovedTable, keyColumn: string
     `UPDATE ${name} SET ${assignments} FROM ${stagedRows}
      WHERE ${ofRestore} AND ${name}.rowid = vault_staged.present_row_id AND ${name}.${key} IS vault_staged.match_key AND ${isAsRead(name)}`,
     `INSERT INTO ${name} (rowid, ${list}) SELECT vault_staged.row_id, ${values} ${missing} AND NOT ${isRowIdTaken(name)}`,
-    // Those whose row id another row has taken meanwhile, under whichever comes next.
+    // Rows whose row id another row has taken meanwhile get a new one.
     `INSERT INTO ${name} (${list}) SELECT ${values} ${missing}`,
   ];
 }
@@ -64,9 +64,9 @@ function isAsRead(name: string): string {
 }
 
 /**
- * Whether another value has been stored under the tenant and name of a staged row of `api_keys` since `takenAt`, as after it had been
- * deleted. Or whether it would count in place of a row that counted before it: of several of one second the one with the greatest row id
- * does, and a row that has lost its own gets a greater one.
+ * An SQL condition: another value has been stored under the tenant and name of a staged row of `api_keys` since `takenAt`, for
+ * example after the row was deleted. Or the staged row would displace the row that now counts: of several rows with the same
+ * times the one with the greatest row id counts, and a staged row that has lost its row id gets a greater one.
  */
 function isOutdatedKey(columns: readonly string[], takenAt: number): string {
   const positions = new Map(columns.map((column, index) => [column.toLowerCase(), index]));
@@ -76,7 +76,10 @@ function isOutdatedKey(columns: readonly string[], takenAt: number): string {
     AND (n.updated_at >= ${takenAt} OR ((n.updated_at, n.created_at) = ${times} AND n.rowid > vault_staged.row_id AND ${isRowIdTaken(apiKeysTable)})))`;
 }
 
-/** Rows that stay are updated in place, whatever row ids they have by now: deleting them could take along other programs' rows that refer to them. */
+/**
+ * Rows that stay are updated in place, whatever row ids they have by now: deleting them could cascade to other programs' rows that
+ * refer to them.
+ */
 export function deleteOthersStatement(id: string, { table, keyColumn }: MovedTable): Statement {
   const name = quote(table);
   if (keyColumn === null) {
@@ -86,7 +89,7 @@ export function deleteOthersStatement(id: string, { table, keyColumn }: MovedTab
   }
   const key = `${name}.${quote(keyColumn)}`;
   const staged = `SELECT 1 FROM ${stagedRows} WHERE ${ofRestore}`;
-  // The plus keeps SQLite from the index of the keys, where it would find all those that are null.
+  // The plus keeps SQLite from using the index of the keys, where it would visit every null one.
   const isStaying = `iif(${key} IS NULL,
     EXISTS (${staged} AND vault_staged.row_id = ${name}.rowid AND +vault_staged.match_key IS NULL),
     EXISTS (${staged} AND ${isOfKey(key)}))`;
@@ -94,8 +97,8 @@ export function deleteOthersStatement(id: string, { table, keyColumn }: MovedTab
 }
 
 /**
- * Whether a staged row has this key: of the same type and byte for byte, whatever the column calls equal. The plus takes the column's
- * affinity away, with which SQLite would not use the index of the staged keys.
+ * Whether a staged row has exactly this key: of the same type and byte for byte, whatever the column's collation calls equal. The
+ * plus removes the column's affinity, which would keep SQLite from using the index of the staged keys.
  */
 function isOfKey(key: string): string {
   return `vault_staged.match_key = +${key} COLLATE BINARY`;
@@ -115,7 +118,7 @@ export function replaceStatements(id: string, moved: MovedTable): Statement[] {
   return moves.map((sql) => ({ sql, args: [id, table] }));
 }
 
-/** Of rows without a key the row id tells. */
+/** Rows are matched by their key, and those whose key is null by their row id. */
 function replaceByKeySqls(moved: MovedTable, keyColumn: string): string[] {
   const name = quote(moved.table);
   const key = quote(keyColumn);
@@ -135,8 +138,9 @@ function replaceByKeySqls(moved: MovedTable, keyColumn: string): string[] {
 }
 
 /**
- * Of the rows of one tenant and name whose times are equal the one with the greatest row id counts. Where those that stayed under
- * other row ids than the snapshot's stand in another order than there, all of them get row ids above every other, in its order.
+ * Of several rows of one tenant and name with equal times, the one with the greatest row id counts. If rows that stayed under row
+ * ids other than the snapshot's are in another order than there, all rows of that group get new row ids above every other, in the
+ * snapshot's order.
  */
 export function orderStatements(id: string, { table, keyColumn }: MovedTable): Statement[] {
   if (keyColumn === null || table.toLowerCase() !== apiKeysTable) return [];
@@ -156,12 +160,15 @@ export function orderStatements(id: string, { table, keyColumn }: MovedTable): S
   return [{ sql, args: [id, table] }];
 }
 
-/** Those without a pair. */
+/** Inserts the staged rows that have no pair. */
 function insertPairedSql(moved: MovedTable, condition: string): string {
   return insertSql(moved, pairedRows, `vault_paired.present_row_id IS NULL AND ${condition}`);
 }
 
-/** Under their own row ids first, where no other row has them: what is given to the others is then above them all. */
+/**
+ * Inserts staged rows, those that keep their own row ids first: the ids assigned to the others, whose own are taken, are then above
+ * all of these.
+ */
 function insertSql({ table, columnsPutBack }: MovedTable, rows: string, condition: string): string {
   const name = quote(table);
   const { list, values } = columnsOf(columnsPutBack);
