@@ -24,7 +24,9 @@ const KeyId = Type.String({
   examples: ['77a1e1a4f0c2b9d3'],
 });
 const Time = Type.String({ format: 'date-time' });
-const Cursor = Type.String({ minLength: 1, maxLength: 2_048, description: 'The next_cursor of the page before.' });
+/** Long enough for an id of four thousand bytes, and short enough for the 16 KiB that Node takes of headers. */
+const maxCursorLength = 12_288;
+const Cursor = Type.String({ minLength: 1, maxLength: maxCursorLength, description: 'The next_cursor of the page before.' });
 const NextCursor = Type.Union([Type.String(), Type.Null()], {
   description: 'Null after the last page. A page may hold fewer than were asked for.',
 });
@@ -315,7 +317,11 @@ export const RestoreAnswer = Type.Object({ restored: Count, kept: Count }, stric
 export const AuditQuery = Type.Object(
   {
     after: Type.Optional(
-      Type.String({ minLength: 1, maxLength: 2_048, description: 'A next_cursor, or the cursor of the last record seen.' }),
+      Type.String({
+        minLength: 1,
+        maxLength: maxCursorLength,
+        description: 'A next_cursor, or the cursor of the last record seen.',
+      }),
     ),
     limit: Type.Optional(Limit),
   },

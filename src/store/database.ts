@@ -93,19 +93,25 @@ export class Database {
   readonly #writeLimit = pLimit(maxWrites);
   readonly #fileWriteLimit = pLimit(maxFileWrites);
   #operations = 0;
-  readonly #counters = { retries: 0, failures: 0 };
+  readonly #counters = { retries: 0, failures: 0, checkpointFailures: 0 };
 
   /** Opens the database, creating the file if there is none. Throws ConfigurationError if it cannot be opened at all. */
   constructor(location: DatabaseLocation) {
     const { url, authToken, fileIdentity } = location;
     try {
-      this.#file = isFileUrl(url) ? new FileConnection(databaseFilePath(url), lockWaitMs, fileIdentity) : null;
+      this.#file = isFileUrl(url) ? this.#openFile(url, fileIdentity) : null;
       this.#connection = this.#file ?? new ServerConnection(url, authToken, maxReads + maxLookups + maxWrites);
     } catch (error) {
       throw new ConfigurationError(`DATABASE_URL could not be opened: ${describe(error)}.`);
     }
     this.#clock = new ServerClock(this.#connection);
     this.location = { ...location, fileIdentity: this.#file?.identity };
+  }
+
+  #openFile(url: string, fileIdentity: string | undefined): FileConnection {
+    return new FileConnection(databaseFilePath(url), lockWaitMs, fileIdentity, () => {
+      this.#counters.checkpointFailures += 1;
+    });
   }
 
   /** Whether the database is a file: the outcome of a commit is always known, and no server limits how long one may take. */
@@ -168,7 +174,7 @@ export class Database {
   }
 
   /** Attempts retried, and operations that failed because of the database, since it was opened. */
-  get counters(): { readonly retries: number; readonly failures: number } {
+  get counters(): { readonly retries: number; readonly failures: number; readonly checkpointFailures: number } {
     return this.#counters;
   }
 

@@ -64,14 +64,14 @@ export class FileConnection implements Connection {
    * Creates the file if there is none. `lockWaitMs`: how long SQLite blocks waiting for another writer. Throws if the file cannot
    * be opened, or does not have the given identity.
    */
-  constructor(path: string, lockWaitMs: number, identity?: string) {
+  constructor(path: string, lockWaitMs: number, identity?: string, onCheckpointFailed?: () => void) {
     this.#path = path;
     this.#lockWaitMs = lockWaitMs;
     this.#isFirst = identity === undefined;
     this.#identity = identity ?? null;
     this.#database = this.#open();
     this.#identity ??= identityOf(path);
-    this.#log = new WriteAheadLog(path, lockWaitMs);
+    this.#log = new WriteAheadLog(path, lockWaitMs, onCheckpointFailed);
   }
 
   /** The identity to pass when this process opens another connection to the same file. */

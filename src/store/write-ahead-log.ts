@@ -25,15 +25,17 @@ export class WriteAheadLog {
   readonly #databasePath: string;
   readonly #logPath: string;
   readonly #lockWaitMs: number;
+  readonly #onCheckpointFailed: () => void;
   #connection: PromiseDatabase | null = null;
   #underWay: Promise<void> | null = null;
 
   /** The file must exist. `lockWaitMs`: how long the thread waits for another writer, or for readers that need the log. */
-  constructor(databasePath: string, lockWaitMs: number) {
+  constructor(databasePath: string, lockWaitMs: number, onCheckpointFailed: () => void = () => undefined) {
     this.#databasePath = databasePath;
     // SQLite resolves symbolic links, and keeps the log beside the file itself.
     this.#logPath = `${realpathSync(databasePath)}-wal`;
     this.#lockWaitMs = lockWaitMs;
+    this.#onCheckpointFailed = onCheckpointFailed;
   }
 
   /**
@@ -98,6 +100,7 @@ export class WriteAheadLog {
     try {
       await this.#opened.exec('PRAGMA wal_checkpoint(TRUNCATE)');
     } catch {
+      this.#onCheckpointFailed();
       this.#disconnect();
     }
   }

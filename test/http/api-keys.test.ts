@@ -387,3 +387,16 @@ describe('a decrypt', () => {
     expect({ ...after, last_used_at: null }).toEqual(before);
   });
 });
+
+describe('rows to which another program has given ids of four thousand bytes', () => {
+  it('are listed and opened to their end, a page at a time', async () => {
+    const { url, gateway: database } = await temporaryDatabase();
+    const ids = ['a', ...['1', '2', '3'].map((end) => 'ä'.repeat(2_000) + end), 'ö'];
+    for (const [index, id] of ids.entries()) await database.insert(keyA, { id, name: `K${index}` });
+    const { gateway } = await startVault(url);
+    const pages = await pagesOf((cursor) => gateway('GET', `/v1/api-keys?limit=1${asQuery(cursor)}`));
+    expect(pages.flatMap(idsOf)).toEqual(ids);
+    const cursor = pages[2]?.next_cursor;
+    expect(idsOf((await gateway('POST', '/v1/api-keys/decrypt-all', { cursor })).body)).toEqual(ids.slice(3));
+  });
+});

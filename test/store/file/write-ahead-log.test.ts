@@ -1,6 +1,6 @@
 /** The log of a file is checkpointed beside the thread that uses it: reads go on, writes wait in turn, and an end waits for the checkpoint. */
 
-import { statSync, symlinkSync } from 'node:fs';
+import { renameSync, statSync, symlinkSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import NativeDatabase from 'libsql';
 import { describe, expect, it } from 'vitest';
@@ -126,6 +126,27 @@ describe('a database whose log is long', () => {
     // Not always empty: the checkpoint after the write before may have come before this one.
     expect(logBytes()).toBeLessThan(10_000);
     expect(rows()).toBe(7);
+    reader.close();
+  });
+});
+
+describe('a checkpoint that fails', () => {
+  it('is counted, while one that a reader holds up is not', async () => {
+    const { url, path, reader } = await open();
+    const database = new Database({ url });
+    await database.write([{ sql: 'INSERT INTO t VALUES (?)', args: [longText] }]);
+    reader.exec('COMMIT');
+    expect(database.counters.checkpointFailures).toBe(0);
+    let failures = 0;
+    const log = new WriteAheadLog(path, 20, () => {
+      failures += 1;
+    });
+    renameSync(path, `${path}.away`);
+    log.checkpointWhereLong();
+    await log.close();
+    renameSync(`${path}.away`, path);
+    expect(failures).toBe(1);
+    await database.close();
     reader.close();
   });
 });
