@@ -36,7 +36,7 @@ const shared = {
 };
 
 /** What the vault promises of its data holds on both engines: these run once on a file and once on a real libSQL server. */
-const onBothEngines = ['test/{keys,rotation,snapshot,store,vault}/**/*.test.ts', 'test/http/api-keys.test.ts'];
+const onBothEngines = ['test/{keys,rotation,snapshot,store,vault}/**/*.test.ts', 'test/http/{api-keys,stateless}.test.ts'];
 const onOneFile = [
   'test/store/file/**/*.test.ts',
   'test/rotation/random-kills.test.ts',

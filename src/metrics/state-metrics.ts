@@ -36,7 +36,7 @@ export class StateMetrics {
     metrics.totalOf('storage_retries_total', 'Attempts on the database that were made again.', () => database.counters.retries);
     metrics.totalOf('storage_failures_total', 'Operations that the database failed for good.', () => database.counters.failures);
     const checkpointFailures = (): number => database.counters.checkpointFailures;
-    metrics.totalOf('checkpoint_failures_total', 'Checkpoints of the write-ahead log that the disk failed.', checkpointFailures);
+    metrics.totalOf('checkpoint_failures_total', 'Checkpoints of the write-ahead log that failed.', checkpointFailures);
   }
 
   /** All metrics as text. If the database does not answer, its values stay as they were, and `ready` is 0. */
