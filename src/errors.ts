@@ -1,22 +1,25 @@
 /** Every error that a caller of the vault can meet, each with a stable code and a message fit for that caller. */
 
-export type ErrorCode =
-  | 'validation_error'
-  | 'auth_error'
-  | 'forbidden'
-  | 'not_found'
-  | 'rotation_in_progress'
-  | 'replica_missing_key'
-  | 'payload_too_large'
-  | 'unsupported_media_type'
-  | 'rate_limited'
-  | 'decrypt_failed'
-  | 'decrypt_gate_failed'
-  | 'uncovered_table'
-  | 'invalid_snapshot'
-  | 'configuration_error'
-  | 'storage_unavailable'
-  | 'internal_error';
+export const errorCodes = [
+  'validation_error',
+  'auth_error',
+  'forbidden',
+  'not_found',
+  'rotation_in_progress',
+  'replica_missing_key',
+  'payload_too_large',
+  'unsupported_media_type',
+  'rate_limited',
+  'decrypt_failed',
+  'decrypt_gate_failed',
+  'uncovered_table',
+  'invalid_snapshot',
+  'configuration_error',
+  'storage_unavailable',
+  'internal_error',
+] as const;
+
+export type ErrorCode = (typeof errorCodes)[number];
 
 export type ErrorDetails = Readonly<Record<string, unknown>>;
 

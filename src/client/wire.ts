@@ -72,8 +72,26 @@ export type DecryptKeyAnswer = {
   readonly key: DecryptedKey;
 };
 
+export type ErrorType =
+  | 'validation_error'
+  | 'auth_error'
+  | 'forbidden'
+  | 'not_found'
+  | 'rotation_in_progress'
+  | 'replica_missing_key'
+  | 'payload_too_large'
+  | 'unsupported_media_type'
+  | 'rate_limited'
+  | 'decrypt_failed'
+  | 'decrypt_gate_failed'
+  | 'uncovered_table'
+  | 'invalid_snapshot'
+  | 'configuration_error'
+  | 'storage_unavailable'
+  | 'internal_error';
+
 export type ErrorItem = {
-  readonly type: string;
+  readonly type: ErrorType;
   readonly message: string;
   readonly details?: Readonly<Record<string, unknown>> | undefined;
 };
@@ -174,7 +192,7 @@ export type DecryptBatchAnswer = {
 /** What happened, to what, and what to do next. */
 export type ErrorBody = {
   readonly error: {
-    readonly type: string;
+    readonly type: ErrorType;
     readonly message: string;
     readonly request_id: string;
     readonly details?: Readonly<Record<string, unknown>> | undefined;

@@ -2,6 +2,7 @@
 
 import type { Readable } from 'node:stream';
 import { type Static, type TSchema, Type } from 'typebox';
+import { errorCodes } from '../errors.ts';
 import { rotationStates } from '../store/rotation-record.ts';
 import { maxPlaintextBytes } from '../vault/values.ts';
 import type { FormatName } from './formats.ts';
@@ -36,15 +37,16 @@ const nullable = <Schema extends TSchema>(
   schema: Schema,
 ): ReturnType<typeof Type.Union<[Schema, ReturnType<typeof Type.Null>]>> => Type.Union([schema, Type.Null()]);
 
+const ErrorType = Type.Enum([...errorCodes]);
 const ErrorItem = Type.Object(
-  { type: Type.String(), message: Type.String(), details: Type.Optional(Type.Record(Type.String(), Type.Unknown())) },
+  { type: ErrorType, message: Type.String(), details: Type.Optional(Type.Record(Type.String(), Type.Unknown())) },
   strict,
 );
 export const ErrorBody = Type.Object(
   {
     error: Type.Object(
       {
-        type: Type.String(),
+        type: ErrorType,
         message: Type.String(),
         request_id: Type.String(),
         details: Type.Optional(Type.Record(Type.String(), Type.Unknown())),

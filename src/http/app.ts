@@ -137,7 +137,7 @@ export async function addVault(app: FastifyInstance, options: AppOptions): Promi
       if (isShed) inner.addHook('onRequest', shed);
       inner.addHook('onRequest', requireRole(options.tokens, roles, rateLimits));
       if (isShed) inner.addHook('onRequest', (_request, _reply, done) => done(options.readiness.unprepared ?? undefined));
-      inner.addHook('onRoute', refuseUnknownQuery);
+      inner.addHook('onRoute', (route) => completeSchema(route, roles));
       for (const plugin of routes) await inner.register(plugin);
     };
   const opening = [keyOpeningRoutes(options.apiKeys, rateLimits), statelessRoutes(options.stateless, rateLimits)];
@@ -196,7 +196,10 @@ function logRequest(request: FastifyRequest, status: number, elapsedMs: number):
   );
 }
 
-/** Gives routes without a query schema an empty one: a field that belongs in the body must not be dropped silently. */
-function refuseUnknownQuery(route: RouteOptions): void {
-  route.schema = { querystring: EmptyBody, ...route.schema };
+/**
+ * Gives routes without a query schema an empty one, since a field that belongs in the body must not be dropped silently; and says
+ * in openapi.yaml whose tokens a route is for.
+ */
+function completeSchema(route: RouteOptions, roles: readonly Role[]): void {
+  route.schema = { querystring: EmptyBody, security: roles.map((role) => ({ bearer: [role] })), ...route.schema };
 }

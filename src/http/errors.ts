@@ -7,7 +7,7 @@ import type { FastifySchemaValidationError } from 'fastify/types/schema.js';
 import { formats } from '../contract/formats.ts';
 import { type ErrorCode, type ErrorDetails, NotFoundError, VaultError } from '../errors.ts';
 
-const statusByCode: Readonly<Record<ErrorCode, number>> = {
+export const statusByCode: Readonly<Record<ErrorCode, number>> = {
   validation_error: 400,
   auth_error: 401,
   forbidden: 403,

@@ -1,15 +1,47 @@
 /** The parts of openapi.yaml that do not come from the routes themselves. */
 
 import type { FastifyDynamicSwaggerOptions } from '@fastify/swagger';
+import { statusByCode } from './errors.ts';
+
+const description = `Owns a gateway’s encrypted provider keys, and rotates the master key online.
+
+Every answer carries \`X-Request-Id\`: the caller’s own, or one that the vault has made. An error names its type:
+
+| status | type |
+|---|---|
+${Object.entries(statusByCode)
+  .sort(([, left], [, right]) => left - right)
+  .map(([code, status]) => `| ${status} | \`${code}\` |`)
+  .join('\n')}
+
+\`rate_limited\` and \`storage_unavailable\` say in \`Retry-After\` in how many seconds another try may succeed.
+`;
+
+/** What is answered under this status, where the schema does not say so. */
+const answers: Readonly<Record<string, object>> = {
+  200: { 'x-response-description': 'Done' },
+  201: { 'x-response-description': 'Done: the key is new' },
+  202: {
+    'x-response-description': 'Begun: ask at Location until it is done',
+    headers: { Location: { type: 'string', description: 'The path of the rotation.' } },
+  },
+};
+
+/** For openapi.yaml alone: no answer goes through here. */
+const describeAnswers: FastifyDynamicSwaggerOptions['transform'] = ({ schema, url }) => {
+  const described = Object.entries(schema.response ?? {}).map(([status, answer]) => [status, { ...answer, ...answers[status] }]);
+  return { schema: { ...schema, response: Object.fromEntries(described) }, url };
+};
 
 export const openApiInfo: FastifyDynamicSwaggerOptions = {
+  transform: describeAnswers,
   refResolver: { buildLocalReference: (json) => String(json.$id) },
   openapi: {
     openapi: '3.1.0',
     info: {
       title: 'Provara Vault',
       version: '0.1.0',
-      description: 'Owns a gateway’s encrypted provider keys, and rotates the master key online.',
+      description,
       license: { name: 'Apache-2.0', identifier: 'Apache-2.0' },
     },
     servers: [{ url: 'http://127.0.0.1:4100', description: 'A vault started with npm start' }],

@@ -1,6 +1,7 @@
 /** Only the open list answers without a token, no role reaches another's routes, and no token another tenant's rows. */
 
 import { describe, expect, it } from 'vitest';
+import { type Operation, openApi } from '../support/openapi.ts';
 import { adminToken, caller, gatewayToken, keyA, startVault, temporaryDatabase } from '../support/vault.ts';
 
 const openRoutes = ['GET /health', 'GET /openapi.json', 'GET /ready'];
@@ -90,6 +91,22 @@ describe('authentication', () => {
   it('opens to a metrics token no route but that of the metrics', async () => {
     const all = [...(await statusesOf(null)).keys()];
     expect((await openTo(metricsToken)).sort()).toEqual([...openRoutes, ...under(all, ' /metrics')].sort());
+  });
+
+  it.each([
+    ['gateway', gatewayToken],
+    ['writer', writerToken],
+    ['admin', adminToken],
+    ['metrics', metricsToken],
+  ])('opens to a %s token what openapi.yaml says it is for, and nothing else', async (role, token) => {
+    const isFor = ({ security = [] }: Operation): boolean =>
+      security.length === 0 || security.some(({ bearer }) => bearer?.includes(role));
+    const described = Object.entries(openApi.paths).flatMap(([path, operations]) =>
+      Object.entries(operations)
+        .filter(([, operation]) => isFor(operation))
+        .map(([method]) => `${method.toUpperCase()} ${path.replaceAll(/\{(\w+)\}/g, ':$1')}`),
+    );
+    expect((await openTo(token)).sort()).toEqual(described.sort());
   });
 
   it('answers 401 with the error shape and asks for a bearer token', async () => {

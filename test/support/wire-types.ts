@@ -40,6 +40,7 @@ const named: Readonly<Record<string, JsonSchema>> = {
   DecryptedKey: part(schemas.DecryptKeyAnswer, 'properties', 'key'),
   DecryptKeyBody: plain(schemas.DecryptKeyBody),
   DecryptKeyAnswer: plain(schemas.DecryptKeyAnswer),
+  ErrorType: part(schemas.ErrorBody, 'properties', 'error', 'properties', 'type'),
   ErrorItem: part(schemas.DecryptAllAnswer, 'properties', 'keys', 'items', 'properties', 'error'),
   DecryptedEntry: part(schemas.DecryptAllAnswer, 'properties', 'keys', 'items'),
   DecryptAllBody: plain(schemas.DecryptAllBody),
