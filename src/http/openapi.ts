@@ -1,7 +1,9 @@
 /** The parts of openapi.yaml that do not come from the routes themselves. */
 
-import type { FastifyDynamicSwaggerOptions } from '@fastify/swagger';
+import type { FastifyDynamicSwaggerOptions, SwaggerTransformObject } from '@fastify/swagger';
 import { statusByCode } from './errors.ts';
+
+type OpenApiDocument = Extract<Parameters<SwaggerTransformObject>[0], { openapiObject: unknown }>['openapiObject'];
 
 const description = `Owns a gateway’s encrypted provider keys, and rotates the master key online.
 
@@ -33,9 +35,20 @@ const describeAnswers: FastifyDynamicSwaggerOptions['transform'] = ({ schema, ur
   return { schema: { ...schema, response: Object.fromEntries(described) }, url };
 };
 
+/** A body that needs no field may be left out: see addJsonBodies. The plugin calls every body required. */
+function withOptionalBodies(document: OpenApiDocument): OpenApiDocument {
+  for (const { post } of Object.values(document.paths ?? {}).map((path) => path ?? {})) {
+    if (post?.requestBody === undefined || '$ref' in post.requestBody) continue;
+    const { schema = {} } = post.requestBody.content['application/json'] ?? {};
+    if ('type' in schema && schema.type === 'object' && schema.required === undefined) post.requestBody.required = false;
+  }
+  return document;
+}
+
 export const openApiInfo: FastifyDynamicSwaggerOptions = {
   transform: describeAnswers,
   refResolver: { buildLocalReference: (json) => String(json.$id) },
+  transformObject: (made) => ('openapiObject' in made ? withOptionalBodies(made.openapiObject) : {}),
   openapi: {
     openapi: '3.1.0',
     info: {

@@ -3,7 +3,7 @@
 import { describe, expect, it } from 'vitest';
 import { stringify } from 'yaml';
 import { openApi } from '../support/openapi.ts';
-import { startVault, temporaryDatabase } from '../support/vault.ts';
+import { keyB, startVault, temporaryDatabase } from '../support/vault.ts';
 
 describe('openapi.yaml', () => {
   it('is what the routes themselves say (vitest -u writes it anew)', async () => {
@@ -22,5 +22,19 @@ describe('openapi.yaml', () => {
       Object.keys(operations).map((method) => `${method.toUpperCase()} ${path}`),
     );
     expect(described.sort()).toEqual(registered.sort());
+  });
+
+  it('requires a body exactly where a call without one is refused', async () => {
+    const { url } = await temporaryDatabase();
+    const { gateway, admin } = await startVault(url, { PROVARA_MASTER_KEY_NEW: keyB });
+    const posts = Object.entries(openApi.paths).flatMap(([path, { post }]) =>
+      post?.requestBody ? [{ path, ...post.requestBody }] : [],
+    );
+    for (const { path, required } of posts) {
+      const call = path.startsWith('/admin') ? admin : gateway;
+      const { status } = await call('POST', path);
+      expect(required, path).toBe([400, 415].includes(status));
+    }
+    expect(posts.length).toBeGreaterThan(8);
   });
 });
