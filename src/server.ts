@@ -146,7 +146,7 @@ function greet({ path, added, made }: DevelopmentEnvironment, { host }: ServerCo
     const token = `$(sed -n 's/^VAULT_GATEWAY_TOKENS=dev://p' '${path.replaceAll("'", `'\\''`)}')`;
     lines.push(
       'Store a provider key:',
-      `  curl -s ${origin}/v1/api-keys -H "Authorization: Bearer ${token}" -H 'Content-Type: application/json' ` +
+      `  curl -s '${origin}/v1/api-keys' -H "Authorization: Bearer ${token}" -H 'Content-Type: application/json' ` +
         `-d '{"name":"OPENAI_API_KEY","provider":"openai","value":"sample-provider-key-0001"}'`,
     );
   }

@@ -32,6 +32,15 @@ describe('in an empty folder with an empty environment', () => {
     }
   });
 
+  it('its curl line names an IPv6 address in quotes: zsh takes bare brackets for a pattern', async () => {
+    const folder = temporaryFolder();
+    const server = await startServer({ PORT: '0', HOST: '::1' }, folder);
+    await until(async () => server.output().includes('curl'));
+    const [, curl = '', url = ''] = /\n {2}(curl -s '(.*?)' .*)\n/.exec(server.output()) ?? [];
+    expect(url).toMatch(/^http:\/\/\[::1]:\d+\/v1\/api-keys$/);
+    expect(JSON.parse(shell(curl))).toMatchObject({ updated: false });
+  });
+
   it('what it makes, the database among it, is for nobody else to read', async () => {
     const folder = temporaryFolder();
     await startServer({ PORT: '0' }, folder);
