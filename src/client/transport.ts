@@ -47,7 +47,8 @@ export class Transport {
   /** Throws TypeError, never with the token in its message. */
   constructor(url: string, token: string, connections: number) {
     const { origin, pathname } = parseUrl(url);
-    if (!printable.test(token)) throw new TypeError('token must be printable ASCII without spaces.');
+    // Without types an unset variable arrives here, and would be sent as the token `undefined`.
+    if (typeof token !== 'string' || !printable.test(token)) throw new TypeError('token must be printable ASCII without spaces.');
     this.#authorization = `Bearer ${token}`;
     this.#basePath = pathname.replace(/\/$/, '');
     this.#pool = new Pool(origin, {

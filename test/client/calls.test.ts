@@ -168,7 +168,8 @@ it('a body that is no JSON is refused before anything is sent', async () => {
 
 it('options that cannot be meant are refused when the client is made', () => {
   const good = { url: 'http://127.0.0.1:9', token: 'sample-token' };
-  const bad = [{ url: 'vault' }, { url: 'ftp://vault' }, { url: 'http://vault/?a=b' }, { token: '' }, { token: 'a b' }];
+  const unset = { token: undefined as unknown as string };
+  const bad = [{ url: 'vault' }, { url: 'ftp://vault' }, { url: 'http://vault/?a=b' }, { token: '' }, { token: 'a b' }, unset];
   const numbers = [{ timeoutMs: 0 }, { timeoutMs: Number.NaN }, { retries: -1 }, { retries: 0.5 }, { connections: 0 }];
   for (const options of [...bad, ...numbers]) expect(() => new VaultClient({ ...good, ...options })).toThrow(TypeError);
 });
