@@ -92,12 +92,13 @@ export class EncryptedTables {
   async idsAmong(table: string, ids: readonly string[]): Promise<Set<string>> {
     const hasIdColumn = (await this.#columns(table)).has('id');
     // An untyped column may hold a number, which is named by its digits.
-    const byId = "id = w.id OR (id = CAST(w.id AS numeric) AND typeof(id) <> 'blob' AND CAST(id AS text) = w.id)";
-    const byRowId = `rowid = w.row_id${hasIdColumn ? " AND typeof(id) IN ('null', 'blob')" : ''}`;
+    const byId =
+      "id = vault_wanted.id OR (id = CAST(vault_wanted.id AS numeric) AND typeof(id) <> 'blob' AND CAST(id AS text) = vault_wanted.id)";
+    const byRowId = `rowid = vault_wanted.row_id${hasIdColumn ? " AND typeof(id) IN ('null', 'blob')" : ''}`;
     const wanted = ids.map((id) => [id, /^rowid:(-?\d+)$/.exec(id)?.[1] ?? null]);
     const rows = await this.#database.read(
-      `WITH w AS MATERIALIZED (SELECT value->>0 AS id, CAST(value->>1 AS integer) AS row_id FROM json_each(?))
-       SELECT w.id AS wanted FROM w WHERE EXISTS (SELECT 1 FROM ${quote(table)} WHERE ${hasIdColumn ? `${byId} OR (${byRowId})` : byRowId})`,
+      `WITH vault_wanted AS MATERIALIZED (SELECT value->>0 AS id, CAST(value->>1 AS integer) AS row_id FROM json_each(?))
+       SELECT vault_wanted.id AS wanted FROM vault_wanted WHERE EXISTS (SELECT 1 FROM ${quote(table)} WHERE ${hasIdColumn ? `${byId} OR (${byRowId})` : byRowId})`,
       [JSON.stringify(wanted)],
     );
     return new Set(rows.map((row) => text(row, 'wanted')));
@@ -142,17 +143,18 @@ export class EncryptedTables {
  */
 export function replaceStatement(table: string, keyId: string, replacements: Uint8Array): Statement {
   const isOwned = table === apiKeysTable;
-  const recordKeyId = isOwned ? ', key_id = ?2, key_id_tag = r.value->>3' : '';
+  const recordKeyId = isOwned ? ', key_id = ?2, key_id_tag = vault_new.value->>3' : '';
   const sameBinding = isOwned
-    ? `AND (r.value->>5 IS NULL OR (${bindingColumns.map((column, index) => `${column} IS r.value->>${4 + index}`).join(' AND ')}))`
+    ? `AND (vault_new.value->>5 IS NULL OR (${bindingColumns.map((column, index) => `${column} IS vault_new.value->>${4 + index}`).join(' AND ')}))`
     : '';
   // What was read is compared as one text, since extracting each value from JSON costs as much as one comparison of them all. The
-  // texts are materialized once; straight from json_each they would be built anew for every extraction.
-  const sql = `WITH r AS MATERIALIZED (SELECT key, value FROM json_each(CAST(?1 AS text)))
-    UPDATE ${quote(table)} SET encrypted_value = r.value->>1, iv = r.value->>2, auth_tag = r.value->>3${recordKeyId}
-    FROM r WHERE ${quote(table)}.rowid = CAST(r.key AS integer)
+  // texts are materialized once; straight from json_each they would be built anew for every extraction. No covered table has the
+  // name of the materialized one.
+  const sql = `WITH vault_new AS MATERIALIZED (SELECT key, value FROM json_each(CAST(?1 AS text)))
+    UPDATE ${quote(table)} SET encrypted_value = vault_new.value->>1, iv = vault_new.value->>2, auth_tag = vault_new.value->>3${recordKeyId}
+    FROM vault_new WHERE ${quote(table)}.rowid = CAST(vault_new.key AS integer)
       AND iv || ' ' || auth_tag || ' ' || iif(length(encrypted_value) > ${maxComparedCharacters}, '', encrypted_value)
-        = r.value->>0 ${sameBinding}`;
+        = vault_new.value->>0 ${sameBinding}`;
   return { sql, args: isOwned ? [replacements, keyId] : [replacements] };
 }
 

@@ -512,6 +512,24 @@ describe('coverage', () => {
     expect(Object.keys((await database.rows('context_connector_credentials'))[0] ?? {})).toEqual(columns);
   });
 
+  it.each(['10000', '1'])(
+    'rotates tables of any name, also of one that the statements use themselves, %s rows at once',
+    async (rows) => {
+      const { url, gateway: database } = await tableOf(2);
+      const names = ['e', 'expected', 'k', 'key', 'm', 'n', 'r', 't', 'value', 'w'];
+      for (const name of names) {
+        await database.run(connectorTableSql.replace('context_connector_credentials', name));
+        await database.insert(keyA, { id: 'one' }, name);
+      }
+      await database.insert(keyA, { id: 'skipped' }, 'w');
+      const settings = { VAULT_ENCRYPTED_TABLES: `api_keys,${names}`, VAULT_ROTATION_ATOMIC_ROWS: rows };
+      const { admin } = await startVault(url, { ...staged, ...settings });
+      const { body } = await admin('POST', '/admin/rotate/execute', { skip_ids: ['skipped'] });
+      expect(body.rotation).toMatchObject({ state: 'completed', rows_rotated: 2 + names.length, rows_skipped: 1 });
+      for (const name of names) expect(await database.open(keyB, 'one', name)).toBe('sample-value-of-one');
+    },
+  );
+
   it('names a covered table that does not exist', async () => {
     const { url } = await tableOf(1);
     const { admin } = await startVault(url, { ...staged, VAULT_ENCRYPTED_TABLES: 'api_keys,no_such_table' });
