@@ -5,13 +5,20 @@ import type { Actor, AuditEvent } from '../audit/event.ts';
 import type { AuditJournal } from '../audit/journal.ts';
 import type { AuditKeys } from '../audit/keys.ts';
 import type { Keyring } from '../crypto/keyring.ts';
-import { DecryptGateFailedError, RotationInProgressError, StorageUnavailableError, VaultError } from '../errors.ts';
+import {
+  ConfigurationError,
+  DecryptGateFailedError,
+  RotationInProgressError,
+  StorageUnavailableError,
+  VaultError,
+} from '../errors.ts';
 import { nameOfKey } from '../keys/active-key.ts';
 import { assertNothingUncovered, type CoverageSettings, inspectCoverage, rowsOf } from '../keys/coverage.ts';
 import type { CoveredPart } from '../keys/covered-rows.ts';
 import { auditStatement } from '../store/audit.ts';
 import type { Database } from '../store/database.ts';
 import { type EncryptedTables, tableStateGuard } from '../store/encrypted-tables.ts';
+import { isConstraint } from '../store/failures.ts';
 import { GuardFailedError, type Statement } from '../store/guards.ts';
 import { activateStatements, activeKeyGuard, type MasterKeyStore } from '../store/master-keys.ts';
 import { addMissingColumns } from '../store/migrations.ts';
@@ -135,10 +142,12 @@ export class RotationRun {
     this.#context.logger.info({ rotation_id: this.#rotationId, ...counts }, 'rotation running');
   }
 
-  /** What a broken guard of the rotation's own statements means for the operator. */
+  /** What a broken guard of the rotation's own statements, or a constraint of a covered table, means for the operator. */
   async #explain(error: unknown): Promise<unknown> {
     const { rotations, replicas } = this.#context;
-    if (!(error instanceof GuardFailedError)) return afterSwitch(error, { isSwitched: this.#isSwitched });
+    if (!(error instanceof GuardFailedError)) {
+      return afterSwitch(isConstraint(error) ? refusedRowsError() : error, { isSwitched: this.#isSwitched });
+    }
     if (error.guard === activeKeyGuard) {
       return new RotationInProgressError(
         'Another key has become the active one since this rotation was planned: see GET /admin/master-keys before you run it again.',
@@ -257,7 +266,8 @@ export class RotationRun {
       );
       this.#isSwitched = true;
     } catch (error) {
-      if (error instanceof GuardFailedError) this.#mayHaveWritten = mayHaveWritten;
+      // After these errors it is certain that nothing was written.
+      if (error instanceof GuardFailedError || isConstraint(error)) this.#mayHaveWritten = mayHaveWritten;
       throw error;
     }
   }
@@ -337,4 +347,11 @@ export class RotationRun {
     const isRefused = error instanceof VaultError && !(error instanceof StorageUnavailableError);
     return { state: isRefused && !this.#mayHaveWritten ? 'failed' : 'interrupted', error: message };
   }
+}
+
+/** The vault's own tables accept all that a rotation records: what refuses it is another program's. */
+function refusedRowsError(): ConfigurationError {
+  return new ConfigurationError(
+    'A constraint or a trigger in the database refuses what the rotation writes: drop it, and run the rotation again.',
+  );
 }

@@ -83,6 +83,21 @@ describe('key:rotate', () => {
     expect(await database.rows('vault_rotations')).toMatchObject([{ switched: Number(where === 'behind') }]);
   });
 
+  it.each([
+    ['before', '10', 2, 'failed'],
+    ['behind', '1', 6, 'interrupted'],
+  ])('%s the switch of the active key says so of a table that refuses its rows', async (where, atomicRows, expected, state) => {
+    const { environment, gateway: database } = await tableOf(3);
+    await database.run("CREATE TRIGGER kept BEFORE UPDATE ON api_keys BEGIN SELECT raise(ABORT, 'sample'); END");
+    const settings = { ...environment, VAULT_ROTATION_ATOMIC_ROWS: atomicRows };
+    const { code, stderr } = await runCli(['rotate', ...flags], settings);
+    expect([code, stderr.includes('keep both keys')]).toEqual([expected, where === 'behind']);
+    expect(stderr).toContain('A constraint or a trigger in the database refuses what the rotation writes');
+    expect(await database.rows('vault_rotations')).toMatchObject([{ state, switched: Number(where === 'behind') }]);
+    await database.run('DROP TRIGGER kept');
+    expect((await runCli(['rotate', ...flags], settings)).stdout).toContain('[rotate] rotated 3 of 3 row(s).');
+  });
+
   it('says what the runbook says, to the character, for a dry run and a rotation', async () => {
     const { environment, gateway: database } = await tableOf(3);
     const dryRun = await runCli(['rotate', ...flags, '--dry-run'], environment);

@@ -202,7 +202,7 @@ describe('an admin act', () => {
     await store('K');
     const before = await database.rows();
     await database.client.execute(refuseAct('rotation.switch'));
-    expect((await vault.admin('POST', '/admin/rotate/execute')).status).toBe(500);
+    expect((await vault.admin('POST', '/admin/rotate/execute')).status).toBe(503);
     expect(await database.rows()).toEqual(before);
     expect((await database.rows('vault_active_key')).map(({ key_id }) => key_id)).toEqual([keyIdA]);
     await database.client.execute('DROP TRIGGER refuse');
@@ -211,7 +211,7 @@ describe('an admin act', () => {
     expect(found.map(({ act, outcome }: { act: string; outcome: string }) => `${act} ${outcome}`)).toEqual([
       'key.store done',
       'rotation.start done',
-      'rotation.end interrupted',
+      'rotation.end failed',
       'rotation.start done',
       'rotation.switch done',
       'rotation.end done',
