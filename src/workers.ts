@@ -67,7 +67,7 @@ export function buildEngine(
   throttle: Throttle = unthrottled,
 ): RotationEngine {
   const { keyring, coverage, atomicRows, snapshotDir } = settings;
-  const work = buildSnapshotWork(settings, stores, onSwitched, throttle);
+  const work = workOnSnapshotsHere({ ...settings, ...stores, onSwitched, throttle });
   const snapshots = new Snapshots({ ...stores, work, keyring, snapshotDir, logger });
   return new RotationEngine({
     ...stores,
@@ -88,15 +88,6 @@ function pageWorkersAt(place: EnginePlace): StartPageWorkers {
   return place === 'here' || threads === 1 ? workHere : workOnThreads(entry, threads);
 }
 
-export function buildSnapshotWork(
-  { keyring, coverage, snapshotDir }: EngineSettings,
-  stores: Stores,
-  onSwitched: () => void,
-  throttle: Throttle = unthrottled,
-): SnapshotWork {
-  return workOnSnapshotsHere({ ...stores, keyring, coverage, snapshotDir, onSwitched, throttle });
-}
-
 interface Workers {
   readonly rotator: Rotator;
   readonly surveyor: Surveyor;
@@ -111,22 +102,17 @@ export function buildWorkers(
   onSwitched: () => void,
   place: RotationPlace,
 ): Workers {
-  return place === 'threads'
-    ? workersOnThreads(config, stores, logger, onSwitched)
-    : workersHere(config, stores, logger, onSwitched, place);
-}
-
-function workersHere(config: CoreConfig, stores: Stores, logger: Logger, onSwitched: () => void, place: EnginePlace): Workers {
+  if (place === 'threads') return buildThreads(config, stores, logger, onSwitched);
   const { keyring, coverage } = config;
   return {
     rotator: buildEngine(config, stores, logger, onSwitched, place),
     surveyor: surveyHere(stores.tables, coverage, keyring),
-    snapshotWork: buildSnapshotWork(config, stores, onSwitched),
+    snapshotWork: workOnSnapshotsHere({ ...config, ...stores, onSwitched, throttle: unthrottled }),
     textWorkers: workOnTextsHere(keyring),
   };
 }
 
-function workersOnThreads(config: CoreConfig, stores: Stores, logger: Logger, onSwitched: () => void): Workers {
+function buildThreads(config: CoreConfig, stores: Stores, logger: Logger, onSwitched: () => void): Workers {
   const { keyring, ...others } = { ...config, database: stores.database.location };
   const settings: ThreadSettings = { ...others, keys: keyring.given };
   const entry = (name: string): URL => new URL(`./threads/${name}-thread.js`, import.meta.url);

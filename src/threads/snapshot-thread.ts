@@ -5,9 +5,9 @@ import { answerRequests } from '../runtime/thread.ts';
 import { createThrottle } from '../runtime/throttle.ts';
 import type { RestoreResult } from '../snapshot/restore.ts';
 import { Spool } from '../snapshot/spool.ts';
-import type { SnapshotNote, SnapshotTask, TakenFile } from '../snapshot/threads.ts';
+import { type SnapshotNote, type SnapshotTask, type TakenFile, workOnSnapshotsHere } from '../snapshot/threads.ts';
 import { Database } from '../store/database.ts';
-import { buildSnapshotWork, buildStores } from '../workers.ts';
+import { buildStores } from '../workers.ts';
 
 answerRequests<SnapshotTask, TakenFile | RestoreResult, SnapshotNote>(
   async ({ settings, act }, { stopped, tell }) => {
@@ -19,7 +19,7 @@ answerRequests<SnapshotTask, TakenFile | RestoreResult, SnapshotNote>(
       const onSwitched = (): void => tell('switched');
       // A restore is urgent, and does not rest.
       const throttle = act.kind === 'take' ? createThrottle(stopped) : () => stopped.throwIfAborted();
-      const work = buildSnapshotWork({ ...settings, keyring }, stores, onSwitched, throttle);
+      const work = workOnSnapshotsHere({ ...settings, ...stores, keyring, onSwitched, throttle });
       if (act.kind === 'restore') return await work.restore(act.actor, new Spool(act.file), act.mode);
       const { header, spool } = await work.take();
       return { header, file: spool.file };
