@@ -7,7 +7,7 @@ import { accessSync, constants, existsSync, realpathSync, statSync } from 'node:
 import { dirname, resolve } from 'node:path';
 import { type GivenKey, Keyring } from './crypto/keyring.ts';
 import { parseMasterKey } from './crypto/master-key.ts';
-import { tableAmong } from './keys/coverage.ts';
+import { type CoverageSettings, tableAmong } from './keys/coverage.ts';
 import { type Environment, percentDecoded, SettingsError, SettingsReader } from './settings.ts';
 import { type DatabaseLocation, databaseFilePath, isFileUrl } from './store/database.ts';
 import { apiKeysTable } from './store/encrypted-rows.ts';
@@ -29,7 +29,7 @@ const databaseSchemes = ['file:', 'libsql:', 'http:', 'https:', 'ws:', 'wss:'];
 export interface CoreConfig {
   readonly database: DatabaseLocation;
   readonly keyring: Keyring;
-  readonly coverage: { readonly encryptedTables: readonly string[]; readonly exemptTables: readonly string[] };
+  readonly coverage: CoverageSettings;
   readonly atomicRows: number;
   readonly rotationDueDays: number;
   /** The absolute path of an existing folder; null if none is configured. */
