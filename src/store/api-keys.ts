@@ -186,7 +186,7 @@ export class ApiKeyStore {
    */
   async put(sealed: SealedApiKey, id: string, now: number, record: AuditLine): Promise<'replaced' | 'inserted' | null> {
     const { tenantId, name, provider, encryptedValue, iv, authTag, keyId } = sealed;
-    const [replaced, inserted] = await this.#write([
+    const [replaced, inserted] = await this.#writes.submit([
       {
         sql: `UPDATE api_keys SET provider = ?, encrypted_value = ?, iv = ?, auth_tag = ?, key_id = ?, key_id_tag = ?, updated_at = max(?, updated_at)
               WHERE rowid = ${newestOf('?', '?')} AND ${isActive}`,
@@ -209,7 +209,7 @@ export class ApiKeyStore {
   /** Deletes the row together with its audit record. Returns false, with nothing written, if the tenant has no such row. */
   async delete(tenantId: string | null, id: string, record: AuditLine): Promise<boolean> {
     const ofTenant = 'id = ? AND tenant_id IS ?';
-    const [, deleted] = await this.#write([
+    const [, deleted] = await this.#writes.submit([
       auditStatement(record, `EXISTS (SELECT 1 FROM api_keys WHERE ${ofTenant})`, [id, tenantId]),
       { sql: `DELETE FROM api_keys WHERE ${ofTenant}`, args: [id, tenantId] },
     ]);
@@ -235,11 +235,6 @@ export class ApiKeyStore {
 
   async #read(sql: string, args: (string | number | null)[]): Promise<readonly Row[]> {
     return withColumns(this.#database, () => this.#database.read(sql, args));
-  }
-
-  /** Commits all statements or none, possibly in one batch with those of other callers. */
-  #write(statements: readonly Statement[]): Promise<readonly number[]> {
-    return this.#writes.submit(statements);
   }
 
   async #writeAll(writes: readonly (readonly Statement[])[]): Promise<(readonly number[])[]> {
