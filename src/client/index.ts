@@ -18,5 +18,6 @@ export {
   VaultValidationError,
 } from './errors.ts';
 export type { KeyCacheOptions } from './key-reader.ts';
-export { type CallOptions, type Tenant, VaultClient, type VaultClientOptions } from './vault-client.ts';
+export type { CallOptions } from './transport.ts';
+export { type Tenant, VaultClient, type VaultClientOptions } from './vault-client.ts';
 export type * from './wire.ts';

@@ -3,6 +3,7 @@
 import { LRUCache } from 'lru-cache';
 import { isUnreachable, VaultClientError } from './errors.ts';
 import { Flights } from './flights.ts';
+import type { CallOptions } from './transport.ts';
 import type { DecryptedKey, DecryptKeyBody } from './wire.ts';
 
 const defaultMaxEntries = 1_000;
@@ -32,12 +33,7 @@ export interface ReadLimits {
   readonly maxTimeoutMs?: number;
 }
 
-export interface ReadOptions {
-  readonly signal?: AbortSignal | undefined;
-  readonly requestId?: string | undefined;
-}
-
-type Fetch = (body: DecryptKeyBody, options: ReadOptions, limits: ReadLimits) => Promise<DecryptedKey>;
+type Fetch = (body: DecryptKeyBody, options: CallOptions, limits: ReadLimits) => Promise<DecryptedKey>;
 
 interface Entry {
   readonly key: DecryptedKey;
@@ -70,7 +66,7 @@ export class KeyReader {
     this.#cache = options === undefined ? null : new LRUCache({ max, ttl, ttlAutopurge: true });
   }
 
-  async read(body: DecryptKeyBody, { signal, requestId }: ReadOptions): Promise<DecryptedKey> {
+  async read(body: DecryptKeyBody, { signal, requestId }: CallOptions): Promise<DecryptedKey> {
     signal?.throwIfAborted();
     const name = cacheKey(body);
     const entry = this.#cache?.get(name);
@@ -99,7 +95,7 @@ export class KeyReader {
     this.#flights.forget();
   }
 
-  async #ask(name: string, body: DecryptKeyBody, options: ReadOptions, isCurrent: () => boolean): Promise<DecryptedKey> {
+  async #ask(name: string, body: DecryptKeyBody, options: CallOptions, isCurrent: () => boolean): Promise<DecryptedKey> {
     const limits = this.#stale(name) === undefined ? {} : { retries: 0, maxTimeoutMs: refreshTimeoutMs };
     try {
       const key = Object.freeze(await this.#fetch(body, options, limits));

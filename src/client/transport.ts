@@ -33,8 +33,14 @@ export interface Call {
   readonly isShort?: boolean;
 }
 
-export interface AttemptOptions {
-  readonly signal: AbortSignal | undefined;
+export interface CallOptions {
+  /** Aborts the call, which then rejects with the signal's reason. */
+  readonly signal?: AbortSignal | undefined;
+  /** Appears in the vault's log. A call without one gets an id of its own. */
+  readonly requestId?: string | undefined;
+}
+
+interface AttemptOptions extends CallOptions {
   readonly requestId: string;
   readonly timeoutMs: number;
 }

@@ -8,7 +8,7 @@ import { hasItems, hasKey, hasOpenedKey, hasText, type IsMeant, isPage } from '.
 import { isNotDone, VaultClientError, VaultNotFoundError } from './errors.ts';
 import { type KeyCacheOptions, KeyReader, type ReadLimits } from './key-reader.ts';
 import { withRetries } from './retry.ts';
-import { type Call, Transport } from './transport.ts';
+import { type Call, type CallOptions, Transport } from './transport.ts';
 import type * as wire from './wire.ts';
 
 const defaultTimeoutMs = 10_000;
@@ -30,13 +30,6 @@ export interface VaultClientOptions {
   readonly connections?: number | undefined;
   /** No cache by default. */
   readonly cache?: KeyCacheOptions | undefined;
-}
-
-export interface CallOptions {
-  /** Aborts the call, which then rejects with the signal's reason. */
-  readonly signal?: AbortSignal | undefined;
-  /** Appears in the vault's log. A call without one gets an id of its own. */
-  readonly requestId?: string | undefined;
 }
 
 /** Omitted or null: the rows whose tenant is null, never all rows. */
@@ -68,8 +61,9 @@ export class VaultClient {
   async storeKey(body: wire.StoreKeyBody, options: CallOptions = {}): Promise<wire.StoreKeyAnswer> {
     const { tenant_id, name } = body;
     try {
-      const call: Call = { method: 'POST', path: '/v1/api-keys', body, isMeant: hasKey({ tenant_id, name }), isShort: true };
-      return (await this.#call(call, options, {}, { mayRepeat: isNotDone })) as wire.StoreKeyAnswer;
+      const isMeant = hasKey({ tenant_id, name });
+      const call = { method: 'POST', path: '/v1/api-keys', body, isMeant, isShort: true, mayRepeat: isNotDone } as const;
+      return (await this.#call(call, options)) as wire.StoreKeyAnswer;
     } finally {
       // Also after a failure: the key may have been stored all the same.
       this.#keys.forget(body);
@@ -108,8 +102,10 @@ export class VaultClient {
   async deleteKey(id: string, { tenant_id }: Tenant = {}, options: CallOptions = {}): Promise<void> {
     const isMeant: IsMeant = ({ deleted }) => deleted === true;
     try {
-      const call: Call = { method: 'DELETE', path: keyPath(id), query: { tenant_id }, isMeant, isShort: true };
-      await this.#call(call, options, {}, { isDone: isDeletedBefore });
+      await this.#call(
+        { method: 'DELETE', path: keyPath(id), query: { tenant_id }, isMeant, isShort: true, isDone: isDeletedBefore },
+        options,
+      );
     } finally {
       this.#keys.forgetId(id);
     }
@@ -198,8 +194,7 @@ export class VaultClient {
     return this.#call({ method: 'POST', path, body, isMeant }, options);
   }
 
-  async #call(call: Call, options: CallOptions, limits: ReadLimits = {}, rules: RepeatRules = {}): Promise<unknown> {
-    const { signal, requestId = '' } = options;
+  async #call(call: RepeatableCall, { signal, requestId = '' }: CallOptions, limits: ReadLimits = {}): Promise<unknown> {
     const id = givenRequestId.test(requestId) ? requestId : randomUUID();
     const timeoutMs = Math.min(this.#timeoutMs, limits.maxTimeoutMs ?? this.#timeoutMs);
     const attempt = async (earlier: readonly VaultClientError[]): Promise<unknown> => {
@@ -207,15 +202,15 @@ export class VaultClient {
         return await this.#transport.attempt(call, { signal, requestId: id, timeoutMs });
       } catch (error) {
         if (error instanceof VaultClientError && error.status === 401) this.#keys.forgetAll();
-        if (rules.isDone?.(error, earlier)) return null;
+        if (call.isDone?.(error, earlier)) return null;
         throw error;
       }
     };
-    return withRetries(attempt, limits.retries ?? this.#retries, signal, rules.mayRepeat);
+    return withRetries(attempt, limits.retries ?? this.#retries, signal, call.mayRepeat);
   }
 }
 
-interface RepeatRules {
+interface RepeatableCall extends Call {
   /** Whether a failed retry shows that an earlier attempt had carried out the call. */
   readonly isDone?: (error: unknown, earlier: readonly VaultClientError[]) => boolean;
   /** After which failures the call may be retried; by default after every transient one. */
