@@ -2,7 +2,7 @@
 
 import { LRUCache } from 'lru-cache';
 import { isUnreachable, VaultClientError } from './errors.ts';
-import { Flights } from './flights.ts';
+import { SingleFlight } from './single-flight.ts';
 import type { CallOptions } from './transport.ts';
 import type { DecryptedKey, DecryptKeyBody } from './wire.ts';
 
@@ -44,7 +44,7 @@ interface Entry {
 
 export class KeyReader {
   readonly #fetch: Fetch;
-  readonly #flights = new Flights<DecryptedKey>();
+  readonly #singleFlight = new SingleFlight<DecryptedKey>();
   readonly #cache: LRUCache<string, Entry> | null;
   readonly #ttlMs: number;
   readonly #staleMs: number;
@@ -71,7 +71,7 @@ export class KeyReader {
     const name = cacheKey(body);
     const entry = this.#cache?.get(name);
     if (entry !== undefined && performance.now() < entry.freshUntilMs) return entry.key;
-    return this.#flights.join(
+    return this.#singleFlight.join(
       name,
       (shared, isCurrent) => this.#ask(name, body, { signal: shared, requestId }, isCurrent),
       signal,
@@ -82,17 +82,17 @@ export class KeyReader {
   forget(body: DecryptKeyBody): void {
     const name = cacheKey(body);
     this.#cache?.delete(name);
-    this.#flights.forget(name);
+    this.#singleFlight.forget(name);
   }
 
   forgetId(id: string): void {
     for (const [name, entry] of this.#cache?.entries() ?? []) if (entry.key.id === id) this.#cache?.delete(name);
-    this.#flights.forget();
+    this.#singleFlight.forget();
   }
 
   forgetAll(): void {
     this.#cache?.clear();
-    this.#flights.forget();
+    this.#singleFlight.forget();
   }
 
   async #ask(name: string, body: DecryptKeyBody, options: CallOptions, isCurrent: () => boolean): Promise<DecryptedKey> {

@@ -1,18 +1,18 @@
 /** Lets concurrent callers of the same thing share one request, which each of them may abort for itself. */
 
-interface Flight<Result> {
+interface SharedRequest<Result> {
   readonly result: Promise<Result>;
   /** Null if the caller that began the request cannot leave, so that the request is never abandoned. */
   readonly controller: AbortController | null;
-  passengers: number;
+  callers: number;
   isOver: boolean;
 }
 
-/** `isCurrent` tells whether the key has not been {@link Flights.forget forgotten} since the request began. */
+/** `isCurrent` tells whether the key has not been {@link SingleFlight.forget forgotten} since the request began. */
 type Start<Result> = (signal: AbortSignal | undefined, isCurrent: () => boolean) => Promise<Result>;
 
-export class Flights<Result> {
-  readonly #flights = new Map<string, Flight<Result>>();
+export class SingleFlight<Result> {
+  readonly #requests = new Map<string, SharedRequest<Result>>();
 
   /**
    * The result of the request in flight for `key`, or of a new one begun by `start`. The request is aborted once every caller has
@@ -20,38 +20,43 @@ export class Flights<Result> {
    */
   async join(key: string, start: Start<Result>, signal: AbortSignal | undefined): Promise<Result> {
     signal?.throwIfAborted();
-    const flight = this.#flights.get(key) ?? this.#begin(key, start, signal !== undefined);
-    flight.passengers += 1;
+    const request = this.#requests.get(key) ?? this.#begin(key, start, signal !== undefined);
+    request.callers += 1;
     try {
-      return await (signal === undefined ? flight.result : until(flight.result, signal));
+      return await (signal === undefined ? request.result : until(request.result, signal));
     } finally {
-      flight.passengers -= 1;
-      if (flight.passengers === 0) this.#end(key, flight);
+      request.callers -= 1;
+      if (request.callers === 0) this.#end(key, request);
     }
   }
 
   /** Requests in flight get no more callers: their answers may be outdated. */
   forget(key?: string): void {
-    if (key === undefined) this.#flights.clear();
-    else this.#flights.delete(key);
+    if (key === undefined) this.#requests.clear();
+    else this.#requests.delete(key);
   }
 
-  #begin(key: string, start: Start<Result>, mayBeLeft: boolean): Flight<Result> {
+  #begin(key: string, start: Start<Result>, mayBeLeft: boolean): SharedRequest<Result> {
     const controller = mayBeLeft ? new AbortController() : null;
-    const isCurrent = (): boolean => this.#flights.get(key) === flight;
-    const flight: Flight<Result> = { controller, passengers: 0, isOver: false, result: start(controller?.signal, isCurrent) };
+    const isCurrent = (): boolean => this.#requests.get(key) === request;
+    const request: SharedRequest<Result> = {
+      controller,
+      callers: 0,
+      isOver: false,
+      result: start(controller?.signal, isCurrent),
+    };
     const end = (): void => {
-      flight.isOver = true;
+      request.isOver = true;
     };
     // Every waiting caller gets the rejection; without any, it must not count as unhandled.
-    flight.result.then(end, end);
-    this.#flights.set(key, flight);
-    return flight;
+    request.result.then(end, end);
+    this.#requests.set(key, request);
+    return request;
   }
 
-  #end(key: string, flight: Flight<Result>): void {
-    if (this.#flights.get(key) === flight) this.#flights.delete(key);
-    if (!flight.isOver) flight.controller?.abort();
+  #end(key: string, request: SharedRequest<Result>): void {
+    if (this.#requests.get(key) === request) this.#requests.delete(key);
+    if (!request.isOver) request.controller?.abort();
   }
 }
 
