@@ -4,7 +4,7 @@
 
 import { type ReadRecord, readRecord } from '../crypto/audit-chain.ts';
 import { Repetition } from '../runtime/repetition.ts';
-import { within } from '../runtime/within.ts';
+import { withTimeout } from '../runtime/with-timeout.ts';
 import type { AuditStore } from '../store/audit.ts';
 import { type AuditEvent, type ChainHead, vaultActor } from './event.ts';
 import type { AuditJournal } from './journal.ts';
@@ -105,7 +105,7 @@ export class Anchors {
     void this.#repetition.stop();
     // An anchor already under way may have missed the latest records.
     const last = (this.#underWay ?? Promise.resolve()).then(() => this.anchor());
-    await within(last, lastAnchorMs, () => undefined);
+    await withTimeout(last, lastAnchorMs, () => undefined);
     this.#isStopped = true;
   }
 

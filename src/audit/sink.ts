@@ -8,7 +8,7 @@ import { type FileHandle, open } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { ConfigurationError } from '../errors.ts';
-import { within } from '../runtime/within.ts';
+import { withTimeout } from '../runtime/with-timeout.ts';
 
 const standardOutput = 'stdout';
 const newline = 0x0a;
@@ -186,7 +186,7 @@ async function endsWithinLine(file: FileHandle, size: number): Promise<boolean> 
 }
 
 function withPatience<Result>(work: Promise<Result>): Promise<Result> {
-  return within(work, patienceMs, () => {
+  return withTimeout(work, patienceMs, () => {
     throw new Error('The audit log takes nothing.');
   });
 }

@@ -5,7 +5,7 @@
 
 import type { Keyring } from '../crypto/keyring.ts';
 import { ConfigurationError, StorageUnavailableError } from '../errors.ts';
-import { within } from '../runtime/within.ts';
+import { withTimeout } from '../runtime/with-timeout.ts';
 import type { EncryptedTables } from '../store/encrypted-tables.ts';
 import type { MasterKeyStore } from '../store/master-keys.ts';
 import { isRunning, type RotationRecord } from '../store/rotation-record.ts';
@@ -77,7 +77,7 @@ export class ReadinessCheck {
       if (this.#check === check) this.#check = null;
     };
     check.then(forget, forget);
-    return within(check, answerWithinMs, () => {
+    return withTimeout(check, answerWithinMs, () => {
       // The next caller starts a new check.
       forget();
       throw new StorageUnavailableError(`The database has not answered within ${answerWithinMs} ms.`);
@@ -169,7 +169,7 @@ export class ReadinessCheck {
       this.#survey.catch(() => undefined);
     }
     if (this.#survey === null || waitMs === 0) return this.#lastSurvey;
-    return within(this.#survey, waitMs, () => this.#lastSurvey);
+    return withTimeout(this.#survey, waitMs, () => this.#lastSurvey);
   }
 
   /**

@@ -8,7 +8,7 @@ import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promi
 import { fileURLToPath } from 'node:url';
 import pLimit, { type LimitFunction } from 'p-limit';
 import { ConfigurationError, StorageUnavailableError } from '../errors.ts';
-import { within } from '../runtime/within.ts';
+import { withTimeout } from '../runtime/with-timeout.ts';
 import type { Argument, Connection, Row } from './connection.ts';
 import { AttemptTimeoutError, asMayBeDone, describe, kindOf, translate } from './failures.ts';
 import { FileConnection } from './file-connection.ts';
@@ -273,7 +273,7 @@ export class Database {
       signal.throwIfAborted();
       return withSignal(signal, () => operation(endsAtMs));
     });
-    return within(given, timeoutMs, () => {
+    return withTimeout(given, timeoutMs, () => {
       patience.abort(new AttemptTimeoutError('No answer in time.'));
       throw signal.reason;
     });

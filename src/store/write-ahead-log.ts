@@ -7,7 +7,7 @@
 import { existsSync, realpathSync, statSync } from 'node:fs';
 import { LibsqlError } from '@libsql/client';
 import PromiseDatabase from 'libsql/promise';
-import { within } from '../runtime/within.ts';
+import { withTimeout } from '../runtime/with-timeout.ts';
 import type { SqlStatement } from './connection.ts';
 import { AttemptTimeoutError } from './failures.ts';
 
@@ -44,7 +44,7 @@ export class WriteAheadLog {
    */
   async inTurn<T>(work: () => Promise<T>, endsAtMs: number): Promise<T> {
     while (this.#underWay !== null) {
-      await within(this.#underWay, endsAtMs - performance.now(), () => {
+      await withTimeout(this.#underWay, endsAtMs - performance.now(), () => {
         throw new AttemptTimeoutError('The disk keeps what was begun before it.');
       });
     }
@@ -62,7 +62,7 @@ export class WriteAheadLog {
    * wait for it.
    */
   async commit(statements: readonly SqlStatement[], endsAtMs: number): Promise<void> {
-    await within(this.#begin(this.#commit(statements)), endsAtMs - performance.now(), () => {
+    await withTimeout(this.#begin(this.#commit(statements)), endsAtMs - performance.now(), () => {
       throw new AttemptTimeoutError('The disk keeps it.');
     });
   }

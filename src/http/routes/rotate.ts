@@ -7,7 +7,7 @@ import * as schemas from '../../contract/schemas.ts';
 import { cancelRotation, findRotation } from '../../rotation/control.ts';
 import type { DryRun, Rotator } from '../../rotation/engine.ts';
 import type { RotationRequest } from '../../rotation/plan.ts';
-import { within } from '../../runtime/within.ts';
+import { withTimeout } from '../../runtime/with-timeout.ts';
 import type { RotationRecord } from '../../store/rotation-record.ts';
 import type { RotationStore } from '../../store/rotations.ts';
 import { actorOf } from '../auth.ts';
@@ -62,7 +62,7 @@ export function rotateRoutes({ rotator, rotations, journal, encryptedTables }: R
       handler: async (request, reply) => {
         const { body, query } = request;
         const running = await rotator.start({ ...toRequest(body), actor: actorOf(request) });
-        const finished = await within(running.done, (query.wait ?? 25) * 1000, () => null);
+        const finished = await withTimeout(running.done, (query.wait ?? 25) * 1000, () => null);
         if (finished !== null) return { rotation: present(finished) };
         reply.code(202).header('Location', `/admin/rotate/${running.id}`);
         return { rotation: present(await find(running.id)) };
