@@ -247,7 +247,7 @@ export class RotationRun {
     await writeChunks(work, this.#plan.to.id, pages, async (chunk) => {
       const [changed = 0] = await rotations.advance(lease, { state, rowsRotated: this.#rowsRotated }, [chunk]);
       this.#rowsRotated += changed;
-      if (hasNeighbours) await database.giveWay();
+      if (hasNeighbours) await database.letOthersWrite();
       return changed;
     });
     await rotations.advance(lease, { state, rowsRotated: this.#rowsRotated });

@@ -169,7 +169,7 @@ export class Database {
    * Lets waiting writers in, for a caller that writes repeatedly: a file's lock has no queue, so a writer that retakes it at once
    * may starve the others for seconds. A server queues its writers.
    */
-  async giveWay(): Promise<void> {
+  async letOthersWrite(): Promise<void> {
     if (this.#file !== null) await sleep(lockGapMs);
   }
 
