@@ -4,10 +4,13 @@ import { parentPort, type TransferListItem, Worker, type WorkerOptions } from 'n
 import { type ErrorCode, type ErrorDetails, errorWithCode, StorageUnavailableError, VaultError } from '../errors.ts';
 
 /** Sent to the thread: a request, or an order to stop its work. */
-type Order<Request> = { readonly number: number; readonly request: Request } | 'stop';
+type ToThread<Request> = { readonly number: number; readonly request: Request } | 'stop';
 
 /** Sent by the thread about the request with this number: notes during the work, then the outcome. */
-type Word<Response, Note> = { readonly number: number } & ({ readonly note: Note } | { readonly outcome: Outcome<Response> });
+type FromThread<Response, Note> = { readonly number: number } & (
+  | { readonly note: Note }
+  | { readonly outcome: Outcome<Response> }
+);
 
 type Outcome<Response> =
   | { readonly kind: 'done'; readonly response: Response }
@@ -29,7 +32,7 @@ export class Thread<Request, Response, Note = never> {
   /** `entry` is a compiled file that calls {@link answerRequests}. */
   constructor(entry: URL, options: WorkerOptions = {}) {
     this.#worker = new Worker(entry, options);
-    this.#worker.on('message', (word: Word<Response, Note>) => this.#hear(word));
+    this.#worker.on('message', (message: FromThread<Response, Note>) => this.#receive(message));
     this.#worker.on('error', (error) => this.#fail(error));
     this.#worker.on('messageerror', (error) => this.#fail(error));
     this.#worker.on('exit', () => this.#fail(new Error('A thread ended before its work.')));
@@ -54,14 +57,14 @@ export class Thread<Request, Response, Note = never> {
       const number = this.#sent;
       this.#sent += 1;
       // Throws if something cannot be copied; then nothing is left pending.
-      this.#worker.postMessage({ number, request } satisfies Order<Request>, moved);
+      this.#worker.postMessage({ number, request } satisfies ToThread<Request>, moved);
       this.#pending.set(number, { onNote, resolve, reject });
     });
   }
 
   /** Asks the thread to stop its work at the next step; the pending requests then reject. */
   stop(): void {
-    this.#worker.postMessage('stop' satisfies Order<Request>);
+    this.#worker.postMessage('stop' satisfies ToThread<Request>);
   }
 
   /** Ends the thread whatever it is doing, and resolves once it has ended. */
@@ -69,15 +72,15 @@ export class Thread<Request, Response, Note = never> {
     await this.#worker.terminate();
   }
 
-  #hear(word: Word<Response, Note>): void {
-    const pending = this.#pending.get(word.number);
-    if ('note' in word) {
-      pending?.onNote(word.note);
+  #receive(message: FromThread<Response, Note>): void {
+    const pending = this.#pending.get(message.number);
+    if ('note' in message) {
+      pending?.onNote(message.note);
       return;
     }
-    this.#pending.delete(word.number);
-    if (word.outcome.kind === 'done') pending?.resolve(word.outcome.response);
-    else pending?.reject(toError(word.outcome));
+    this.#pending.delete(message.number);
+    if (message.outcome.kind === 'done') pending?.resolve(message.outcome.response);
+    else pending?.reject(toError(message.outcome));
   }
 
   #fail(error: unknown): void {
@@ -106,13 +109,14 @@ export function answerRequests<Request, Response, Note = never>(
   if (port === null) throw new Error('Only a thread answers requests.');
   const stop = new AbortController();
   const answer = async (number: number, request: Request): Promise<void> => {
-    const say = (word: Word<Response, Note>, moved: readonly TransferListItem[] = []): void => port.postMessage(word, moved);
-    const outcome = await outcomeOf(() => respond(request, { stopped: stop.signal, tell: (note) => say({ number, note }) }));
-    say({ number, outcome }, outcome.kind === 'done' ? movedOf(outcome.response) : []);
+    const post = (message: FromThread<Response, Note>, moved: readonly TransferListItem[] = []): void =>
+      port.postMessage(message, moved);
+    const outcome = await outcomeOf(() => respond(request, { stopped: stop.signal, tell: (note) => post({ number, note }) }));
+    post({ number, outcome }, outcome.kind === 'done' ? movedOf(outcome.response) : []);
   };
-  port.on('message', (order: Order<Request>) => {
-    if (order === 'stop') stop.abort(stopping());
-    else void answer(order.number, order.request);
+  port.on('message', (message: ToThread<Request>) => {
+    if (message === 'stop') stop.abort(stopping());
+    else void answer(message.number, message.request);
   });
   // A request that cannot be deserialized has no number to respond to: the thread ends, which rejects all pending requests.
   port.on('messageerror', (error) => {
