@@ -2,6 +2,7 @@
 
 import type { Keyring } from '../crypto/keyring.ts';
 import { maxListedFailures, type RowFailure } from '../keys/covered-rows.ts';
+import { TextBytes } from '../runtime/text-bytes.ts';
 import { type Throttle, unthrottled } from '../runtime/throttle.ts';
 import {
   decodePage,
@@ -11,7 +12,6 @@ import {
   ReplacementWriter,
   type RowIdRange,
 } from '../store/encrypted-rows.ts';
-import { TextBytes } from '../store/text-bytes.ts';
 import { type RowClass, RowClassifier, type RowsPlan } from './classify.ts';
 
 /** How many rows a page's report lists. Beyond that, reading the whole page again is faster than reading each row. */

@@ -4,9 +4,9 @@
  */
 
 import type { GivenKey, Keyring } from '../crypto/keyring.ts';
+import { movable } from '../runtime/owned-bytes.ts';
 import { Thread } from '../runtime/thread.ts';
 import { type EncryptedPage, pageRows } from '../store/encrypted-rows.ts';
-import { movable } from '../store/owned-bytes.ts';
 import type { RowsPlan } from './classify.ts';
 import { type PageReport, PageWork } from './page-work.ts';
 

@@ -1,9 +1,9 @@
 /** Writes the rotated rows back by compare-and-swap: in one commit with the switch of the active key, or in chunks after it. */
 
 import { type CoveredPart, coveredPages } from '../keys/covered-rows.ts';
+import { release } from '../runtime/owned-bytes.ts';
 import { firstRowId, lastRowId, replaceStatement, tableStateStatements } from '../store/encrypted-tables.ts';
 import type { Statement } from '../store/guards.ts';
-import { release } from '../store/owned-bytes.ts';
 import type { TableWork } from './inspection.ts';
 import type { SealedPage } from './page-work.ts';
 

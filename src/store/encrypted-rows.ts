@@ -1,7 +1,7 @@
 /** Rows of the covered tables outside the database: as they were read, and as they are to be written back. */
 
+import { TextBytes } from '../runtime/text-bytes.ts';
 import { type DecodedText, decodeRowsOfTexts } from './cells.ts';
-import { TextBytes } from './text-bytes.ts';
 
 /** The only table whose rows the vault itself writes, in format 2 and with a key id. */
 export const apiKeysTable = 'api_keys';

@@ -4,9 +4,9 @@ import { workerData } from 'node:worker_threads';
 import { Keyring } from '../crypto/keyring.ts';
 import { type PageReport, PageWork } from '../rotation/page-work.ts';
 import type { PageTask, PageThreadSettings } from '../rotation/page-workers.ts';
+import { movable } from '../runtime/owned-bytes.ts';
 import { answerRequests } from '../runtime/thread.ts';
 import { createThrottle, unthrottled } from '../runtime/throttle.ts';
-import { movable } from '../store/owned-bytes.ts';
 
 const { plan, keys } = workerData as PageThreadSettings;
 const keyring = new Keyring(keys);

@@ -2,9 +2,9 @@
 
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
+import { release } from '../../src/runtime/owned-bytes.ts';
+import { TextBytes } from '../../src/runtime/text-bytes.ts';
 import { type Replacement, ReplacementWriter } from '../../src/store/encrypted-rows.ts';
-import { release } from '../../src/store/owned-bytes.ts';
-import { TextBytes } from '../../src/store/text-bytes.ts';
 
 /** A server takes 5,000,000 bytes of an argument. */
 const maxPieceBytes = 3_000_000;
