@@ -12,7 +12,7 @@ import { type InspectFlags, status, verify } from './cli/inspect.ts';
 import { OutputError, outputFailure, printError, printJson } from './cli/output.ts';
 import { explainGateFailure, parseSkip, type RotateFlags, rotate } from './cli/rotate.ts';
 import { parseMode, type RestoreFlags, restore, type SnapshotFlags, snapshot } from './cli/snapshot.ts';
-import { DecryptGateFailedError, VaultError } from './errors.ts';
+import { DecryptGateFailedError, type ErrorAnswer, VaultError } from './errors.ts';
 import { SettingsError } from './settings.ts';
 
 let exitCode: number = exitCodes.done;
@@ -174,11 +174,9 @@ function withoutValues(text: string): string {
   });
 }
 
-/** In the form of the HTTP API; details of an unexpected error appear on standard error only. */
-function describeError(error: unknown): object {
-  if (error instanceof VaultError) {
-    return { type: error.code, message: error.message, ...(error.details && { details: error.details }) };
-  }
+/** Details of an unexpected error appear on standard error only. */
+function describeError(error: unknown): ErrorAnswer {
+  if (error instanceof VaultError) return error.toAnswer();
   if (error instanceof SettingsError) return { type: 'validation_error', message: error.problems.join(' ') };
   if (error instanceof CommanderError) return { type: 'validation_error', message: withoutValues(error.message) };
   return { type: 'internal_error', message: error instanceof OutputError ? error.message : 'unexpected' };

@@ -23,6 +23,13 @@ export type ErrorCode = (typeof errorCodes)[number];
 
 export type ErrorDetails = Readonly<Record<string, unknown>>;
 
+/** What a caller learns about an error, over HTTP and from the command line's `--json`. */
+export interface ErrorAnswer {
+  readonly type: ErrorCode;
+  readonly message: string;
+  readonly details?: ErrorDetails;
+}
+
 /** The base of the family. Neither `message` nor `details` ever holds a secret: both are sent to callers. */
 export abstract class VaultError extends Error {
   abstract readonly code: ErrorCode;
@@ -34,6 +41,10 @@ export abstract class VaultError extends Error {
     super(message);
     this.name = new.target.name;
     this.details = details;
+  }
+
+  toAnswer(): ErrorAnswer {
+    return { type: this.code, message: this.message, ...(this.details && { details: this.details }) };
   }
 }
 

@@ -5,7 +5,7 @@ import type { Socket } from 'node:net';
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { FastifySchemaValidationError } from 'fastify/types/schema.js';
 import { formats } from '../contract/formats.ts';
-import { type ErrorCode, type ErrorDetails, NotFoundError, VaultError } from '../errors.ts';
+import { type ErrorAnswer, type ErrorCode, NotFoundError, VaultError } from '../errors.ts';
 
 export const statusByCode: Readonly<Record<ErrorCode, number>> = {
   validation_error: 400,
@@ -49,17 +49,9 @@ const unparsable: Readonly<Record<string, string>> = {
 /** Limit for echoing the name of an unknown field, which may be as long as the body. */
 const maxEchoedCharacters = 255;
 
-export interface ErrorAnswer {
-  readonly type: ErrorCode;
-  readonly message: string;
-  readonly details?: ErrorDetails;
-}
-
 /** What a caller may learn about an error. */
-export function toErrorAnswer(error: unknown): ErrorAnswer {
-  if (error instanceof VaultError) {
-    return { type: error.code, message: error.message, ...(error.details && { details: error.details }) };
-  }
+function toErrorAnswer(error: unknown): ErrorAnswer {
+  if (error instanceof VaultError) return error.toAnswer();
   const { statusCode, validation, message } = error as Partial<FastifyError>;
   if (validation !== undefined) return { type: 'validation_error', message: describeValidation(error as FastifyError) };
   const known = statusCode === undefined ? undefined : codeByFrameworkStatus[statusCode];

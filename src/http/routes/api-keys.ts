@@ -8,7 +8,6 @@ import type { TenantCount } from '../../store/api-keys.ts';
 import type { ApiKeys, DecryptedEntry } from '../../vault/api-keys.ts';
 import { actorOf } from '../auth.ts';
 import { decodeCursor, encodeCursor } from '../cursor.ts';
-import { toErrorAnswer } from '../errors.ts';
 import type { RateLimits } from '../rate-limits.ts';
 
 const tags = ['Provider keys'];
@@ -165,7 +164,5 @@ export function keyStatusRoutes(apiKeys: ApiKeys): FastifyPluginAsyncTypebox {
 
 function presentEntry(entry: DecryptedEntry) {
   const { id, name, provider } = entry;
-  return 'error' in entry
-    ? { id, name, provider, error: toErrorAnswer(entry.error) }
-    : { id, name, provider, value: entry.value };
+  return 'error' in entry ? { id, name, provider, error: entry.error.toAnswer() } : { id, name, provider, value: entry.value };
 }

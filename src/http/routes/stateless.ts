@@ -2,10 +2,10 @@
 
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import * as schemas from '../../contract/schemas.ts';
+import type { ErrorAnswer } from '../../errors.ts';
 import { type ItemError, isItemError, type StatelessCipher } from '../../vault/stateless.ts';
 import type { CiphertextInput, WorkedText } from '../../vault/text-work.ts';
 import { actorOf } from '../auth.ts';
-import { type ErrorAnswer, toErrorAnswer } from '../errors.ts';
 import type { RateLimits } from '../rate-limits.ts';
 
 const tags = ['Text that the caller keeps'];
@@ -70,7 +70,7 @@ async function answer<Item extends object, Input, Result extends object, Present
   const items = results.map((result) => {
     if (!isItemError(result)) return present(result);
     if (!isBatch) throw result;
-    return { error: toErrorAnswer(result) };
+    return { error: result.toAnswer() };
   });
   if (isBatch) return { items, failed: results.filter(isItemError).length };
   return items[0] as Presented;
