@@ -2,8 +2,9 @@
 
 import { type CoveredPart, coveredPages } from '../keys/covered-rows.ts';
 import { release } from '../runtime/owned-bytes.ts';
-import { firstRowId, lastRowId, replaceStatement, tableStateStatements } from '../store/encrypted-tables.ts';
+import { replaceStatement, tableStateStatements } from '../store/encrypted-tables.ts';
 import type { Statement } from '../store/guards.ts';
+import { firstRowId, lastRowId } from '../store/row-ids.ts';
 import type { TableWork } from './inspection.ts';
 import type { SealedPage } from './page-work.ts';
 

@@ -3,9 +3,9 @@
  * it is still what was read.
  */
 
-import { AnswerTooLargeError, ConfigurationError } from '../errors.ts';
+import { ConfigurationError } from '../errors.ts';
 import { encodeRowsOfTexts, toBuffer } from './cells.ts';
-import { integer, type Row, text } from './connection.ts';
+import { integer, text } from './connection.ts';
 import { type Database, pageWorkMs } from './database.ts';
 import {
   apiKeysTable,
@@ -18,11 +18,8 @@ import {
   type RowIdRange,
 } from './encrypted-rows.ts';
 import { guard, type Statement } from './guards.ts';
-import { assertHasRowIds, withLastingRowIds } from './row-ids.ts';
+import { assertHasRowIds, firstRowId, lastRowId, readPages, withLastingRowIds } from './row-ids.ts';
 
-/** SQLite's smallest and greatest row ids. */
-export const firstRowId = -(2n ** 63n);
-export const lastRowId = 2n ** 63n - 1n;
 /**
  * How much ciphertext a page holds at most, in hex characters; a longer row is a page of its own. A page is one value, and a
  * server sends at most 5,000,000 bytes of one.
@@ -58,34 +55,15 @@ export class EncryptedTables {
     return withLastingRowIds(this.#database, pass);
   }
 
-  /** All rows, or those of a range, in order of row id. Rows inserted meanwhile below the reader's position are not seen. */
+  /** All rows, or those of a range: see {@link readPages}. */
   async *pages(table: string, range: RowIdRange = { from: firstRowId, to: lastRowId }): AsyncGenerator<EncryptedPage> {
     const sql = await this.#pageStatement(table);
-    let most = pageRows;
-    for (let { from } = range, limit = most; from <= range.to; ) {
-      const found = await this.#page(sql, { from, to: range.to }, limit);
-      if (found === null) limit = most = Math.ceil(limit / 2);
-      else {
-        const rows = integer(found, 'rows');
-        if (rows === 0) return;
-        const to = BigInt(text(found, 'last_row_id'));
-        yield { table, range: { from, to }, rows, cells: toBuffer(found.cells) };
-        from = to + 1n;
-        // After large rows, ask only for about as many as fit: the database would read the others for nothing.
-        limit = Math.min(most, rows * 2);
-      }
-    }
-  }
-
-  /** Null if the other columns make this many rows more than a server sends at once. */
-  async #page(sql: string, { from, to }: RowIdRange, limit: number): Promise<Row | null> {
-    try {
-      const [found] = await this.#database.read(sql, [from, to, limit, pageCharacters], pageWorkMs);
-      return found ?? null;
-    } catch (error) {
-      if (error instanceof AnswerTooLargeError && limit > 1) return null;
-      throw error;
-    }
+    yield* readPages(range, pageRows, async ({ from, to }, limit) => {
+      const [found = {}] = await this.#database.read(sql, [from, to, limit, pageCharacters], pageWorkMs);
+      const rows = integer(found, 'rows');
+      if (rows === 0) return null;
+      return { table, range: { from, to: BigInt(text(found, 'last_row_id')) }, rows, cells: toBuffer(found.cells) };
+    });
   }
 
   /** Which of these ids name a row of the table: by its `id`, or, where that is null or bytes, as `rowid:` and its row id. */

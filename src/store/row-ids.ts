@@ -4,11 +4,41 @@
  * pass is repeated.
  */
 
-import { ConfigurationError, StorageUnavailableError } from '../errors.ts';
+import { AnswerTooLargeError, ConfigurationError, StorageUnavailableError } from '../errors.ts';
 import { integer, isTrue } from './connection.ts';
 import type { Database } from './database.ts';
+import type { RowIdRange } from './encrypted-rows.ts';
+
+/** SQLite's smallest and greatest row ids. */
+export const firstRowId = -(2n ** 63n);
+export const lastRowId = 2n ** 63n - 1n;
 
 const maxPasses = 5;
+
+/**
+ * All rows of a range in order of row id, in pages of at most `maxRows`. `read` returns the first rows of what is left, at most
+ * `limit`, or null if none is left. Rows inserted meanwhile below the reader's position are not seen.
+ */
+export async function* readPages<Page extends { readonly range: RowIdRange; readonly rows: number }>(
+  { from, to }: RowIdRange,
+  maxRows: number,
+  read: (left: RowIdRange, limit: number) => Promise<Page | null>,
+): AsyncGenerator<Page> {
+  for (let next = from, limit = maxRows, most = maxRows; next <= to; ) {
+    const page = await read({ from: next, to }, limit).catch((error: unknown) => {
+      if (error instanceof AnswerTooLargeError && limit > 1) return undefined;
+      throw error;
+    });
+    if (page === null) return;
+    if (page === undefined) limit = most = Math.ceil(limit / 2);
+    else {
+      yield page;
+      next = page.range.to + 1n;
+      // After large rows, ask only for about as many as fit: the database would read the others for nothing.
+      limit = Math.min(most, page.rows * 2);
+    }
+  }
+}
 
 /** Returns the result of a pass during which no row ids were reassigned. Throws StorageUnavailableError after five attempts. */
 export async function withLastingRowIds<Result>(database: Database, pass: () => Promise<Result>): Promise<Result> {

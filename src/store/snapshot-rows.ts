@@ -4,8 +4,9 @@ import { ConfigurationError } from '../errors.ts';
 import { encodeCells } from './cells.ts';
 import { integer, type Row, text } from './connection.ts';
 import { type Database, pageWorkMs } from './database.ts';
-import { firstRowId, quote } from './encrypted-tables.ts';
-import { assertHasRowIds, withLastingRowIds } from './row-ids.ts';
+import type { RowIdRange } from './encrypted-rows.ts';
+import { quote } from './encrypted-tables.ts';
+import { assertHasRowIds, firstRowId, lastRowId, readPages, withLastingRowIds } from './row-ids.ts';
 
 const pageRows = 500;
 /** Characters after which a page ends, so that it fits into memory and a server's answer. */
@@ -64,22 +65,19 @@ export class SnapshotRows {
     return withLastingRowIds(this.#database, pass);
   }
 
-  /** All rows in order of row id, each as it was when its page was read. */
+  /** All rows, each as it was when its page was read: see {@link readPages}. */
   async *pages({ table, columns }: TableShape): AsyncGenerator<CodedRow[]> {
     const sql = `SELECT CAST(row_id AS text) AS row_id_text, cells FROM (
         SELECT row_id, cells, sum(length(cells)) OVER (ORDER BY row_id) - length(cells) AS characters_before
         FROM (SELECT rowid AS row_id, ${encodeCells(columns.map(quote))} AS cells
               FROM ${quote(table)} WHERE rowid >= ? ORDER BY rowid LIMIT ?))
       WHERE characters_before < ? ORDER BY row_id`;
-    for (let from = firstRowId, limit = pageRows; ; ) {
-      const rows = (await this.#database.read(sql, [from, limit, pageCharacters], pageWorkMs)).map(toCodedRow);
-      const last = rows.at(-1);
-      if (last === undefined) return;
-      yield rows;
-      from = BigInt(last.rowId) + 1n;
-      if (from >= -firstRowId) return;
-      limit = Math.min(pageRows, rows.length * 2);
-    }
+    const read = async ({ from }: RowIdRange, limit: number) => {
+      const coded = (await this.#database.read(sql, [from, limit, pageCharacters], pageWorkMs)).map(toCodedRow);
+      const last = coded.at(-1);
+      return last === undefined ? null : { range: { from, to: BigInt(last.rowId) }, rows: coded.length, coded };
+    };
+    for await (const { coded } of readPages({ from: firstRowId, to: lastRowId }, pageRows, read)) yield coded;
   }
 }
 

@@ -9,7 +9,8 @@ import { Progress } from '../../src/rotation/progress.ts';
 import { type RotateLate, verify } from '../../src/rotation/verify.ts';
 import { Database } from '../../src/store/database.ts';
 import { pageRows } from '../../src/store/encrypted-rows.ts';
-import { EncryptedTables, firstRowId, lastRowId } from '../../src/store/encrypted-tables.ts';
+import { EncryptedTables } from '../../src/store/encrypted-tables.ts';
+import { firstRowId, lastRowId } from '../../src/store/row-ids.ts';
 import { keyA, keyB, keyC, temporaryDatabase } from '../support/vault.ts';
 
 const [from, to] = [keyA, keyB].map(parseMasterKey) as [MasterKey, MasterKey];
