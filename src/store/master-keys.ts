@@ -96,12 +96,7 @@ export class MasterKeyStore {
 export function activateStatements(expected: string, to: MasterKeyName): Statement[] {
   return [
     guard(activeKeyGuard, 'EXISTS (SELECT 1 FROM vault_active_key WHERE key_id IN (?, ?))', [expected, to.id]),
-    registerStatement(to),
-    { sql: 'UPDATE vault_active_key SET key_id = ? WHERE one = 1', args: [to.id] },
-    {
-      sql: 'UPDATE vault_master_keys SET activated_at = coalesce(activated_at, unixepoch()) WHERE key_id = ?',
-      args: [to.id],
-    },
+    ...activeKeyStatements(to, false),
   ];
 }
 
