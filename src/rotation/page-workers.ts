@@ -62,16 +62,7 @@ const youngGenerationMb = 32;
  * they rest in between.
  */
 export function workOnThreads(entry: URL, threads: number, isThrottled = false): StartPageWorkers {
-  return (plan, keyring) => {
-    const { from, to, upgradeFormat, skippedRows, isSwitched } = plan;
-    return new PageThreads(
-      entry,
-      threads,
-      { plan: { from, to, upgradeFormat, skippedRows, isSwitched }, keys: keyring.given },
-      new PageWork(plan, keyring),
-      isThrottled,
-    );
-  };
+  return (plan, keyring) => new PageThreads(entry, threads, isThrottled, plan, keyring);
 }
 
 class PageThreads implements PageWorkers {
@@ -83,12 +74,13 @@ class PageThreads implements PageWorkers {
   readonly #threads: Thread<PageTask, PageReport>[] = [];
   #requests = 0;
 
-  constructor(entry: URL, count: number, settings: PageThreadSettings, work: PageWork, isThrottled: boolean) {
+  constructor(entry: URL, count: number, isThrottled: boolean, plan: RowsPlan, keyring: Keyring) {
+    const { from, to, upgradeFormat, skippedRows, isSwitched } = plan;
     this.#entry = entry;
     this.#count = count;
-    this.#settings = settings;
-    this.#work = work;
     this.#isThrottled = isThrottled;
+    this.#settings = { plan: { from, to, upgradeFormat, skippedRows, isSwitched }, keys: keyring.given };
+    this.#work = new PageWork(plan, keyring);
   }
 
   async *work(pages: AsyncIterable<EncryptedPage>, isToSeal: (page: EncryptedPage) => boolean): AsyncGenerator<PageReport> {
