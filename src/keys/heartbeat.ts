@@ -7,14 +7,14 @@ import { randomUUID } from 'node:crypto';
 import { hostname } from 'node:os';
 import type { Keyring } from '../crypto/keyring.ts';
 import { Repetition } from '../runtime/repetition.ts';
-import type { ReplicaStore } from '../store/replicas.ts';
+import type { Replica, ReplicaStore } from '../store/replicas.ts';
 
 /** Below the 4 seconds for which Node keeps an idle connection, so that an occasional call to a distant server finds one open. */
 const intervalMs = 3_000;
 
 export class Heartbeat {
   readonly #replicas: ReplicaStore;
-  readonly #replica: { readonly id: string; readonly host: string; readonly keyIds: readonly string[] };
+  readonly #replica: Replica;
   #first: Promise<void> | null = null;
   #beats: Repetition | null = null;
 

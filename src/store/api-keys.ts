@@ -29,13 +29,7 @@ export interface ApiKeyRow {
   readonly lastUsedAt: number | null;
 }
 
-export interface SealedApiKey {
-  readonly tenantId: string | null;
-  readonly name: string;
-  readonly provider: string;
-  readonly encryptedValue: string;
-  readonly iv: string;
-  readonly authTag: string;
+export interface SealedApiKey extends Pick<ApiKeyRow, 'tenantId' | 'name' | 'provider' | 'encryptedValue' | 'iv' | 'authTag'> {
   /** The key that sealed the value; the write takes effect only while this key is active. */
   readonly keyId: string;
 }

@@ -84,12 +84,7 @@ export interface OpeningRequest extends PageRequest {
   readonly beforeOpening: (rows: number) => Promise<void>;
 }
 
-export interface NewApiKey {
-  readonly tenantId: string | null;
-  readonly name: string;
-  readonly provider: string;
-  readonly value: string;
-}
+export type NewApiKey = Omit<DecryptedApiKey, 'id'>;
 
 export interface ApiKeysContext {
   readonly store: ApiKeyStore;
