@@ -5,9 +5,8 @@ import { readFileSync } from 'node:fs';
 import { styleText } from 'node:util';
 import { Command, CommanderError } from 'commander';
 import { type AuditVerifyFlags, verifyAuditRecords } from './cli/audit.ts';
-import { exitCodeOf, exitCodes } from './cli/exit-codes.ts';
+import { exitCodeHelp, exitCodeOf, exitCodes } from './cli/exit-codes.ts';
 import { type GenerateFlags, generate } from './cli/generate.ts';
-import { examples, jsonHelp } from './cli/help.ts';
 import { type InspectFlags, status, verify } from './cli/inspect.ts';
 import { OutputError, outputFailure, printError, printJson } from './cli/output.ts';
 import { explainGateFailure, parseSkip, type RotateFlags, rotate } from './cli/rotate.ts';
@@ -16,6 +15,7 @@ import { DecryptGateFailedError, type ErrorAnswer, VaultError } from './errors.t
 import { SettingsError } from './settings.ts';
 
 let exitCode: number = exitCodes.done;
+const jsonHelp = 'answer one line of JSON';
 /** The name of an option or command; none is longer. */
 const isName = /^--?[a-z][a-z-]{0,17}$/;
 /** Read before parsing, so that errors in the command line itself are reported as JSON too. */
@@ -161,6 +161,12 @@ function explain(error: unknown): void {
   else if (error instanceof SettingsError) for (const problem of error.problems) printError(problem);
   else if (error instanceof VaultError || error instanceof OutputError) printError(error.message);
   else printError(error instanceof Error ? `unexpected: ${error.stack ?? error.message}` : 'unexpected');
+}
+
+/** The text below the options: remarks, commands as one would type them, and the exit codes. */
+function examples(commands: readonly string[], remarks: readonly string[] = []): string {
+  const lines = commands.map((command) => `  npx provara-vault ${command}`);
+  return [...(remarks.length > 0 ? ['', ...remarks] : []), '', 'Examples:', ...lines, exitCodeHelp].join('\n');
 }
 
 /**
