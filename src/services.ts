@@ -10,6 +10,7 @@ import type { AuditSettings, CoreConfig } from './config.ts';
 import { ActiveKey } from './keys/active-key.ts';
 import { inspectCoverage } from './keys/coverage.ts';
 import { Heartbeat } from './keys/heartbeat.ts';
+import { LatestSurvey } from './keys/latest-survey.ts';
 import { ReadinessCheck } from './keys/readiness.ts';
 import { reportMasterKeys } from './keys/report.ts';
 import { SealMeter } from './keys/seal-meter.ts';
@@ -52,10 +53,11 @@ export function buildServices(
   const seals = new SealMeter((added) => masterKeys.addSeals(added));
   const onSwitched = (): void => {
     activeKey.forget();
-    readiness.outdate();
+    latestSurvey.outdate();
     void auditKeys.refresh();
   };
   const { rotator, surveyor, snapshotWork, textWorkers } = buildWorkers(config, stores, logger, onSwitched, place);
+  const latestSurvey = new LatestSurvey(surveyor);
   const resumption = new Resumption(rotator, rotations, keyring, logger);
   const snapshots = new Snapshots({ work: snapshotWork, journal, keyring, snapshotDir: config.snapshotDir, logger });
   const notes = [rowUses, statelessUses, seals];
@@ -65,7 +67,7 @@ export function buildServices(
     ...stores,
     coverage,
     keyring,
-    surveyor,
+    latestSurvey,
     requireFormat2,
     isPrepared: () => lifecycle.isPrepared,
     isAuditFailing: () => log.isFailing,
@@ -92,6 +94,7 @@ export function buildServices(
     seals,
     database: database as Pick<Database, 'counters'>,
     readiness,
+    latestSurvey,
     journal,
     auditStore,
     /** Whether the vault has ever served this database. */

@@ -12,20 +12,12 @@ import { isRunning, type RotationRecord } from '../store/rotation-record.ts';
 import type { RotationStore } from '../store/rotations.ts';
 import { nameOfKey } from './active-key.ts';
 import { type CoverageSettings, inspectCoverage, rowsOf } from './coverage.ts';
+import type { LatestSurvey } from './latest-survey.ts';
 import { wasActive } from './staged-key.ts';
-import type { Survey } from './survey.ts';
-import type { Surveyor } from './surveyor.ts';
 
-/**
- * A survey is repeated once it is older than this, and than this many times its duration, of which the survey thread works a
- * third.
- */
-const surveyMinAgeMs = 5_000;
-const surveyAgeFactor = 30;
 /** A database that takes longer than this counts as unavailable. */
 const answerWithinMs = 1_500;
-/** How long an answer waits for a survey; for more rows than this it does not wait, and a later answer has the result. */
-const surveyWaitMs = 250;
+/** For a survey of more rows than this an answer does not wait, and a later answer has the result. */
 const maxRowsWaitedFor = 5_000;
 
 export interface ReadinessContext {
@@ -34,7 +26,7 @@ export interface ReadinessContext {
   readonly masterKeys: MasterKeyStore;
   readonly rotations: RotationStore;
   readonly keyring: Keyring;
-  readonly surveyor: Surveyor;
+  readonly latestSurvey: LatestSurvey;
   readonly requireFormat2: boolean;
   /** Whether the database has been prepared and this replica has registered as live. */
   readonly isPrepared: () => boolean;
@@ -45,13 +37,6 @@ export interface ReadinessContext {
 export class ReadinessCheck {
   readonly #context: ReadinessContext;
   #check: Promise<string[]> | null = null;
-  #survey: Promise<Survey> | null = null;
-  #lastSurvey: Survey | null = null;
-  /** All times here are by `performance.now()`. */
-  #surveyDueAtMs = 0;
-  /** When the last survey began, and when a change occurred that it may not have seen. */
-  #surveyedAtMs = 0;
-  #outdatedAtMs = 0;
 
   constructor(context: ReadinessContext) {
     this.#context = context;
@@ -125,7 +110,7 @@ export class ReadinessCheck {
 
   async #warnings(): Promise<string[]> {
     const coverage = await inspectCoverage(this.#context.tables, this.#context.coverage, maxRowsWaitedFor + 1);
-    const latest = await this.latestSurvey(rowsOf(coverage) > maxRowsWaitedFor ? 0 : surveyWaitMs);
+    const latest = await this.#context.latestSurvey.get(rowsOf(coverage) > maxRowsWaitedFor ? 0 : undefined);
     const warnings = [
       ...coverage.missing.map((table) => `The covered table ${table} does not exist, or lacks the encrypted columns.`),
       ...coverage.uncovered.map(
@@ -155,41 +140,6 @@ export class ReadinessCheck {
   async #isStagedInVain(): Promise<boolean> {
     const next = this.#context.keyring.givenAs('PROVARA_MASTER_KEY_NEW');
     return next?.isPassphrase === true && !wasActive(await this.#context.masterKeys.all(), next.id);
-  }
-
-  /**
-   * At most a few seconds old for a small table. For a large one, surveys cost about a hundredth of a processor, and the result
-   * is null before the first has ended.
-   */
-  async latestSurvey(waitMs = surveyWaitMs): Promise<Survey | null> {
-    const isDue = performance.now() >= this.#surveyDueAtMs || this.#outdatedAtMs > this.#surveyedAtMs;
-    if (this.#survey === null && isDue) {
-      this.#survey = this.#runSurvey();
-      // Callers that wait for it get its error; if none does, the next survey shows the problem.
-      this.#survey.catch(() => undefined);
-    }
-    if (this.#survey === null || waitMs === 0) return this.#lastSurvey;
-    return withTimeout(this.#survey, waitMs, () => this.#lastSurvey);
-  }
-
-  /**
-   * Call after a rotation, or a restore by `replace`, run by this process: the last survey is outdated, and another becomes due.
-   */
-  outdate(): void {
-    this.#outdatedAtMs = performance.now();
-  }
-
-  async #runSurvey(): Promise<Survey> {
-    const startedAtMs = performance.now();
-    try {
-      this.#lastSurvey = await this.#context.surveyor.survey();
-      return this.#lastSurvey;
-    } finally {
-      this.#surveyedAtMs = startedAtMs;
-      const tookMs = performance.now() - startedAtMs;
-      this.#surveyDueAtMs = performance.now() + Math.max(surveyMinAgeMs, tookMs * surveyAgeFactor);
-      this.#survey = null;
-    }
   }
 }
 

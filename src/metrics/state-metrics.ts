@@ -1,8 +1,9 @@
-/** The vault's state as read by a scrape, at bounded cost: a few single rows, and the row counts of readiness's last survey. */
+/** The vault's state as read by a scrape, at bounded cost: a few single rows, and the row counts of the latest survey. */
 
 import type { Keyring } from '../crypto/keyring.ts';
 import { labelOfKey } from '../crypto/master-key.ts';
 import { StorageUnavailableError, VaultError } from '../errors.ts';
+import type { LatestSurvey } from '../keys/latest-survey.ts';
 import type { ReadinessCheck } from '../keys/readiness.ts';
 import { ageSecondsOf, isRotationDue, stateOf } from '../keys/report.ts';
 import { maxSeals, type SealMeter } from '../keys/seal-meter.ts';
@@ -14,6 +15,7 @@ import type { VaultMetrics } from './vault-metrics.ts';
 
 export interface StateSource {
   readonly readiness: ReadinessCheck;
+  readonly latestSurvey: LatestSurvey;
   readonly masterKeys: MasterKeyStore;
   readonly keyring: Keyring;
   readonly rotations: RotationStore;
@@ -71,10 +73,10 @@ export class StateMetrics {
 
   /** Two passphrases share one label: their counts are added up, and the greater age is shown. */
   async #readKeys(): Promise<void> {
-    const { masterKeys, keyring, seals, rotationDueDays, readiness } = this.#source;
+    const { masterKeys, keyring, seals, rotationDueDays, latestSurvey } = this.#source;
     const records = await masterKeys.all();
     const sealed = await masterKeys.seals();
-    const survey = await readiness.latestSurvey();
+    const survey = await latestSurvey.get();
     const { age, due, seals: sealsGauge, rows, rowsUnopened } = this.#gauges;
     for (const gauge of [age, due, sealsGauge, rows]) gauge.reset();
     const ages = new Map<string, number>();

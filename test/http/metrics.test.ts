@@ -79,11 +79,11 @@ describe('/metrics', () => {
 
   it('does not say that no row fails before rows have been counted', async () => {
     const vault = await startVault((await temporaryDatabase()).url);
-    const { readiness } = vault.services;
-    const latestSurvey = readiness.latestSurvey.bind(readiness);
-    readiness.latestSurvey = async () => null;
+    const { latestSurvey } = vault.services;
+    const get = latestSurvey.get.bind(latestSurvey);
+    latestSurvey.get = async () => null;
     expect((await scrape(vault)).has('provara_vault_rows_unopened')).toBe(false);
-    readiness.latestSurvey = latestSurvey;
+    latestSurvey.get = get;
     expect((await scrape(vault)).get('provara_vault_rows_unopened')).toBe(0);
   });
 

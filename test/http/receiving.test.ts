@@ -112,10 +112,11 @@ describe('a body that has arrived whole', () => {
 describe('a body that has come to a route which reads none', () => {
   it('does not end the connection while the answer is on its way', async () => {
     const vault = await start();
-    const latestSurvey = vault.services.readiness.latestSurvey.bind(vault.services.readiness);
-    vault.services.readiness.latestSurvey = async () => {
+    const { latestSurvey } = vault.services;
+    const get = latestSurvey.get.bind(latestSurvey);
+    latestSurvey.get = async () => {
       await sleep(3 * receiveLimits.bodyMs);
-      return latestSurvey();
+      return get();
     };
     const { socket, answer } = dial(vault.origin);
     const head = headOf('/ready', gatewayToken, 'application/json', 2).replace('POST', 'GET');
