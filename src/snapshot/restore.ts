@@ -12,7 +12,7 @@ import { adoptActiveKey } from '../keys/adoption.ts';
 import { inspectCoverage, rowsOf, tableAmong } from '../keys/coverage.ts';
 import { auditStatement } from '../store/audit.ts';
 import type { Database } from '../store/database.ts';
-import { apiKeysTable, ciphertextColumns } from '../store/encrypted-rows.ts';
+import { ciphertextColumns } from '../store/encrypted-rows.ts';
 import type { EncryptedTables } from '../store/encrypted-tables.ts';
 import { isConstraint } from '../store/failures.ts';
 import { GuardFailedError, type Statement } from '../store/guards.ts';
@@ -20,14 +20,14 @@ import { activeKeyStatements, registerStatement } from '../store/master-keys.ts'
 import { addMissingColumns } from '../store/migrations.ts';
 import { replicaKeysGuard, replicaKeysStatement } from '../store/replicas.ts';
 import type { MovedTable } from '../store/restore-moves.ts';
-import type { Identity } from '../store/restore-pairs.ts';
 import { presentGuard, type RestoreStore } from '../store/restores.ts';
 import type { SnapshotFile } from '../store/rotation-record.ts';
 import { noRotationGuard, noRotationStatement, type RotationStore } from '../store/rotations.ts';
 import type { CodedRow, TableShape } from '../store/snapshot-rows.ts';
 import { type CheckedSnapshot, checkSnapshot, readSnapshotRows } from './check.ts';
 import { newSnapshotPath, writeSnapshotTo } from './file.ts';
-import { refusal, type SnapshotHeader } from './format.ts';
+import { fittingTables } from './fit.ts';
+import { refusal } from './format.ts';
 import { positionOf } from './rows.ts';
 import type { Spool } from './spool.ts';
 import { noteIdentities, stageMissing, stageWhole } from './stage.ts';
@@ -90,7 +90,7 @@ export async function restoreSnapshot(
   const fence = await context.rotations.fence();
   await assertNoRotation(context.rotations);
   await addMissingColumns(context.database);
-  const moved = await fittingTables(context, checked);
+  const moved = await fittingTables(context, checked.header);
   await context.restores.forgetStale();
   const id = randomUUID();
   await context.restores.begin(id);
@@ -230,56 +230,6 @@ async function keepPresent(restoring: Restoring, firstKeyId: string): Promise<Sn
   };
   const taken = await takeSnapshot(restoring, { firstKeyId, onPage });
   return writeSnapshotTo(newSnapshotPath(snapshotDir ?? '.'), assemble(taken, keyring));
-}
-
-/** Throws InvalidSnapshotError if the snapshot holds a table other than these. */
-export function assertCovered({ tables }: SnapshotHeader, covered: readonly string[]): void {
-  for (const { table } of tables) {
-    if (tableAmong(covered, table) !== undefined) continue;
-    throw refusal('table_not_covered', `it holds the table ${table}, which VAULT_ENCRYPTED_TABLES does not name`, { table });
-  }
-}
-
-/** The tables of the snapshot in their present shape. Throws InvalidSnapshotError if the snapshot does not fit them. */
-async function fittingTables({ rows, coverage }: RestoreContext, { header }: CheckedSnapshot): Promise<MovedTable[]> {
-  const fitting: MovedTable[] = [];
-  assertCovered(header, coverage.encryptedTables);
-  for (const { table, columns } of header.tables) {
-    const earlier = fitting.map((each) => each.table);
-    if (tableAmong(earlier, table) !== undefined) {
-      throw refusal('malformed', `it holds the table ${table} twice, spelt in two ways`, { table });
-    }
-    const shape = await rows.findShape(table);
-    if (shape === null) throw refusal('table_not_found', `the database has no table ${table}`, { table });
-    const unknown = columns.filter((column) => positionOf(shape.columns, column) === -1);
-    const needed = [...ciphertextColumns, ...shape.primaryKey];
-    const lacking = needed.filter((column) => positionOf(columns, column) === -1);
-    if (unknown.length > 0 || lacking.length > 0) {
-      const names = [...unknown, ...lacking].join(', ');
-      throw refusal('unknown_columns', `its columns of ${table} are not those of the database: ${names}`, { table });
-    }
-    const [keyColumn = null, ...furtherColumns] = shape.primaryKey;
-    const isFoundByKey = furtherColumns.length === 0;
-    fitting.push({
-      ...shape,
-      columnsPutBack: columns,
-      keyColumn: isFoundByKey ? keyColumn : null,
-      identity: identityIn(shape, columns),
-    });
-  }
-  return fitting;
-}
-
-/**
- * The columns that identify a row: the primary key; otherwise those of a unique index; otherwise all that are not ciphertext, or
- * in `api_keys`, where the vault itself changes more than the ciphertext, the id.
- */
-function identityIn({ table, primaryKey, uniqueColumns }: TableShape, columns: readonly string[]): Identity {
-  if (primaryKey.length > 0) return { columns: primaryKey, isUnique: true };
-  const others = columns.filter((column) => positionOf(ciphertextColumns, column) === -1);
-  const unique = uniqueColumns.find((names) => names.every((name) => positionOf(others, name) !== -1));
-  if (unique !== undefined) return { columns: unique, isUnique: true };
-  return { columns: table.toLowerCase() === apiKeysTable ? ['id'] : others, isUnique: false };
 }
 
 function shapesByName(tables: readonly MovedTable[]): ReadonlyMap<string, MovedTable> {
