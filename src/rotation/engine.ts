@@ -5,12 +5,11 @@
 
 import { randomUUID } from 'node:crypto';
 import { type AuditEvent, vaultActor } from '../audit/event.ts';
-import { assertNothingUncovered, inspectCoverage, rowsOf } from '../keys/coverage.ts';
 import { isMigrated } from '../store/migrations.ts';
 import type { RotationProgress, RotationRecord } from '../store/rotation-record.ts';
 import { inProgressError } from './control.ts';
-import { afterSwitch, assertPassed } from './gate.ts';
-import { type Inspection, inspectAll } from './inspection.ts';
+import { afterSwitch, assertPassed, openAllRows } from './gate.ts';
+import type { Inspection } from './inspection.ts';
 import { assertNotStopping, LeaseHolder } from './lease-holder.ts';
 import { planRotation, type RotationPlan, type RotationRequest } from './plan.ts';
 import { Progress } from './progress.ts';
@@ -68,13 +67,10 @@ export class RotationEngine implements Rotator {
     const { database, tables, keyring, coverage } = this.#context;
     const plan = await this.#plan(request, await isMigrated(database));
     try {
-      const found = await inspectCoverage(tables, coverage);
-      assertNothingUncovered(found);
-      progress.begin(rowsOf(found));
       const workers = this.#context.startWorkers(plan, keyring);
       const assertGoesOn = (): void => assertNotStopping(this.#stop.signal);
-      const work = { tables, tableNames: coverage.encryptedTables, workers, progress, assertGoesOn };
-      const report = await inspectAll(work).finally(() => workers.close());
+      const work = { tables, coverage, workers, progress, assertGoesOn };
+      const report = await openAllRows(work).finally(() => workers.close());
       assertPassed(report);
       return { ...report, fromKeyId: plan.fromKeyId, toKeyId: plan.to.id };
     } catch (error) {

@@ -11,8 +11,10 @@ import {
   StorageUnavailableError,
   VaultError,
 } from '../errors.ts';
+import { assertNothingUncovered, inspectCoverage, rowsOf } from '../keys/coverage.ts';
+import { coveredPages } from '../keys/covered-rows.ts';
 import type { EncryptedPage } from '../store/encrypted-rows.ts';
-import type { Inspection } from './inspection.ts';
+import { everything, type Inspection, inspect, type TableWork } from './inspection.ts';
 
 /**
  * Limit for the pages as read. Sealed, they hold old and new ciphertext, about twice as much, and are kept until they are
@@ -30,6 +32,21 @@ export function sealsFirstPages(): (page: EncryptedPage) => boolean {
     bytes += cells.length;
     return bytes <= maxSealedBytes;
   };
+}
+
+/**
+ * Opens every row. Each pass gets its own `isToSeal` from `sealing`. Throws UncoveredTableError if rows would be left behind, and
+ * StorageUnavailableError.
+ */
+export async function openAllRows(
+  work: TableWork,
+  sealing: () => (page: EncryptedPage) => boolean = () => () => false,
+): Promise<Inspection> {
+  const { tables, coverage, workers, progress } = work;
+  const found = await inspectCoverage(tables, coverage);
+  assertNothingUncovered(found);
+  progress.begin(rowsOf(found));
+  return tables.pass(() => inspect(work, workers.work(coveredPages(tables, everything(work)), sealing())));
 }
 
 /** Throws DecryptGateFailedError, which names the failing rows. */

@@ -1,7 +1,7 @@
 /** Opens every row of the covered tables, changes nothing, and adds up the results: for the gate, and for the verification. */
 
-import { type CoveredPart, coveredPages, maxListedFailures, type RowFailure } from '../keys/covered-rows.ts';
-import type { EncryptedPage } from '../store/encrypted-rows.ts';
+import type { CoverageSettings } from '../keys/coverage.ts';
+import { type CoveredPart, maxListedFailures, type RowFailure } from '../keys/covered-rows.ts';
 import type { EncryptedTables, TableCount } from '../store/encrypted-tables.ts';
 import { noRows, type PageReport, type RowCounts, type SealedPage } from './page-work.ts';
 import type { PageWorkers } from './page-workers.ts';
@@ -21,34 +21,25 @@ const maxNamesLeft = 20;
 /** The tables to work on, and the workers. */
 export interface TableWork {
   readonly tables: EncryptedTables;
-  readonly tableNames: readonly string[];
+  readonly coverage: CoverageSettings;
   readonly workers: PageWorkers;
   readonly progress: Progress;
   /** Called before each page is counted or written; throws to end the work. */
   readonly assertGoesOn: () => void;
 }
 
-export function everything({ tableNames }: Pick<TableWork, 'tableNames'>): CoveredPart[] {
-  return tableNames.map((table) => ({ table }));
-}
-
-/** Opens every row. Each pass gets its own `isToSeal` from `sealing`. Throws StorageUnavailableError. */
-export function inspectAll(
-  work: TableWork,
-  sealing: () => (page: EncryptedPage) => boolean = () => () => false,
-): Promise<Inspection> {
-  const { tables, workers } = work;
-  return tables.pass(() => inspect(work, workers.work(coveredPages(tables, everything(work)), sealing())));
+export function everything({ coverage }: TableWork): CoveredPart[] {
+  return coverage.encryptedTables.map((table) => ({ table }));
 }
 
 /** Adds up the reports on the pages of one pass: see {@link EncryptedTables.pass}. */
 export async function inspect(work: TableWork, pages: AsyncIterable<PageReport>): Promise<Inspection> {
-  const { tableNames, progress, assertGoesOn } = work;
+  const { coverage, progress, assertGoesOn } = work;
   const total = { ...noRows };
   let rowsScanned = 0;
   const failures: RowFailure[] = [];
   const sealed: SealedPage[] = [];
-  const rowsByTable = new Map(tableNames.map((table) => [table, 0]));
+  const rowsByTable = new Map(coverage.encryptedTables.map((table) => [table, 0]));
   const namesLeft: string[] = [];
   for await (const page of pages) {
     assertGoesOn();

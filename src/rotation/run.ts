@@ -13,7 +13,7 @@ import {
   VaultError,
 } from '../errors.ts';
 import { nameOfKey } from '../keys/active-key.ts';
-import { assertNothingUncovered, type CoverageSettings, inspectCoverage, rowsOf } from '../keys/coverage.ts';
+import type { CoverageSettings } from '../keys/coverage.ts';
 import type { CoveredPart } from '../keys/covered-rows.ts';
 import { auditStatement } from '../store/audit.ts';
 import type { Database } from '../store/database.ts';
@@ -26,8 +26,8 @@ import { type ReplicaStore, replicaKeysGuard } from '../store/replicas.ts';
 import type { RotationRecord, RotationUpdate, SnapshotFile } from '../store/rotation-record.ts';
 import type { RotationStore } from '../store/rotations.ts';
 import { findRotation, inProgressError } from './control.ts';
-import { afterSwitch, assertPassed, sealsFirstPages } from './gate.ts';
-import { type Inspection, inspectAll, type TableWork } from './inspection.ts';
+import { afterSwitch, assertPassed, openAllRows, sealsFirstPages } from './gate.ts';
+import type { Inspection, TableWork } from './inspection.ts';
 import type { LeaseHolder } from './lease-holder.ts';
 import { underAnotherKey, verificationFailure } from './messages.ts';
 import type { PageReport, SealedPage } from './page-work.ts';
@@ -94,7 +94,7 @@ export class RotationRun {
     const { tables, coverage } = context;
     const workers = context.startWorkers(plan, context.keyring);
     const assertGoesOn = (): void => holder.assertHeld();
-    this.#work = { tables, tableNames: coverage.encryptedTables, workers, progress, assertGoesOn };
+    this.#work = { tables, coverage, workers, progress, assertGoesOn };
     this.#mayHaveWritten = plan.isSwitched;
     this.#isSwitched = plan.isSwitched;
   }
@@ -178,12 +178,9 @@ export class RotationRun {
   }
 
   async #gate(): Promise<Inspection> {
-    const { database, rotations, tables, coverage } = this.#context;
+    const { database, rotations } = this.#context;
     await addMissingColumns(database);
-    const found = await inspectCoverage(tables, coverage);
-    assertNothingUncovered(found);
-    this.#progress.begin(rowsOf(found));
-    const report = await inspectAll(this.#work, sealsFirstPages);
+    const report = await openAllRows(this.#work, sealsFirstPages);
     const { rowsScanned, rowsSkipped, rowsNew, rowsToUpgrade, rowsOther } = report;
     [this.#rowsScanned, this.#rowsRotated] = [rowsScanned, 0];
     const counts = { rowsScanned, rowsSkipped, rowsRotated: 0, rowsAlreadyRotated: rowsNew - rowsToUpgrade };

@@ -31,7 +31,7 @@ export async function prepareOneCommit(work: TableWork, toKeyId: string, atGate:
   const replacing = pages.flatMap(({ table, replacements }) =>
     replacements.map((json) => replaceStatement(table, toKeyId, json)),
   );
-  const asserting = work.tableNames.flatMap((name) =>
+  const asserting = work.coverage.encryptedTables.flatMap((name) =>
     tableStateStatements(
       name,
       pages.filter(({ table }) => table === name).map(({ expected }) => expected),
@@ -76,7 +76,7 @@ export async function writeChunks(
  * are yielded, to free their memory.
  */
 export async function* sealedPages(work: TableWork, atGate: SealedPage[]): AsyncGenerator<SealedPage> {
-  const others = work.tableNames.map((table) => behind(atGate, table));
+  const others = work.coverage.encryptedTables.map((table) => behind(atGate, table));
   for await (const page of sealNow(work, others)) {
     yield page;
     yield* atGate.splice(0, keptPerTurn);

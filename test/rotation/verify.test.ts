@@ -27,7 +27,7 @@ async function start(upgradeFormat = false) {
   const skippedRows = [{ table: 'api_keys', id: 'skipped' }];
   const work = {
     tables: new EncryptedTables(database),
-    tableNames: ['api_keys'],
+    coverage: { encryptedTables: ['api_keys'], exemptTables: [] },
     workers: workHere({ from, to, upgradeFormat, skippedRows, isSwitched: false }, keyring),
     progress: new Progress(),
     assertGoesOn: () => undefined,

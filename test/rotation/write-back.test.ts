@@ -3,8 +3,8 @@
 import { describe, expect, it } from 'vitest';
 import { Keyring } from '../../src/crypto/keyring.ts';
 import { type MasterKey, parseMasterKey } from '../../src/crypto/master-key.ts';
-import { sealsFirstPages } from '../../src/rotation/gate.ts';
-import { inspectAll, type TableWork } from '../../src/rotation/inspection.ts';
+import { openAllRows, sealsFirstPages } from '../../src/rotation/gate.ts';
+import type { TableWork } from '../../src/rotation/inspection.ts';
 import { workHere } from '../../src/rotation/page-workers.ts';
 import { Progress } from '../../src/rotation/progress.ts';
 import { prepareOneCommit, sealedPages, writeChunks } from '../../src/rotation/write-back.ts';
@@ -27,12 +27,12 @@ async function afterGate(isToSeal: (page: EncryptedPage) => boolean) {
   await migrate(database);
   const work: TableWork = {
     tables: new EncryptedTables(database),
-    tableNames: ['api_keys'],
+    coverage: { encryptedTables: ['api_keys'], exemptTables: [] },
     workers: workHere({ from, to, upgradeFormat: false, skippedRows: [], isSwitched: false }, keyring),
     progress: new Progress(),
     assertGoesOn: () => undefined,
   };
-  const { sealed } = await inspectAll(work, () => isToSeal);
+  const { sealed } = await openAllRows(work, () => isToSeal);
   const write = async () => {
     const changes: number[] = [];
     await writeChunks(work, to.id, sealedPages(work, sealed), async (chunk) => {
@@ -42,7 +42,7 @@ async function afterGate(isToSeal: (page: EncryptedPage) => boolean) {
     });
     return changes;
   };
-  const rowsNew = async () => (await inspectAll(work)).rowsNew;
+  const rowsNew = async () => (await openAllRows(work)).rowsNew;
   return { gateway, database, work, sealed, write, rowsNew };
 }
 

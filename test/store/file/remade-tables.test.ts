@@ -6,7 +6,7 @@ import { Keyring } from '../../../src/crypto/keyring.ts';
 import { type MasterKey, parseMasterKey } from '../../../src/crypto/master-key.ts';
 import { StorageUnavailableError } from '../../../src/errors.ts';
 import { survey } from '../../../src/keys/survey.ts';
-import { inspectAll } from '../../../src/rotation/inspection.ts';
+import { openAllRows } from '../../../src/rotation/gate.ts';
 import { workHere } from '../../../src/rotation/page-workers.ts';
 import { Progress } from '../../../src/rotation/progress.ts';
 import { verify } from '../../../src/rotation/verify.ts';
@@ -54,7 +54,7 @@ async function start() {
   };
   const workWith = (assertGoesOn: () => void) => ({
     tables: new EncryptedTables(database),
-    tableNames: ['api_keys'],
+    coverage: { encryptedTables: ['api_keys'], exemptTables: [] },
     workers: workHere({ from, to, upgradeFormat: false, skippedRows: [], isSwitched: false }, keyring),
     progress: new Progress(),
     assertGoesOn,
@@ -65,7 +65,7 @@ async function start() {
 describe('all rows of a table that is made anew meanwhile are seen by', () => {
   it('a gate and a verification', async () => {
     const { remade, workWith } = await start();
-    expect(await inspectAll(workWith(remade()))).toMatchObject({ rowsScanned: rows, rowsNew: rows });
+    expect(await openAllRows(workWith(remade()))).toMatchObject({ rowsScanned: rows, rowsNew: rows });
     const again = await start();
     expect(await verify(again.workWith(again.remade()), noneLate)).toMatchObject({ rowsScanned: rows, rowsNew: rows });
   });
