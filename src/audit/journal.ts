@@ -28,15 +28,10 @@ export class AuditJournal {
   }
 
   /**
-   * Signs a record and passes it to `write`, which must add it in its own transaction. If `write` throws, or `isWritten` denies
-   * its result, the record counts as not written. Throws what `write` throws, or ConfigurationError.
+   * Signs a record and passes it to `write`, which must add it in its own transaction. If `write` throws, or returns null or false,
+   * the record counts as not written. Throws what `write` throws, or ConfigurationError.
    */
-  async recorded<Result>(
-    actor: Actor,
-    event: AuditEvent,
-    write: RecordedWrite<Result>,
-    isWritten: (result: Result) => boolean = () => true,
-  ): Promise<Result> {
+  async recorded<Result>(actor: Actor, event: AuditEvent, write: RecordedWrite<Result>): Promise<Result> {
     if (this.#void.size > maxVoid) this.#beginChain();
     const [open, gone] = [this.#open, this.#void];
     const announced = [...gone];
@@ -49,7 +44,7 @@ export class AuditJournal {
     let isDone = false;
     try {
       const result = await write(record);
-      isDone = isWritten(result);
+      isDone = result !== null && result !== false;
       return result;
     } finally {
       open.delete(record.sequence);

@@ -33,12 +33,8 @@ interface CancelContext {
  * ended otherwise: it can then be undone only by rotating back.
  */
 export async function cancelRotation({ rotations, journal }: CancelContext, actor: Actor, id: string): Promise<RotationRecord> {
-  const isCancelled = await journal.recorded(
-    actor,
-    { act: 'rotation.cancel', outcome: 'done', details: { rotation_id: id } },
-    (record) => rotations.cancel(id, record),
-    (result) => result,
-  );
+  const event = { act: 'rotation.cancel', outcome: 'done', details: { rotation_id: id } };
+  const isCancelled = await journal.recorded(actor, event, (record) => rotations.cancel(id, record));
   const rotation = await findRotation(rotations, id);
   if (isCancelled || rotation.state === 'cancelled') return rotation;
   const refusal = new RotationInProgressError(`Rotation ${id} cannot be cancelled any more: ${wayBackFrom(rotation)}`, {

@@ -94,11 +94,8 @@ export class RotationEngine implements Rotator {
     const plan = await this.#plan(request, true);
     await assertReplicasHoldKeys(this.#context.replicas, plan);
     const id = plan.unfinished?.id ?? randomUUID();
-    const lease = await journal.recorded(
-      plan.actor,
-      startOf(plan, id),
-      (record) => rotations.begin({ ...plan, id, toKeyId: plan.to.id }, randomUUID(), record),
-      (taken) => taken !== null,
+    const lease = await journal.recorded(plan.actor, startOf(plan, id), (record) =>
+      rotations.begin({ ...plan, id, toKeyId: plan.to.id }, randomUUID(), record),
     );
     if (lease === null) throw await inProgressError(rotations);
     const progress = new Progress();

@@ -141,11 +141,8 @@ export class ApiKeys {
     const row = await this.#context.store.findById(tenantId, id);
     if (row === null) throw notFound();
     const event = { act: 'key.delete', outcome: 'done', row: { tenantId, name: row.name, id } };
-    const isDeleted = await this.#context.journal.recorded(
-      actor,
-      event,
-      (record) => this.#context.store.delete(tenantId, id, record),
-      (result) => result,
+    const isDeleted = await this.#context.journal.recorded(actor, event, (record) =>
+      this.#context.store.delete(tenantId, id, record),
     );
     if (!isDeleted) throw notFound();
   }
@@ -224,11 +221,8 @@ export class ApiKeys {
     const event = { act: 'key.store', outcome: 'done', row: { tenantId, name, id }, details: { provider, key_id: keyId } };
     const now = Math.floor(Date.now() / 1000);
     try {
-      const outcome = await this.#context.journal.recorded(
-        actor,
-        event,
-        (record) => this.#context.store.put(sealed, id, now, record),
-        (done) => done !== null,
+      const outcome = await this.#context.journal.recorded(actor, event, (record) =>
+        this.#context.store.put(sealed, id, now, record),
       );
       return outcome === null ? 'active_key' : toStored(sealed, id, now, outcome === 'replaced' ? existing : null);
     } catch (error) {
