@@ -25,33 +25,24 @@ export function survey(
   keyring: Keyring,
   throttle: Throttle = unthrottled,
 ): Promise<Survey> {
-  return tables.pass(() => surveyOnce(tables, settings, keyring, throttle));
-}
-
-async function surveyOnce(
-  tables: EncryptedTables,
-  settings: CoverageSettings,
-  keyring: Keyring,
-  throttle: Throttle,
-): Promise<Survey> {
-  let rowsScanned = 0;
-  let rowsFailed = 0;
-  let rowsOfFormat1 = 0;
-  const rowsByKeyId = new Map<string, number>();
-  const failures: RowFailure[] = [];
-  const { covered } = await inspectCoverage(tables, settings, 1);
-  for await (const { table, row } of coveredRows(tables, covered)) {
-    rowsScanned += 1;
-    if (table === apiKeysTable && row.ciphertext !== null && rowFormatOf(row.ciphertext) === 1) rowsOfFormat1 += 1;
-    const opened = openCoveredRow(keyring, row);
-    if (opened === null) {
-      rowsFailed += 1;
-      if (failures.length < maxListedFailures) failures.push({ table, id: row.id, reason: reasonOf(row) });
-    } else {
-      opened.plaintext.fill(0);
-      rowsByKeyId.set(opened.key.id, (rowsByKeyId.get(opened.key.id) ?? 0) + 1);
+  return tables.pass(async () => {
+    let [rowsScanned, rowsFailed, rowsOfFormat1] = [0, 0, 0];
+    const rowsByKeyId = new Map<string, number>();
+    const failures: RowFailure[] = [];
+    const { covered } = await inspectCoverage(tables, settings, 1);
+    for await (const { table, row } of coveredRows(tables, covered)) {
+      rowsScanned += 1;
+      if (table === apiKeysTable && row.ciphertext !== null && rowFormatOf(row.ciphertext) === 1) rowsOfFormat1 += 1;
+      const opened = openCoveredRow(keyring, row);
+      if (opened === null) {
+        rowsFailed += 1;
+        if (failures.length < maxListedFailures) failures.push({ table, id: row.id, reason: reasonOf(row) });
+      } else {
+        opened.plaintext.fill(0);
+        rowsByKeyId.set(opened.key.id, (rowsByKeyId.get(opened.key.id) ?? 0) + 1);
+      }
+      throttle();
     }
-    throttle();
-  }
-  return { rowsScanned, rowsByKeyId, rowsFailed, rowsOfFormat1, failures };
+    return { rowsScanned, rowsByKeyId, rowsFailed, rowsOfFormat1, failures };
+  });
 }
