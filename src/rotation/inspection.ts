@@ -18,7 +18,6 @@ export interface Inspection extends RowCounts {
 
 const maxNamesLeft = 20;
 
-/** The tables to work on, and the workers. */
 export interface TableWork {
   readonly tables: EncryptedTables;
   readonly coverage: CoverageSettings;

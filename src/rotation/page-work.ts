@@ -17,7 +17,6 @@ import { type RowClass, RowClassifier, type RowsPlan } from './classify.ts';
 /** How many rows a page's report lists. Beyond that, reading the whole page again is faster than reading each row. */
 export const maxListedLeft = 20;
 
-/** Counts from opening rows. */
 export interface RowCounts {
   readonly rowsOld: number;
   /** The part of `rowsOld` under neither of the two keys; such rows are rotated all the same after the switch. */
@@ -33,7 +32,6 @@ export interface RowCounts {
   readonly ciphertextCharacters: number;
 }
 
-/** Initial counts. */
 export const noRows = {
   rowsOld: 0,
   rowsOther: 0,

@@ -62,7 +62,6 @@ export interface RotationContext {
   readonly auditKeys: AuditKeys;
   /** Takes a snapshot of the covered tables; null if no snapshot folder is configured. Throws ConfigurationError. */
   readonly writeSnapshot: ((actor: Actor) => Promise<SnapshotFile>) | null;
-  /** Starts the workers that open and seal the rows. */
   readonly startWorkers: StartPageWorkers;
   /** Called once every row has been written; not called if the rotation is interrupted before, even after the switch. */
   readonly onSwitched: () => void;

@@ -26,11 +26,9 @@ export interface CheckedSnapshot {
   readonly rows: number;
   /** Rows that no key opens; none opened them when the snapshot was taken. */
   readonly rowsUnopened: number;
-  /** How many rows each key opens. */
   readonly rowsByKeyId: ReadonlyMap<string, number>;
 }
 
-/** A row of a snapshot, with its table. */
 export interface TableRow {
   readonly table: SnapshotTable;
   readonly row: SnapshotRow;

@@ -51,7 +51,6 @@ export type SnapshotTable = SnapshotHeader['tables'][number];
 export type SnapshotRow = Static<typeof RowLine>;
 export type SnapshotTrailer = Static<typeof Trailer>;
 
-/** Why a snapshot is refused. */
 export type RefusalReason =
   | 'truncated'
   | 'edited'

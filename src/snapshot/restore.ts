@@ -104,7 +104,6 @@ export async function restoreSnapshot(
   }
 }
 
-/** A restore in progress. */
 interface Restoring extends RestoreContext {
   readonly actor: Actor;
   readonly id: string;

@@ -45,7 +45,6 @@ export async function noteIdentities(
   }
 }
 
-/** Stages every row. */
 export async function stageWhole({ restores, id, shapes, throttle }: StageContext, rows: AsyncIterable<TableRow>): Promise<void> {
   for await (const chunk of groupsOf(rows, shapes, throttle)) {
     await restores.stage(

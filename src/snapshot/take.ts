@@ -27,11 +27,9 @@ export interface TakeContext {
 export interface TakeOptions {
   /** Taken as the active key if the database names none yet. */
   readonly firstKeyId?: string | undefined;
-  /** Called with each page as it is read. */
   readonly onPage?: (shape: TableShape, rows: readonly CodedRow[]) => Promise<void>;
 }
 
-/** The rows of a snapshot, and its header. */
 export interface TakenRows {
   readonly header: SnapshotHeader;
   /** To be closed by its owner. */
@@ -113,7 +111,6 @@ async function spoolRows(
   return { created_at: createdAt, active_key_id: key.id, ...counts };
 }
 
-/** What is needed to open the rows. */
 interface Needs {
   readonly keyIds: Set<string>;
   rowsUnopened: number;

@@ -29,7 +29,6 @@ export interface EncryptedPage {
   readonly cells: Uint8Array;
 }
 
-/** A decoded row. */
 export interface EncryptedRow {
   /** In decimal, since it may be above 2^53. */
   readonly rowId: string;

@@ -22,7 +22,6 @@ interface PairedTable {
   readonly identity: Identity;
 }
 
-/** A row of a snapshot. */
 export interface IdentifiedRow {
   readonly rowId: string;
   /** JSON of the cells of the identity columns. */

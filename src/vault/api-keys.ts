@@ -78,7 +78,6 @@ export interface Page<Item> {
   readonly next: string | null;
 }
 
-/** A page of rows to be opened. */
 export interface OpeningRequest extends PageRequest {
   /** Called with the number of rows; if it throws, none is opened. */
   readonly beforeOpening: (rows: number) => Promise<void>;
