@@ -48,8 +48,8 @@ export interface PageRequest {
   readonly after: string | null;
 }
 
-export interface RowPage {
-  readonly rows: readonly ApiKeyRow[];
+export interface Page<Item> {
+  readonly items: readonly Item[];
   /** Where the next page begins, or null after the last page. */
   readonly next: string | null;
 }
@@ -119,12 +119,12 @@ export class ApiKeyStore {
   }
 
   /** All rows of a tenant in order of id, including several with the same name. */
-  async list(tenantId: string | null, provider: string | null, page: PageRequest): Promise<RowPage> {
+  async list(tenantId: string | null, provider: string | null, page: PageRequest): Promise<Page<ApiKeyRow>> {
     return this.#page('(?5 IS NULL OR provider = ?5)', tenantId, page, [provider]);
   }
 
   /** As {@link list}, but only the newest row of each name. */
-  async listNewest(tenantId: string | null, page: PageRequest): Promise<RowPage> {
+  async listNewest(tenantId: string | null, page: PageRequest): Promise<Page<ApiKeyRow>> {
     return this.#page(`rowid = ${newestOf('outer_row.tenant_id', 'outer_row.name')}`, tenantId, page);
   }
 
@@ -132,7 +132,7 @@ export class ApiKeyStore {
    * A page of large rows holds fewer than asked for, but at least one, and fewer still where the server cannot send that much at
    * once.
    */
-  async #page(...given: PageArguments): Promise<RowPage> {
+  async #page(...given: PageArguments): Promise<Page<ApiKeyRow>> {
     for (let bytes = pageBytes; ; bytes = Math.floor(bytes / 4)) {
       try {
         return await this.#pageOf(bytes, ...given);
@@ -142,7 +142,7 @@ export class ApiKeyStore {
     }
   }
 
-  async #pageOf(bytes: number, ...[condition, tenantId, { after, limit }, args = []]: PageArguments): Promise<RowPage> {
+  async #pageOf(bytes: number, ...[condition, tenantId, { after, limit }, args = []]: PageArguments): Promise<Page<ApiKeyRow>> {
     const sql = `WITH asked AS MATERIALIZED (
         SELECT rowid AS row_id, id, ${bytesOfRow} AS bytes FROM api_keys AS outer_row
         WHERE tenant_id IS ?1 AND ${isAfter} AND ${condition} ORDER BY id LIMIT ?3 + 1)
@@ -152,7 +152,7 @@ export class ApiKeyStore {
     const rows = await this.#read(sql, [tenantId, after, limit, bytes, ...args]);
     const last = rows.at(-1);
     const next = last === undefined || integer(last, 'asked') === rows.length ? null : text(last, 'position');
-    return { rows: rows.map(toApiKeyRow), next };
+    return { items: rows.map(toApiKeyRow), next };
   }
 
   /** Tenants with their row counts, the null tenant first. `after`: the last tenant of the previous page. */

@@ -12,6 +12,7 @@ import type { SealMeter } from '../keys/seal-meter.ts';
 import {
   type ApiKeyRow,
   type ApiKeyStore,
+  type Page,
   type PageRequest,
   rowIdGuard,
   type SealedApiKey,
@@ -72,12 +73,6 @@ export type DecryptedEntry =
   | DecryptedApiKey
   | { readonly id: string; readonly name: string; readonly provider: string; readonly error: VaultError };
 
-export interface Page<Item> {
-  readonly items: readonly Item[];
-  /** Where the next page begins, or null after the last page. */
-  readonly next: string | null;
-}
-
 export interface OpeningRequest extends PageRequest {
   /** Called with the number of rows; if it throws, none is opened. */
   readonly beforeOpening: (rows: number) => Promise<void>;
@@ -124,8 +119,8 @@ export class ApiKeys {
   }
 
   async list(tenantId: string | null, provider: string | null, page: PageRequest): Promise<Page<ListedApiKey>> {
-    const { rows, next } = await this.#context.store.list(tenantId, provider, page);
-    return { items: rows.map((row) => this.#masked(row)), next };
+    const { items, next } = await this.#context.store.list(tenantId, provider, page);
+    return { items: items.map((row) => this.#masked(row)), next };
   }
 
   /** Throws NotFoundError, also if the id belongs to another tenant. */
@@ -164,7 +159,7 @@ export class ApiKeys {
    * StorageUnavailableError.
    */
   async decryptAll(actor: Actor, tenantId: string | null, page: OpeningRequest): Promise<Page<DecryptedEntry>> {
-    const { rows, next } = await this.#context.store.listNewest(tenantId, page);
+    const { items: rows, next } = await this.#context.store.listNewest(tenantId, page);
     await page.beforeOpening(rows.length);
     const uses: AuditEvent[] = [];
     const items: DecryptedEntry[] = [];

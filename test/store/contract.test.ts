@@ -186,8 +186,8 @@ describe('the store of provider keys', () => {
       await gateway.run('UPDATE api_keys SET created_at = ? WHERE id = ?', [createdAt, id]);
     }
     const page = { limit: 10, after: null };
-    expect((await store.listNewest('acme', page)).rows.map(({ id }) => id)).toEqual(['b', 'e']);
-    expect((await store.listNewest('other', page)).rows.map(({ id }) => id)).toEqual(['g']);
+    expect((await store.listNewest('acme', page)).items.map(({ id }) => id)).toEqual(['b', 'e']);
+    expect((await store.listNewest('other', page)).items.map(({ id }) => id)).toEqual(['g']);
     expect((await store.findByName('acme', 'K'))?.id).toBe('b');
     expect((await store.findByName('acme', 'L'))?.id).toBe('e');
   });
@@ -200,7 +200,7 @@ describe('the store of provider keys', () => {
     }
     const first = await store.list(null, 'odd', { limit: 2, after: null });
     const second = await store.list(null, 'odd', { limit: 2, after: first.next });
-    expect([first, second].map(({ rows }) => rows.map(({ id }) => id))).toEqual([['row-1', 'row-3'], ['row-5']]);
+    expect([first, second].map(({ items }) => items.map(({ id }) => id))).toEqual([['row-1', 'row-3'], ['row-5']]);
     expect(second.next).toBeNull();
   });
 
