@@ -50,7 +50,7 @@ export async function checkSnapshot(spool: Spool, keyring: Keyring, throttle: Th
   let unopened: TableRow | null = null;
   for await (const tableRow of readSnapshotRows(spool)) {
     const { table, row } = tableRow;
-    const keyId = openingKeyId(keyring, table.table, table.columns, row.cells);
+    const keyId = openingKeyId(keyring, { ...table, cells: row.cells });
     if (keyId !== null) rowsByKeyId.set(keyId, (rowsByKeyId.get(keyId) ?? 0) + 1);
     else {
       unopened ??= tableRow;
@@ -170,7 +170,7 @@ function assertAuthentic({ trailer, digest, rows }: Ending, keyring: Keyring): v
 }
 
 function unopenedRefusal({ key_ids }: SnapshotHeader, keyring: Keyring, { table, row }: TableRow) {
-  const id = nameOfRow(table.columns, row.rowid, row.cells);
+  const id = nameOfRow({ ...table, cells: row.cells }, row.rowid);
   const missing = key_ids.filter((keyId) => keyring.get(keyId) === undefined);
   const hint = missing.length === 0 ? '' : `; its rows need ${missing.join(' and ')}, which is not in the keyring`;
   return refusal('row_does_not_open', `${table.table}.id=${id} does not open with any key of the keyring${hint}`, {

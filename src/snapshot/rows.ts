@@ -7,6 +7,13 @@ import { apiKeysTable, bindingColumns, ciphertextColumns, type EncryptedRow } fr
 import { sealingColumns } from '../store/restore-pairs.ts';
 import type { TableShape } from '../store/snapshot-rows.ts';
 
+/** A row of a table or of a snapshot; in `cells`, in the order of `columns`, are all of its columns, or those that were asked for. */
+export interface CellRow {
+  readonly table: string;
+  readonly columns: readonly string[];
+  readonly cells: readonly Cell[];
+}
+
 const updatedAt = 'updated_at';
 
 /** The columns that decide whether a row opens, the ciphertext first. */
@@ -15,20 +22,20 @@ export function openingColumns(table: string): string[] {
 }
 
 /** The id of the key that opens a row, or null if no key of the keyring does. */
-export function openingKeyId(keyring: Keyring, table: string, columns: readonly string[], cells: readonly Cell[]): string | null {
-  const opened = openCoveredRow(keyring, { ciphertext: ciphertextOf(columns, cells), binding: bindingOf(table, columns, cells) });
+export function openingKeyId(keyring: Keyring, row: CellRow): string | null {
+  const opened = openCoveredRow(keyring, { ciphertext: ciphertextOf(row), binding: bindingOf(row) });
   opened?.plaintext.fill(0);
   return opened?.key.id ?? null;
 }
 
 /** Each null if it is not text. */
-export function ivAndTagOf(columns: readonly string[], cells: readonly Cell[]): (string | null)[] {
-  return textsOf(columns, cells, sealingColumns);
+export function ivAndTagOf(row: CellRow): (string | null)[] {
+  return textsOf(row, sealingColumns);
 }
 
 /** Whether the columns cannot be a ciphertext under any key. */
-export function isMalformed(columns: readonly string[], cells: readonly Cell[]): boolean {
-  return reasonOf({ ciphertext: ciphertextOf(columns, cells) }) === 'malformed';
+export function isMalformed(row: CellRow): boolean {
+  return reasonOf({ ciphertext: ciphertextOf(row) }) === 'malformed';
 }
 
 /** The columns that indicate a row's key and when it was last changed, as far as the table has them. */
@@ -41,22 +48,27 @@ export function hintColumns({ table, columns }: TableShape): string[] {
  * When a program last changed the row, in Unix seconds; NaN, which compares neither later nor earlier than any time, if the
  * column holds no number.
  */
-export function updatedAtOf(columns: readonly string[], cells: readonly Cell[]): number {
-  const cell = cells[positionOf(columns, updatedAt)];
+export function updatedAtOf(row: CellRow): number {
+  const cell = cellOf(row, updatedAt);
   if (typeof cell !== 'object' || cell === null) return Number.NaN;
   if ('integer' in cell) return Number(cell.integer);
   return 'real' in cell ? Number(cell.real) : Number.NaN;
 }
 
 /** The key id that the row names; null if it names none, or if the ciphertext has been replaced since. */
-export function keyIdHintOf(columns: readonly string[], cells: readonly Cell[]): string | null {
-  const [keyId = null, keyIdTag, authTag] = textsOf(columns, cells, ['key_id', 'key_id_tag', 'auth_tag']);
+export function keyIdHintOf(row: CellRow): string | null {
+  const [keyId = null, keyIdTag, authTag] = textsOf(row, ['key_id', 'key_id_tag', 'auth_tag']);
   return keyIdTag === authTag ? keyId : null;
 }
 
 /** The name of a row for operators: see {@link EncryptedRow.id}. */
-export function nameOfRow(columns: readonly string[], rowId: string, cells: readonly Cell[]): string {
-  return nameOfCell(cells[positionOf(columns, 'id')]) ?? `rowid:${rowId}`;
+export function nameOfRow(row: CellRow, rowId: string): string {
+  return nameOfCell(cellOf(row, 'id')) ?? `rowid:${rowId}`;
+}
+
+/** Null if there is no such column. */
+export function cellOf({ columns, cells }: CellRow, column: string): Cell {
+  return cells[positionOf(columns, column)] ?? null;
 }
 
 /** -1 if there is no such column. SQLite ignores the case of column names. */
@@ -64,20 +76,20 @@ export function positionOf(columns: readonly string[], column: string): number {
   return columns.findIndex((name) => name.toLowerCase() === column.toLowerCase());
 }
 
-function ciphertextOf(columns: readonly string[], cells: readonly Cell[]): EncryptedRow['ciphertext'] {
-  const [encryptedValue = null, iv = null, authTag = null] = textsOf(columns, cells, ciphertextColumns);
+function ciphertextOf(row: CellRow): EncryptedRow['ciphertext'] {
+  const [encryptedValue = null, iv = null, authTag = null] = textsOf(row, ciphertextColumns);
   return encryptedValue === null || iv === null || authTag === null ? null : { encryptedValue, iv, authTag };
 }
 
-function bindingOf(table: string, columns: readonly string[], cells: readonly Cell[]): EncryptedRow['binding'] {
-  const [tenantId = null, name = null, provider = null] = textsOf(columns, cells, bindingColumns);
-  const isTenantDamaged = tenantId === null && (cells[positionOf(columns, 'tenant_id')] ?? null) !== null;
-  return table !== apiKeysTable || isTenantDamaged || name === null || provider === null
+function bindingOf(row: CellRow): EncryptedRow['binding'] {
+  const [tenantId = null, name = null, provider = null] = textsOf(row, bindingColumns);
+  const isTenantDamaged = tenantId === null && cellOf(row, 'tenant_id') !== null;
+  return row.table !== apiKeysTable || isTenantDamaged || name === null || provider === null
     ? null
-    : { table, tenantId, name, provider };
+    : { table: row.table, tenantId, name, provider };
 }
 
 /** Each null if it is not text. */
-function textsOf(columns: readonly string[], cells: readonly Cell[], wanted: readonly string[]): (string | null)[] {
-  return wanted.map((column) => textOfCell(cells[positionOf(columns, column)]));
+function textsOf(row: CellRow, wanted: readonly string[]): (string | null)[] {
+  return wanted.map((column) => textOfCell(cellOf(row, column)));
 }

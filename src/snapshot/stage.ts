@@ -10,13 +10,14 @@ import { type IdentifiedRow, sealingColumns } from '../store/restore-pairs.ts';
 import type { PresentRow, RestoreStore, StagedRow } from '../store/restores.ts';
 import type { TableRow } from './check.ts';
 import {
+  type CellRow,
+  cellOf,
   hintColumns,
   isMalformed,
   ivAndTagOf,
   keyIdHintOf,
   openingColumns,
   openingKeyId,
-  positionOf,
   updatedAtOf,
 } from './rows.ts';
 
@@ -93,18 +94,19 @@ class MissingRows {
   /** The row to stage, with the present row that it replaces; null if it is not to be put back. */
   choose(shape: MovedTable, columns: readonly string[], row: StagedRow, present: PresentRow | undefined): StagedRow | null {
     const { keyring } = this.#context;
-    const found = present === undefined ? null : (JSON.parse(present.cells) as Cell[]);
-    if (found !== null && openingKeyId(keyring, shape.table, columns, found) !== null) return null;
-    const taken = JSON.parse(row.cells) as Cell[];
-    const keyId = openingKeyId(keyring, shape.table, shape.columnsPutBack, taken);
+    const { table } = shape;
+    const found = present === undefined ? null : { table, columns, cells: JSON.parse(present.cells) as Cell[] };
+    if (found !== null && openingKeyId(keyring, found) !== null) return null;
+    const taken = { table, columns: shape.columnsPutBack, cells: JSON.parse(row.cells) as Cell[] };
+    const keyId = openingKeyId(keyring, taken);
     if (found !== null && keyId === null) return null;
-    if (found !== null && !isDamaged(this.#context, columns, found, { columns: shape.columnsPutBack, cells: taken })) {
+    if (found !== null && !isDamaged(this.#context, found, taken)) {
       this.rowsLeft += 1;
       return null;
     }
     if (keyId !== null) this.keyIds.add(keyId);
     if (present === undefined || found === null) return row;
-    return { ...row, present: { rowId: present.rowId, cells: JSON.stringify(found.slice(0, ciphertextColumns.length)) } };
+    return { ...row, present: { rowId: present.rowId, cells: JSON.stringify(found.cells.slice(0, ciphertextColumns.length)) } };
   }
 }
 
@@ -112,35 +114,27 @@ class MissingRows {
  * Whether a row of the table that does not open is damaged, rather than a newer one under a key that is not in the keyring. An IV
  * or tag belongs to one sealing: a row that shares either with the snapshot's row is that row, with a damaged column.
  */
-function isDamaged(
-  { keyring, mayLackKey }: StageMissingContext,
-  columns: readonly string[],
-  found: readonly Cell[],
-  taken: { readonly columns: readonly string[]; readonly cells: readonly Cell[] },
-): boolean {
-  if (isMalformed(columns, found)) return true;
-  const [iv, tag] = ivAndTagOf(taken.columns, taken.cells);
-  const [foundIv, foundTag] = ivAndTagOf(columns, found);
+function isDamaged({ keyring, mayLackKey }: StageMissingContext, found: CellRow, taken: CellRow): boolean {
+  if (isMalformed(found)) return true;
+  const [iv, tag] = ivAndTagOf(taken);
+  const [foundIv, foundTag] = ivAndTagOf(found);
   if (foundIv === iv || foundTag === tag) return true;
-  const keyIdHint = keyIdHintOf(columns, found);
+  const keyIdHint = keyIdHintOf(found);
   if (keyIdHint !== null) return keyring.get(keyIdHint) !== undefined;
-  return !mayLackKey && updatedAtOf(columns, found) <= updatedAtOf(taken.columns, taken.cells);
+  return !mayLackKey && updatedAtOf(found) <= updatedAtOf(taken);
 }
 
-function toStaged({ keyColumn, columnsPutBack }: MovedTable, { row }: TableRow): StagedRow {
-  const matched = keyColumn === null ? null : cellOf(columnsPutBack, row.cells, keyColumn);
+function toStaged({ keyColumn }: MovedTable, { table, row }: TableRow): StagedRow {
+  const matched = keyColumn === null ? null : cellOf({ ...table, cells: row.cells }, keyColumn);
   return { rowId: row.rowid, matchCell: JSON.stringify(matched), cells: JSON.stringify(row.cells), present: null };
 }
 
-function toIdentified({ identity, columnsPutBack }: MovedTable, { row }: TableRow): IdentifiedRow {
-  const cells = identity.columns.map((column) => cellOf(columnsPutBack, row.cells, column));
-  const sealing = sealingColumns.map((column) => cellOf(columnsPutBack, row.cells, column));
+function toIdentified({ identity }: MovedTable, { table, row }: TableRow): IdentifiedRow {
+  const taken = { ...table, cells: row.cells };
+  const cells = identity.columns.map((column) => cellOf(taken, column));
+  const sealing = sealingColumns.map((column) => cellOf(taken, column));
   const isUnique = identity.isUnique && !cells.includes(null);
   return { rowId: row.rowid, identity: JSON.stringify(cells), isUnique, sealing: JSON.stringify(sealing) };
-}
-
-function cellOf(columns: readonly string[], cells: readonly Cell[], column: string): Cell {
-  return cells[positionOf(columns, column)] ?? null;
 }
 
 interface Chunk {

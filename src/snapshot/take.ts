@@ -12,7 +12,7 @@ import type { Cell } from '../store/cells.ts';
 import type { MasterKeyStore } from '../store/master-keys.ts';
 import type { CodedRow, SnapshotRows, TableShape } from '../store/snapshot-rows.ts';
 import { hmacOf, maxLineBytes, type SnapshotHeader, type SnapshotTable, writeHeader, writeRow, writeTrailer } from './format.ts';
-import { keyIdHintOf, nameOfRow, openingKeyId } from './rows.ts';
+import { type CellRow, keyIdHintOf, nameOfRow, openingKeyId } from './rows.ts';
 import { Spool } from './spool.ts';
 
 export interface TakeContext {
@@ -97,7 +97,7 @@ async function spoolRows(
     let count = 0;
     for await (const page of rows.pages(shape)) {
       for (const { cells } of page) {
-        noteNeeds(needs, { keyring, known }, shape, JSON.parse(cells) as Cell[]);
+        noteNeeds(needs, { keyring, known }, { ...shape, cells: JSON.parse(cells) as Cell[] });
         throttle();
       }
       await spool.write(Buffer.from(page.map((row) => toLine(shape, row)).join(''), 'utf8'));
@@ -123,12 +123,11 @@ interface Needs {
 function noteNeeds(
   needs: Needs,
   { keyring, known }: { readonly keyring: Keyring; readonly known: ReadonlySet<string> },
-  { table, columns }: TableShape,
-  cells: readonly Cell[],
+  row: CellRow,
 ): void {
-  const keyId = openingKeyId(keyring, table, columns, cells);
+  const keyId = openingKeyId(keyring, row);
   if (keyId === null) needs.rowsUnopened += 1;
-  const hint = keyId ?? keyIdHintOf(columns, cells);
+  const hint = keyId ?? keyIdHintOf(row);
   if (hint !== null && (keyId !== null || known.has(hint))) needs.keyIds.add(hint);
 }
 
@@ -140,12 +139,12 @@ export function assemble({ header, spool }: TakenRows, keyring: Keyring): Snapsh
 }
 
 /** Throws ConfigurationError for a row too large to be restored. */
-function toLine({ table, columns }: TableShape, { rowId, cells }: CodedRow): string {
-  const line = writeRow(table, rowId, cells);
+function toLine(shape: TableShape, { rowId, cells }: CodedRow): string {
+  const line = writeRow(shape.table, rowId, cells);
   if (Buffer.byteLength(line) <= maxLineBytes) return line;
-  const id = nameOfRow(columns, rowId, JSON.parse(cells) as Cell[]);
+  const id = nameOfRow({ ...shape, cells: JSON.parse(cells) as Cell[] }, rowId);
   throw new ConfigurationError(
-    `${table}.id=${id} is larger than the ${maxLineBytes} bytes that a row of a snapshot may have. Without VAULT_SNAPSHOT_DIR a rotation takes none.`,
+    `${shape.table}.id=${id} is larger than the ${maxLineBytes} bytes that a row of a snapshot may have. Without VAULT_SNAPSHOT_DIR a rotation takes none.`,
   );
 }
 

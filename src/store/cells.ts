@@ -42,14 +42,14 @@ export function decodeCell(cells: string, index: number): string {
 }
 
 /** The name of a row whose id column holds this cell, or null where the cell cannot be shown as a name. */
-export function nameOfCell(cell: Cell | undefined): string | null {
-  if (typeof cell !== 'object' || cell === null) return cell ?? null;
+export function nameOfCell(cell: Cell): string | null {
+  if (typeof cell !== 'object' || cell === null) return cell;
   if ('integer' in cell) return cell.integer;
   return 'real' in cell ? cell.real : textOfCell(cell);
 }
 
 /** The text of a cell, or null where it is not text. Invalid UTF-8 is replaced. */
-export function textOfCell(cell: Cell | undefined): string | null {
+export function textOfCell(cell: Cell): string | null {
   if (typeof cell === 'string') return cell;
   return typeof cell === 'object' && cell !== null && 'text' in cell ? Buffer.from(cell.text, 'hex').toString('utf8') : null;
 }
