@@ -44,7 +44,7 @@ try {
 async function start(config: ServerConfig): Promise<number> {
   const metrics = new VaultMetrics(config.keyring);
   const logger = createLogger(config.logLevel, config.isProduction, () => metrics.logLineDropped());
-  const services = buildServices(config, logger, undefined, 'threads', metrics);
+  const services = buildServices(config, logger, { place: 'threads', observer: metrics });
   const stopping = new AbortController();
   try {
     const isPrepared = await tryToPrepare(services, config, logger);

@@ -29,13 +29,18 @@ import { buildStores, buildWorkers, type RotationPlace } from './workers.ts';
 
 export type Services = ReturnType<typeof buildServices>;
 
+interface ServicesOptions {
+  /** Opened by default as configured. */
+  readonly database?: Database;
+  readonly place?: RotationPlace;
+  readonly observer?: VaultObserver;
+}
+
 /** Opens the database and changes nothing in it. Throws ConfigurationError if it cannot be opened at all. */
 export function buildServices(
   config: CoreConfig & { readonly audit?: AuditSettings },
   logger: Logger,
-  database = new Database(config.database),
-  place: RotationPlace = 'here',
-  observer: VaultObserver = unobserved,
+  { database = new Database(config.database), place = 'here', observer = unobserved }: ServicesOptions = {},
 ) {
   const { keyring, coverage, rotationDueDays, requireFormat2 } = config;
   const stores = buildStores(database, keyring);

@@ -23,7 +23,7 @@ export async function withServices<Result>(config: CoreConfig, run: (services: S
   if (isFileUrl(url) && !existsSync(databaseFilePath(url))) {
     throw new ConfigurationError('DATABASE_URL names a file that does not exist.');
   }
-  const services = buildServices(config, createSilentLogger(), undefined, 'all_cores');
+  const services = buildServices(config, createSilentLogger(), { place: 'all_cores' });
   try {
     return await run(services);
   } finally {

@@ -105,7 +105,7 @@ describe('a cancelled rotation', () => {
     await database.insert(keyA, { id: 'a' });
     const { database: location, ...config } = readCliConfig({ DATABASE_URL: url, PROVARA_MASTER_KEY: keyA, ...staged });
     const held = new HeldDatabase(location);
-    const services = buildServices({ ...config, database: location }, createSilentLogger(), held);
+    const services = buildServices({ ...config, database: location }, createSilentLogger(), { database: held });
     await services.prepare();
     const letGo = held.hold();
     const { id, done } = await services.rotator.start({});
@@ -166,7 +166,7 @@ describe('a rotation that has switched between the plan of who takes it up and t
       await database.run('UPDATE vault_active_key SET key_id = ?', [keyIdB]);
       await database.insert('f'.repeat(64), { id: 'unknown' });
     };
-    const services = buildServices({ ...config, database: location }, createSilentLogger(), late);
+    const services = buildServices({ ...config, database: location }, createSilentLogger(), { database: late });
     await services.migrate();
     const { id, done } = await services.rotator.start({});
     await expect(done).rejects.toMatchObject({ code: 'decrypt_gate_failed' });
@@ -223,7 +223,7 @@ describe('a rotation whose process has gone', () => {
       }
     }
     const environment = { DATABASE_URL: url, PROVARA_MASTER_KEY: keyA, ...staged };
-    const services = buildServices(readCliConfig(environment), createSilentLogger(), new AwayDatabase({ url }));
+    const services = buildServices(readCliConfig(environment), createSilentLogger(), { database: new AwayDatabase({ url }) });
     await services.prepare();
     await expect.poll(() => database.open(keyB, 'b')).toBe('sample-value-of-b');
     expect(failures).toBe(2);

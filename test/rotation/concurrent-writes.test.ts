@@ -63,7 +63,7 @@ async function interruptedRotation(
   const database = new InterruptedDatabase(config.database);
   const warnings: Record<string, unknown>[] = [];
   const logger = pino({ level: 'warn' }, { write: (line) => warnings.push(JSON.parse(line)) });
-  const services = buildServices(config, logger, database);
+  const services = buildServices(config, logger, { database });
   // Before the start, which may take a rotation up again.
   database.interruptions = interruptions;
   await services.prepare();

@@ -350,7 +350,7 @@ describe('a replacement', () => {
       }
     }
     const environment = { DATABASE_URL: url, PROVARA_MASTER_KEY: keyA, ...covered, VAULT_SNAPSHOT_DIR: folder };
-    const services = buildServices(readCliConfig(environment), createSilentLogger(), new TidiedDatabase({ url }));
+    const services = buildServices(readCliConfig(environment), createSilentLogger(), { database: new TidiedDatabase({ url }) });
     const sent = Readable.from([Buffer.from(snapshot)]);
     const result = await services.snapshots.restore(tester, sent, 'replace', Number.POSITIVE_INFINITY);
     expect(result).toMatchObject({ restored: 5, kept: 0 });

@@ -22,7 +22,7 @@ class DyingDatabase extends Database {
 }
 
 const config = readCliConfig({ DATABASE_URL: url, PROVARA_MASTER_KEY: 'a1'.repeat(32), VAULT_SNAPSHOT_DIR: folder });
-const services = buildServices(config, createSilentLogger(), new DyingDatabase(config.database));
+const services = buildServices(config, createSilentLogger(), { database: new DyingDatabase(config.database) });
 const { restored } = await services.snapshots.restore(actor, createReadStream(file), mode, Number.POSITIVE_INFINITY);
 process.stdout.write(`${restored} ${writes}\n`);
 process.exit(0);

@@ -27,7 +27,7 @@ const config = readCliConfig({
   PROVARA_MASTER_KEY_NEW: 'b2'.repeat(32),
   VAULT_ROTATION_ATOMIC_ROWS: atomicRows,
 });
-const services = buildServices(config, createSilentLogger(), new DyingDatabase(config.database));
+const services = buildServices(config, createSilentLogger(), { database: new DyingDatabase(config.database) });
 await services.migrate();
 if (moment === 'freeze') writes = 0;
 const key = (index) => config.keyring.entries[index].key.id;

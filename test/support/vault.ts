@@ -101,7 +101,7 @@ export async function startVault(
   const config: ServerConfig = readServerConfig(environmentFor(url, settings));
   const logger = createSilentLogger();
   const metrics = new VaultMetrics(config.keyring);
-  const services = buildServices(config, logger, undefined, 'here', metrics);
+  const services = buildServices(config, logger, { observer: metrics });
   await services.prepare();
   const routes: { method: string; url: string }[] = [];
   const app = createHttpServer(logger);
