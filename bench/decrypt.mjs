@@ -5,6 +5,8 @@ import { alternate, createTable, fileWith, randomKeyOf, startServers, startSqld 
 
 const rows = 100_000;
 const rounds = 5;
+/** In seconds: long enough that the code is compiled, and that the survey of all rows which a start begins has ended. */
+const warmUpSeconds = 10;
 /**
  * Many short rounds: a moment in which the machine does something else decides the 99th percentile of the round that it falls
  * into.
@@ -18,7 +20,7 @@ export async function decryptOnFile() {
   const { file, url } = await fileWith(rows);
   const { vault, reference } = await startServers(url);
   const routes = { vault: `${vault}/v1/api-keys/decrypt`, bare: `${reference}/bare` };
-  for (const route of Object.values(routes)) await load(route, randomKey, { seconds: 3 });
+  for (const route of Object.values(routes)) await load(route, randomKey, { seconds: warmUpSeconds });
   const speed = await alternate(rounds, {
     vault: async () => (await load(routes.vault, randomKey)).perSecond,
     bare: async () => (await load(routes.bare, randomKey)).perSecond,
@@ -55,7 +57,7 @@ export async function decryptOnServer() {
   const { vault, reference } = await startServers(url);
   const routes = { vault: `${vault}/v1/api-keys/decrypt`, pointRead: `${reference}/point-read` };
   const callers = { connections: 32 };
-  for (const route of Object.values(routes)) await load(route, randomKey, callers);
+  for (const route of Object.values(routes)) await load(route, randomKey, { ...callers, seconds: warmUpSeconds });
   const speed = await alternate(rounds, {
     vault: async () => (await load(routes.vault, randomKey, callers)).perSecond,
     pointRead: async () => (await load(routes.pointRead, randomKey, callers)).perSecond,
