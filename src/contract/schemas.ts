@@ -57,14 +57,14 @@ export const ErrorBody = Type.Object(
   { ...strict, $id: 'Error', description: 'What happened, to what, and what to do next.' },
 );
 
-/** The errors that every route may answer with, beside its own answers. */
+/** The errors that every route may answer with, besides its own answers. */
 const errorAnswer = Type.Unsafe<Static<typeof ErrorBody>>({
   $ref: 'Error#',
-  description: 'Refused, for a reason of the caller’s',
+  description: 'Refused, because of the call',
 });
 const failureAnswer = Type.Unsafe<Static<typeof ErrorBody>>({
   $ref: 'Error#',
-  description: 'Not done, for a reason of the vault’s',
+  description: 'Not done, because of the vault or its database',
 });
 export const errorAnswers = { '4xx': errorAnswer, '5xx': failureAnswer } as const;
 
@@ -243,7 +243,7 @@ const Rotation = Type.Object(
           rows_per_second: Type.Number({ minimum: 0 }),
           seconds_left: nullable(Count),
         },
-        { ...strict, description: 'Of the present phase, some seconds old where another process runs the rotation.' },
+        { ...strict, description: 'Of the present phase; some seconds old if another process runs the rotation.' },
       ),
     ),
     snapshot: nullable(
@@ -251,7 +251,7 @@ const Rotation = Type.Object(
         { path: Type.String(), sha256: Type.String({ pattern: '^[0-9a-f]{64}$' }) },
         {
           ...strict,
-          description: 'Written before anything else where VAULT_SNAPSHOT_DIR is set; null where nothing was to be rotated.',
+          description: 'Written before anything else if VAULT_SNAPSHOT_DIR is set; null if nothing was to be rotated.',
         },
       ),
     ),
@@ -302,7 +302,7 @@ export const MasterKeysAnswer = Type.Object(
 
 // ── snapshots ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-const SnapshotLines = Type.Unsafe<Readable>({ type: 'string', description: 'A JSON value a line: see docs/formats.md.' });
+const SnapshotLines = Type.Unsafe<Readable>({ type: 'string', description: 'One JSON value per line: see docs/formats.md.' });
 export const SnapshotAnswer = {
   description: 'The snapshot',
   content: { 'application/x-ndjson': { schema: SnapshotLines } },
@@ -345,7 +345,7 @@ const AuditRecord = Type.Object(
     chain: nullable(Type.String()),
     seq: nullable(Type.Integer()),
   },
-  { ...strict, description: 'All null but the cursor where the record cannot be read.' },
+  { ...strict, description: 'If the record cannot be read, everything but the cursor is null.' },
 );
 export type AuditRecordAnswer = Static<typeof AuditRecord>;
 export const AuditAnswer = Type.Object({ records: Type.Array(AuditRecord), next_cursor: NextCursor }, strict);

@@ -19,7 +19,7 @@ ${Object.entries(statusByCode)
 \`rate_limited\` and \`storage_unavailable\` say in \`Retry-After\` in how many seconds another try may succeed.
 `;
 
-/** What is answered under this status, where the schema does not say so. */
+/** What is answered under this status, where the schema does not say so itself. */
 const answers: Readonly<Record<string, object>> = {
   200: { 'x-response-description': 'Done' },
   201: { 'x-response-description': 'Done: the key is new' },
@@ -31,7 +31,10 @@ const answers: Readonly<Record<string, object>> = {
 
 /** For openapi.yaml alone: no answer goes through here. */
 const describeAnswers: FastifyDynamicSwaggerOptions['transform'] = ({ schema, url }) => {
-  const described = Object.entries(schema.response ?? {}).map(([status, answer]) => [status, { ...answer, ...answers[status] }]);
+  const described = Object.entries(schema.response ?? {}).map(([status, answer]) => [
+    status,
+    'description' in answer ? answer : { ...answer, ...answers[status] },
+  ]);
   return { schema: { ...schema, response: Object.fromEntries(described) }, url };
 };
 

@@ -17,7 +17,7 @@ export function machineRoutes(readiness: ReadinessCheck): FastifyPluginAsyncType
     app.get('/health', {
       schema: {
         operationId: 'getHealth',
-        summary: 'The process lives',
+        summary: 'Whether the process is alive',
         tags,
         security: [],
         response: { 200: schemas.HealthAnswer, ...schemas.errorAnswers },

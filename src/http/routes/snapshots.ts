@@ -47,7 +47,7 @@ function restoreRoute(snapshots: Snapshots): FastifyPluginAsyncTypebox {
       bodyLimit: maxSnapshotBytes,
       schema: {
         operationId: 'restoreSnapshot',
-        summary: 'Check a snapshot whole, and put it back in one transaction',
+        summary: 'Check the whole of a snapshot, then put it back in one transaction',
         tags,
         querystring: schemas.RestoreQuery,
         body: schemas.RestoreBody,

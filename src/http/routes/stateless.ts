@@ -44,7 +44,7 @@ export function statelessRoutes(stateless: StatelessCipher, rateLimits: RateLimi
     app.post('/rewrap', {
       schema: {
         operationId: 'rewrap',
-        summary: 'Encrypt what a ciphertext holds anew under the active key, without showing it',
+        summary: 'Encrypt the content of a ciphertext again under the active key, without showing it',
         tags,
         body: schemas.CiphertextBody,
         response: { 200: schemas.EncryptAnswer, ...schemas.errorAnswers },
