@@ -70,13 +70,12 @@ export class EncryptedTables {
   async idsAmong(table: string, ids: readonly string[]): Promise<Set<string>> {
     const hasIdColumn = (await this.#columns(table)).has('id');
     // An untyped column may hold a number, which is named by its digits.
-    const byId =
-      "id = vault_wanted.id OR (id = CAST(vault_wanted.id AS numeric) AND typeof(id) <> 'blob' AND CAST(id AS text) = vault_wanted.id)";
-    const byRowId = `rowid = vault_wanted.row_id${hasIdColumn ? " AND typeof(id) IN ('null', 'blob')" : ''}`;
+    const byId = "id = wanted.id OR (id = CAST(wanted.id AS numeric) AND typeof(id) <> 'blob' AND CAST(id AS text) = wanted.id)";
+    const byRowId = `rowid = wanted.row_id${hasIdColumn ? " AND typeof(id) IN ('null', 'blob')" : ''}`;
     const wanted = ids.map((id) => [id, /^rowid:(-?\d+)$/.exec(id)?.[1] ?? null]);
     const rows = await this.#database.read(
-      `WITH vault_wanted AS MATERIALIZED (SELECT value->>0 AS id, CAST(value->>1 AS integer) AS row_id FROM json_each(?))
-       SELECT vault_wanted.id AS wanted FROM vault_wanted WHERE EXISTS (SELECT 1 FROM ${quote(table)} WHERE ${hasIdColumn ? `${byId} OR (${byRowId})` : byRowId})`,
+      `WITH wanted AS MATERIALIZED (SELECT value->>0 AS id, CAST(value->>1 AS integer) AS row_id FROM json_each(?))
+       SELECT wanted.id AS wanted FROM wanted WHERE EXISTS (SELECT 1 FROM main.${quote(table)} AS t WHERE ${hasIdColumn ? `${byId} OR (${byRowId})` : byRowId})`,
       [JSON.stringify(wanted)],
     );
     return new Set(rows.map((row) => text(row, 'wanted')));
@@ -121,18 +120,18 @@ export class EncryptedTables {
  */
 export function replaceStatement(table: string, keyId: string, replacements: Uint8Array): Statement {
   const isOwned = table === apiKeysTable;
-  const recordKeyId = isOwned ? ', key_id = ?2, key_id_tag = vault_new.value->>3' : '';
+  const recordKeyId = isOwned ? ', key_id = ?2, key_id_tag = sealed.value->>3' : '';
   const sameBinding = isOwned
-    ? `AND (vault_new.value->>5 IS NULL OR (${bindingColumns.map((column, index) => `${column} IS vault_new.value->>${4 + index}`).join(' AND ')}))`
+    ? `AND (sealed.value->>5 IS NULL OR (${bindingColumns.map((column, index) => `${column} IS sealed.value->>${4 + index}`).join(' AND ')}))`
     : '';
   // What was read is compared as one text, since extracting each value from JSON costs as much as one comparison of them all. The
-  // texts are materialized once; straight from json_each they would be built anew for every extraction. No covered table has the
-  // name of the materialized one.
-  const sql = `WITH vault_new AS MATERIALIZED (SELECT key, value FROM json_each(CAST(?1 AS text)))
-    UPDATE ${quote(table)} SET encrypted_value = vault_new.value->>1, iv = vault_new.value->>2, auth_tag = vault_new.value->>3${recordKeyId}
-    FROM vault_new WHERE ${quote(table)}.rowid = CAST(vault_new.key AS integer)
+  // texts are materialized once; straight from json_each they would be built anew for every extraction. A covered table may have
+  // the name of the materialized one: with its schema before it, it is the table.
+  const sql = `WITH sealed AS MATERIALIZED (SELECT key, value FROM json_each(CAST(?1 AS text)))
+    UPDATE main.${quote(table)} AS t SET encrypted_value = sealed.value->>1, iv = sealed.value->>2, auth_tag = sealed.value->>3${recordKeyId}
+    FROM sealed WHERE t.rowid = CAST(sealed.key AS integer)
       AND iv || ' ' || auth_tag || ' ' || iif(length(encrypted_value) > ${maxComparedCharacters}, '', encrypted_value)
-        = vault_new.value->>0 ${sameBinding}`;
+        = sealed.value->>0 ${sameBinding}`;
   return { sql, args: isOwned ? [replacements, keyId] : [replacements] };
 }
 

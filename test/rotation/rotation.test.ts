@@ -513,15 +513,16 @@ describe('coverage', () => {
   });
 
   it.each(['10000', '1'])(
-    'rotates tables of any name, also of one that the statements use themselves, %s rows at once',
+    'rotates tables with any names, also those that the statements use themselves, %s rows at once',
     async (rows) => {
       const { url, gateway: database } = await tableOf(2);
-      const names = ['e', 'expected', 'k', 'key', 'm', 'n', 'r', 't', 'value', 'w'];
+      const names = ['e', 'expected', 'k', 'key', 'm', 'main', 'n', 'r', 'sealed', 't', 'value', 'w', 'wanted'];
       for (const name of names) {
         await database.run(connectorTableSql.replace('context_connector_credentials', name));
+        for (const column of ['key', 'value']) await database.run(`ALTER TABLE ${name} ADD COLUMN ${column} text`);
         await database.insert(keyA, { id: 'one' }, name);
       }
-      await database.insert(keyA, { id: 'skipped' }, 'w');
+      await database.insert(keyA, { id: 'skipped' }, 'wanted');
       const settings = { VAULT_ENCRYPTED_TABLES: `api_keys,${names}`, VAULT_ROTATION_ATOMIC_ROWS: rows };
       const { admin } = await startVault(url, { ...staged, ...settings });
       const { body } = await admin('POST', '/admin/rotate/execute', { skip_ids: ['skipped'] });

@@ -352,7 +352,7 @@ describe('the one commit of a rotation that a server does not carry out in time'
     for (const id of ['a', 'b']) await database.insert(keyA, { id });
     let commits = 0;
     proxy.fault = (body) => {
-      const isCommit = body.includes('encrypted_value = vault_new.value') && body.includes('vault_active_key');
+      const isCommit = body.includes('encrypted_value = sealed.value') && body.includes('vault_active_key');
       commits += isCommit ? 1 : 0;
       return isCommit ? fault : 'none';
     };
