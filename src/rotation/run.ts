@@ -18,7 +18,7 @@ import type { CoveredPart } from '../keys/covered-rows.ts';
 import { auditStatement } from '../store/audit.ts';
 import type { Database } from '../store/database.ts';
 import { type EncryptedTables, tableStateGuard } from '../store/encrypted-tables.ts';
-import { isConstraint } from '../store/failures.ts';
+import { brokenConstraint, isConstraint } from '../store/failures.ts';
 import { GuardFailedError, type Statement } from '../store/guards.ts';
 import { activateStatements, activeKeyGuard, type MasterKeyStore } from '../store/master-keys.ts';
 import { addMissingColumns } from '../store/migrations.ts';
@@ -145,7 +145,9 @@ export class RotationRun {
   async #explain(error: unknown): Promise<unknown> {
     const { rotations, replicas } = this.#context;
     if (!(error instanceof GuardFailedError)) {
-      return afterSwitch(isConstraint(error) ? refusedRowsError() : error, { isSwitched: this.#isSwitched });
+      return afterSwitch(isConstraint(error) ? refusedRowsError(brokenConstraint(error)) : error, {
+        isSwitched: this.#isSwitched,
+      });
     }
     if (error.guard === activeKeyGuard) {
       return new RotationInProgressError(
@@ -346,8 +348,9 @@ export class RotationRun {
 }
 
 /** The vault's own tables accept all that a rotation records: what refuses it is another program's. */
-function refusedRowsError(): ConfigurationError {
+function refusedRowsError(constraint: string | null): ConfigurationError {
+  const which = constraint === null ? '' : ` (${constraint})`;
   return new ConfigurationError(
-    'A constraint or a trigger in the database refuses what the rotation writes: drop it, and run the rotation again.',
+    `A constraint or a trigger in the database refuses what the rotation writes${which}: drop it, and run the rotation again.`,
   );
 }

@@ -55,8 +55,13 @@ function isFromNetwork(error: unknown): boolean {
   return isAborted || (error instanceof TypeError && (codeOf(error) !== '' || /fetch failed|terminated/.test(error.message)));
 }
 
-export function isConstraint(error: unknown): boolean {
+export function isConstraint(error: unknown): error is LibsqlError {
   return error instanceof LibsqlError && error.code.startsWith('SQLITE_CONSTRAINT');
+}
+
+/** What SQLite says of a broken constraint: names, and never a value. Null for a trigger, which says what its author chose. */
+export function brokenConstraint({ message }: LibsqlError): string | null {
+  return /(?:CHECK|FOREIGN KEY|NOT NULL|UNIQUE) constraint failed.{0,200}/.exec(message)?.[0] ?? null;
 }
 
 /** Another process has made the same schema change first. A server reports no code for it. */
@@ -70,14 +75,14 @@ const otherTableAdvice = "Let the gateway's migration end, or run it, and put a 
 /** The error for the caller. An SQL error that only our code can have caused is passed through. */
 export function translate(error: unknown): unknown {
   const message = error instanceof Error ? error.message : '';
-  const [, kind, name] = /no such (table|column): ([\w.]+)/.exec(message) ?? [];
+  const [, kind, name] = /no such (table|column): (?:main\.)?([\w.]+)/.exec(message) ?? [];
   if (kind !== undefined) {
     const advice = kind === 'table' && !name?.includes('vault_') ? otherTableAdvice : ownAdvice;
     return new MissingSchemaError(`The database has no ${kind} ${name}. ${advice}`);
   }
   const status = statusOf(error);
   if (status === 401 || status === 403)
-    return new ConfigurationError('The database refuses DATABASE_AUTH_TOKEN, or wants one where none is set.');
+    return new ConfigurationError('The database refuses DATABASE_AUTH_TOKEN, or requires one and none is set.');
   if (status !== null && status < 500 && !throttlingStatuses.includes(status)) {
     return new ConfigurationError(`DATABASE_URL does not name a libSQL server: it answers with status ${status}.`);
   }

@@ -75,7 +75,7 @@ describe('key:rotate', () => {
     ['behind', '1', 6],
   ])('%s the switch of the active key says so of what the database lacks', async (where, atomicRows, expected) => {
     const { environment, gateway: database } = await tableOf(3);
-    // No such table is missed before a row is written.
+    // Only a write of a row finds that the trigger's table is not there.
     await database.run('CREATE TRIGGER noted AFTER UPDATE ON api_keys BEGIN INSERT INTO taken_away VALUES (1); END');
     const { code, stderr } = await runCli(['rotate', ...flags], { ...environment, VAULT_ROTATION_ATOMIC_ROWS: atomicRows });
     expect([code, stderr.includes('keep both keys')]).toEqual([expected, where === 'behind']);
@@ -96,6 +96,13 @@ describe('key:rotate', () => {
     expect(await database.rows('vault_rotations')).toMatchObject([{ state, switched: Number(where === 'behind') }]);
     await database.run('DROP TRIGGER kept');
     expect((await runCli(['rotate', ...flags], settings)).stdout).toContain('[rotate] rotated 3 of 3 row(s).');
+  });
+
+  it('names the constraint that refuses its rows', async () => {
+    const { environment, gateway: database } = await tableOf(1);
+    await database.run('ALTER TABLE api_keys ADD COLUMN note text CONSTRAINT long_iv CHECK (length(iv) = 32)');
+    const { code, stderr } = await runCli(['rotate', ...flags, '--upgrade-format'], environment);
+    expect([code, stderr]).toEqual([2, expect.stringContaining('what the rotation writes (CHECK constraint failed: long_iv)')]);
   });
 
   it('says what the runbook says, to the character, for a dry run and a rotation', async () => {
