@@ -42,7 +42,7 @@ const onOneFile = [
   'test/rotation/random-kills.test.ts',
   'test/{rotation,snapshot}/threads.test.ts',
   // Without a database at all.
-  'test/keys/seal-meter.test.ts',
+  'test/keys/{latest-survey,seal-meter}.test.ts',
   'test/store/replacement-writer.test.ts',
   'test/vault/{text-workers,use-recorder,values}.test.ts',
 ];

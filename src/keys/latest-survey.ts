@@ -1,12 +1,12 @@
-/** Keeps the last survey, for answers that cannot wait until all rows have been opened; the next begins when one of them asks. */
+/** Keeps the last survey for answers that cannot wait until all rows have been opened; one that asks begins the next when it is due. */
 
 import { withTimeout } from '../runtime/with-timeout.ts';
 import type { Survey } from './survey.ts';
 import type { Surveyor } from './surveyor.ts';
 
 /**
- * A survey is repeated once it is older than this, and than this many times its duration, of which the survey thread works a
- * third.
+ * A survey is repeated once it is older than this, and older than this many times its duration; the survey thread works for a
+ * third of that duration.
  */
 const minAgeMs = 5_000;
 const ageFactor = 30;
@@ -27,8 +27,9 @@ export class LatestSurvey {
   }
 
   /**
-   * Waits up to `waitMs` for a survey that is under way. The result is at most a few seconds old for a small table. For a large one,
-   * surveys cost about a hundredth of a processor, and it is null before the first has ended.
+   * Waits up to `waitMs` for a survey that is under way, and throws its error if it fails in that time. The result is at most a few
+   * seconds old for a small table. For a large one, surveys cost about a hundredth of a processor, and the result is null before
+   * the first has ended.
    */
   async get(waitMs = defaultWaitMs): Promise<Survey | null> {
     const isDue = performance.now() >= this.#dueAtMs || this.#outdatedAtMs > this.#begunAtMs;
