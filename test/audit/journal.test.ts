@@ -21,6 +21,9 @@ interface UnderWay {
   readonly settle: (isCommitted: boolean) => void;
 }
 
+/** How a write says that it was not made. */
+const notMade = [() => Promise.reject(new Error('not written')), async () => null, async () => false];
+
 /** Not written to: the journal hands its records to the table below. */
 async function openStore(): Promise<AuditStore> {
   return new AuditStore(new Database({ url: (await temporaryDatabase()).url }));
@@ -32,12 +35,11 @@ function start(store: AuditStore) {
   const table: ChainedRecord[] = [];
   const underWay: UnderWay[] = [];
   const begin = (): void => {
-    const write = (record: ChainedRecord): Promise<void> =>
-      new Promise((resolve, reject) => {
+    const write = (record: ChainedRecord): Promise<unknown> =>
+      new Promise((resolve) => {
         const settle = (isCommitted: boolean): void => {
           if (isCommitted) table.push(record);
-          if (isCommitted) resolve();
-          else reject(new Error('not written'));
+          resolve(isCommitted ? undefined : notMade[record.sequence % notMade.length]?.());
         };
         underWay.push({ record, settle });
       });
