@@ -54,7 +54,9 @@ export class Transport {
   constructor(url: string, token: string, connections: number) {
     const { origin, pathname } = parseUrl(url);
     // Without types an unset variable arrives here, and would be sent as the token `undefined`.
-    if (typeof token !== 'string' || !printable.test(token)) throw new TypeError('token must be printable ASCII without spaces.');
+    if (typeof token !== 'string' || !printable.test(token)) {
+      throw new TypeError('token must be set, to printable ASCII without spaces.');
+    }
     this.#authorization = `Bearer ${token}`;
     this.#basePath = pathname.replace(/\/$/, '');
     this.#pool = new Pool(origin, {
@@ -173,13 +175,7 @@ function refusal(status: number, content: unknown, requestId: string, retryAfter
     return createError(message, { type: 'unexpected_answer', status, requestId, retryAfterSeconds });
   }
   const { type, message, details } = error;
-  return createError(message.slice(0, maxMessageLength), {
-    type: type as VaultErrorType,
-    status,
-    requestId,
-    details,
-    retryAfterSeconds,
-  });
+  return createError(message.slice(0, maxMessageLength), { type, status, requestId, details, retryAfterSeconds });
 }
 
 /** The vault sends seconds; a proxy may send a date. */

@@ -62,8 +62,10 @@ export class VaultClient {
     const { tenant_id, name } = body;
     try {
       const isMeant = hasKey({ tenant_id, name });
-      const call = { method: 'POST', path: '/v1/api-keys', body, isMeant, isShort: true, mayRepeat: isNotDone } as const;
-      return (await this.#call(call, options)) as wire.StoreKeyAnswer;
+      return (await this.#call(
+        { method: 'POST', path: '/v1/api-keys', body, isMeant, isShort: true, mayRepeat: isNotDone },
+        options,
+      )) as wire.StoreKeyAnswer;
     } finally {
       // Also after a failure: the key may have been stored all the same.
       this.#keys.forget(body);
