@@ -30,7 +30,7 @@ import { buildStores, buildWorkers, type RotationPlace } from './workers.ts';
 export type Services = ReturnType<typeof buildServices>;
 
 interface ServicesOptions {
-  /** Opened by default as configured. */
+  /** By default the one that the configuration names. */
   readonly database?: Database;
   readonly place?: RotationPlace;
   readonly observer?: VaultObserver;

@@ -16,7 +16,7 @@ interface Gap extends Place {
   isVoid: boolean;
   /** Whether it may have been pruned with the beginning. */
   readonly isPruned: boolean;
-  /** Whether the records before and behind the gap can both not be verified. */
+  /** Whether neither the record before the gap nor the one after it can be verified. */
   readonly isUnverified: boolean;
   isBroken: boolean;
 }
@@ -150,10 +150,10 @@ export class ChainReader {
   #fill(sequence: number, report: Report): boolean {
     const gap = this.#gaps.get(sequence);
     if (gap === undefined) {
-      report('reordered', `Record ${sequence} of chain ${this.#chain} stands here once more, or behind what came after it.`);
+      report('reordered', `Record ${sequence} of chain ${this.#chain} occurs here again, or after a later record.`);
       return false;
     }
-    if (gap.isOverdue) report('reordered', `Record ${sequence} of chain ${this.#chain} stands behind what came after it.`);
+    if (gap.isOverdue) report('reordered', `Record ${sequence} of chain ${this.#chain} occurs after a later record.`);
     this.#gaps.delete(sequence);
     return true;
   }

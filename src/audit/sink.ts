@@ -54,7 +54,7 @@ export class AuditSink {
   }
 
   /**
-   * Opens the file, or reopens it at its path after it has been moved away. Throws ConfigurationError, and then leaves all as it
+   * Opens the file, or reopens it at its path after it has been moved away. Throws ConfigurationError, and then leaves everything as it
    * was.
    */
   async open(): Promise<void> {

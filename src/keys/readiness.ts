@@ -17,7 +17,7 @@ import { wasActive } from './staged-key.ts';
 
 /** A database that takes longer than this counts as unavailable. */
 const answerWithinMs = 1_500;
-/** For a survey of more rows than this an answer does not wait, and a later answer has the result. */
+/** With more rows than this, an answer does not wait for a survey: a later answer has its result. */
 const maxRowsWaitedFor = 5_000;
 
 export interface ReadinessContext {
@@ -131,7 +131,7 @@ export class ReadinessCheck {
     }
     if (this.#context.requireFormat2 && latest !== null && latest.rowsOfFormat1 > 0) {
       warnings.push(
-        `${latest.rowsOfFormat1} row(s) of api_keys are in format 1, which VAULT_REQUIRE_FORMAT_2 refuses: find out who has put them there, then delete them, or take them as they stand by a rotation with upgrade_format.`,
+        `${latest.rowsOfFormat1} row(s) of api_keys are in format 1, which VAULT_REQUIRE_FORMAT_2 refuses: find out who put them there, then delete them, or accept them as they are with a rotation that has upgrade_format.`,
       );
     }
     return warnings;

@@ -1,4 +1,4 @@
-/** Opens every row of the covered tables, changes nothing, and adds up the results: for the gate, and for the verification. */
+/** Adds up what opening every row of the covered tables has shown: for the gate, and for the verification. */
 
 import type { CoverageSettings } from '../keys/coverage.ts';
 import { type CoveredPart, maxListedFailures, type RowFailure } from '../keys/covered-rows.ts';

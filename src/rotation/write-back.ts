@@ -71,7 +71,7 @@ export async function writeChunks(
 }
 
 /**
- * The pages sealed by the gate, and the rows behind them in each table: those added since, and those that the gate had no room
+ * The pages sealed by the gate, and the rows after them in each table: those added since, and those that the gate had no room
  * for. The two alternate, so that threads seal new pages while sealed ones are written. Pages are removed from `atGate` as they
  * are yielded, to free their memory.
  */

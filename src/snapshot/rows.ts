@@ -7,7 +7,7 @@ import { apiKeysTable, bindingColumns, ciphertextColumns, type EncryptedRow } fr
 import { sealingColumns } from '../store/restore-pairs.ts';
 import type { TableShape } from '../store/snapshot-rows.ts';
 
-/** A row of a table or of a snapshot; in `cells`, in the order of `columns`, are all of its columns, or those that were asked for. */
+/** A row of a table or of a snapshot: all of its columns, or those that were asked for, and their cells in the same order. */
 export interface CellRow {
   readonly table: string;
   readonly columns: readonly string[];

@@ -1,7 +1,7 @@
 /**
- * A pass over all rows in order of row id sees each of them. Recreating a table, as migrations do, gives its rows new row ids,
- * and so does VACUUM on a table with neither an index nor an INTEGER PRIMARY KEY; rows may then move behind the reader, and the
- * pass is repeated.
+ * Reads all rows of a table page by page, in order of row id, so that a pass sees each of them. Recreating a table, as migrations
+ * do, gives its rows new row ids, and so does VACUUM on a table with neither an index nor an INTEGER PRIMARY KEY; rows may then
+ * move behind the reader, and the pass is repeated.
  */
 
 import { AnswerTooLargeError, ConfigurationError, StorageUnavailableError } from '../errors.ts';
@@ -17,7 +17,8 @@ const maxPasses = 5;
 
 /**
  * All rows of a range in order of row id, in pages of at most `maxRows`. `read` returns the first rows of what is left, at most
- * `limit`, or null if none is left. Rows inserted meanwhile below the reader's position are not seen.
+ * `limit`, or null if none is left; if these are more than a server sends at once, fewer are read. Rows inserted meanwhile below
+ * the reader's position are not seen.
  */
 export async function* readPages<Page extends { readonly range: RowIdRange; readonly rows: number }>(
   { from, to }: RowIdRange,
@@ -48,7 +49,7 @@ export async function withLastingRowIds<Result>(database: Database, pass: () => 
     if ((await readEpoch(database)) === epoch) return result;
   }
   throw new StorageUnavailableError(
-    'The tables were made anew, as by a migration, each time they were read: run this again once that is over.',
+    'Something recreated the tables, as a migration does, each time they were read: run this again once it has ended.',
   );
 }
 

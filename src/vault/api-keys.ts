@@ -26,7 +26,7 @@ import { maskValue, normalizeValue, unreadableMask } from './values.ts';
 
 const maxStoreAttempts = 10;
 
-/** Why a store is to be prepared anew, and what its caller is told after the last attempt. */
+/** Why a store must be prepared again, and what its caller is told after the last attempt. */
 type StaleReason = 'active_key' | 'row';
 const staleMessages: Readonly<Record<StaleReason, string>> = {
   active_key: 'The active master key keeps changing: try again. Nothing was written.',
@@ -208,7 +208,7 @@ export class ApiKeys {
     throw new StorageUnavailableError(staleMessages[reason]);
   }
 
-  /** Returns the reason if the write must be prepared anew. */
+  /** Returns the reason if the write must be prepared again. */
   async #tryPut(actor: Actor, sealed: SealedApiKey, existing: ApiKeyRow | null): Promise<StoredApiKey | StaleReason> {
     const { tenantId, name, provider, keyId } = sealed;
     const id = existing?.id ?? randomUUID();

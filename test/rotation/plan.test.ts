@@ -37,7 +37,7 @@ describe('a rotation that is taken up again', () => {
     const { url, database, vault } = await start({ VAULT_ENCRYPTED_TABLES: 'api_keys,Others' });
     await database.run('CREATE TABLE others (id text, encrypted_value text, iv text, auth_tag text)');
     await database.run('INSERT INTO others SELECT id, encrypted_value, iv, auth_tag FROM api_keys');
-    // No such table is missed before a row is written.
+    // Only a write of a row finds that the trigger's table is not there.
     await database.run('CREATE TRIGGER kept BEFORE UPDATE ON others BEGIN INSERT INTO taken_away VALUES (1); END');
     expect((await vault.admin('POST', '/admin/rotate/execute')).status).toBe(503);
     await vault.close();
