@@ -15,7 +15,7 @@ import { DecryptGateFailedError, type ErrorAnswer, VaultError } from './errors.t
 import { SettingsError } from './settings.ts';
 
 let exitCode: number = exitCodes.done;
-const jsonHelp = 'answer one line of JSON';
+const jsonHelp = 'print one line of JSON';
 /** The name of an option or command; none is longer. */
 const isName = /^--?[a-z][a-z-]{0,17}$/;
 /** Read before parsing, so that errors in the command line itself are reported as JSON too. */
@@ -33,8 +33,8 @@ const program = new Command('provara-vault')
     examples(
       ['generate', 'status', 'rotate --dry-run', 'rotate', 'snapshot --out vault.ndjson', 'help rotate'],
       [
-        'It works on DATABASE_URL with DATABASE_AUTH_TOKEN. With --json every command answers one line of JSON on',
-        'standard output, also where it fails: {"error": {"type": …, "message": …}}.',
+        'It works on DATABASE_URL with DATABASE_AUTH_TOKEN. With --json every command prints one line of JSON on',
+        'standard output, even if it fails: {"error": {"type": …, "message": …}}.',
       ],
     ),
   )
@@ -44,14 +44,11 @@ program
   .command('rotate')
   .description('rotate the master key, or finish a rotation that was interrupted')
   .option('--old <key>', 'the master key that the rows are under (default: PROVARA_MASTER_KEY_OLD or …_OLD_FILE)')
-  .option(
-    '--new <key>',
-    'the master key that they are to be under, 64 hex characters (default: PROVARA_MASTER_KEY_NEW or …_NEW_FILE)',
-  )
+  .option('--new <key>', 'the master key to rotate them to, 64 hex characters (default: PROVARA_MASTER_KEY_NEW or …_NEW_FILE)')
   .option('--dry-run', 'open every row, and change nothing')
   .option('--skip <id,id>', String.raw`leave these rows out: id, or table:id; a comma in an id is written \,`, parseSkip)
   .option('--upgrade-format', 'write api_keys rows in format 2, which is bound to tenant and name')
-  .option('--force', 'go on although a live replica lacks a key')
+  .option('--force', 'continue although a live replica lacks a key')
   .option('--json', jsonHelp)
   .addHelpText(
     'after',
@@ -85,9 +82,9 @@ program
 
 program
   .command('audit')
-  .description('prove what is on record')
+  .description('check the audit records')
   .command('verify')
-  .description('name every record that is broken, missing or out of its place')
+  .description('name every record that is broken, missing or out of place')
   .option('--file <path>', 'a file of the audit log; give several oldest first', (path, files: string[]) => [...files, path], [])
   .option('--no-database', 'read the files alone')
   .option('--pruned', 'accept that the oldest records have been removed')
@@ -96,7 +93,7 @@ program
     'after',
     examples(
       ['audit verify', 'audit verify --file audit.log.1 --file audit.log --json'],
-      ['The keys of the environment verify: a retired one as PROVARA_MASTER_KEY_OLD.'],
+      ['Records are verified with the keys of the environment: give a retired one as PROVARA_MASTER_KEY_OLD.'],
     ),
   )
   .action(async (flags: AuditVerifyFlags) => {
@@ -125,7 +122,7 @@ program
 
 program
   .command('restore')
-  .description('check a snapshot whole, and put it back in one transaction')
+  .description('check the whole of a snapshot, then put it back in one transaction')
   .argument('<file>', 'the snapshot, or - for standard input')
   .option(
     '--mode <mode>',

@@ -143,12 +143,12 @@ export class AnswerTooLargeError extends StorageUnavailableError {}
 
 /** The process is overloaded: the request was refused before any of it was done. */
 export function overloaded(): StorageUnavailableError {
-  return new StorageUnavailableError('The vault has more to do than it can: nothing was done, try again.');
+  return new StorageUnavailableError('The vault is overloaded: nothing was done, try again.');
 }
 
 type SimpleError = new (message: string, details?: ErrorDetails) => VaultError;
 
-/** Without two codes: nothing on another thread limits rates, and an unexpected error has no class. */
+/** For every code but two: nothing on another thread limits rates, and an unexpected error has no class. */
 const classes: Readonly<Record<Exclude<ErrorCode, 'rate_limited' | 'internal_error'>, SimpleError>> = {
   validation_error: ValidationError,
   auth_error: AuthError,

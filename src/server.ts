@@ -57,7 +57,7 @@ async function start(config: ServerConfig): Promise<number> {
   }
 }
 
-/** False if a server does not answer: a process that exits would be restarted again and again, and at last not any more. */
+/** False if a server does not answer: a process that exits would be restarted again and again, and at last no more. */
 async function tryToPrepare(services: Services, { database }: ServerConfig, logger: Logger): Promise<boolean> {
   try {
     await services.prepare();
@@ -119,9 +119,9 @@ async function serve(
 async function reopenAuditLog(services: Services, logger: Logger): Promise<void> {
   try {
     await services.reopenAuditLog();
-    logger.info('the audit log is open anew');
+    logger.info('the audit log has been reopened');
   } catch (error) {
-    logger.error({ err: error }, 'the audit log could not be opened anew: the old file is written on');
+    logger.error({ err: error }, 'the audit log could not be reopened: records still go to the old file');
   }
 }
 

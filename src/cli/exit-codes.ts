@@ -25,9 +25,9 @@ Exit codes:
   3  the decrypt gate failed, or a table is not covered; nothing was written
   4  another rotation is in progress, or a live replica lacks a key
   5  the database is unavailable: run the same command again
-  6  rows do not open with any key, or did not when they were read back; or a rotation ended behind its switch of the active key: keep both keys
+  6  rows do not open with any key, or did not when they were read back; or a rotation ended after it had switched the active key: keep both keys
   7  the snapshot is refused: not whole, not authentic, or not of these tables; nothing was written
-  8  a record of the audit is broken, missing or out of its place, or cannot be verified
+  8  a record of the audit is broken, missing or out of place, or cannot be verified
   9  the rotation was stopped: by a signal, and the same command finishes it; or it was cancelled, and nothing was written`;
 
 /** A signal stopped the command before its end. */

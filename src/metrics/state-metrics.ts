@@ -36,7 +36,11 @@ export class StateMetrics {
     this.#gauges = defineGauges(metrics);
     const { database } = source;
     metrics.totalOf('storage_retries_total', 'Attempts on the database that were made again.', () => database.counters.retries);
-    metrics.totalOf('storage_failures_total', 'Operations that the database failed for good.', () => database.counters.failures);
+    metrics.totalOf(
+      'storage_failures_total',
+      'Database operations that failed for good or were given up.',
+      () => database.counters.failures,
+    );
     const checkpointFailures = (): number => database.counters.checkpointFailures;
     metrics.totalOf('checkpoint_failures_total', 'Checkpoints of the write-ahead log that failed.', checkpointFailures);
   }

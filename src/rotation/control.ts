@@ -18,7 +18,7 @@ export async function inProgressError(rotations: RotationStore): Promise<Rotatio
   const runningId = (await rotations.findUnfinished())?.id ?? null;
   const message =
     runningId === null
-      ? 'Another process has just finished this rotation: run it again to see that all is done.'
+      ? 'Another process has just finished this rotation: run it again to confirm that every row is rotated.'
       : `Rotation ${runningId} is running: wait for it, see GET /admin/rotate/${runningId}.`;
   return new RotationInProgressError(message, { rotation_id: runningId });
 }

@@ -41,7 +41,7 @@ export async function assertReplaceable(path: string): Promise<void> {
   const found = await stat(path).catch(() => null);
   if (found === null || (found.isFile() && found.size === 0)) return;
   if (found.isFile() && (await readStart(path).catch(() => '')) === snapshotStart) return;
-  throw new ConfigurationError(`${path} is there and is no snapshot, so that it is not replaced: name another file.`);
+  throw new ConfigurationError(`${path} exists and is not a snapshot, so it is not replaced: name another file.`);
 }
 
 async function readStart(path: string): Promise<string> {

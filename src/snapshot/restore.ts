@@ -257,7 +257,7 @@ async function explain(rotations: RotationStore, error: unknown): Promise<unknow
   if (isConstraint(error)) {
     return refusal(
       'constraint',
-      'a row of it cannot stand beside another, of its own or a present one, or lacks a column that the table requires',
+      'one of its rows conflicts with another of them or with a present row, or lacks a column that the table requires',
     );
   }
   if (!(error instanceof GuardFailedError)) return error;

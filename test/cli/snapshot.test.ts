@@ -67,7 +67,7 @@ describe('key:snapshot', () => {
     execFileSync('mkfifo', [pipe]);
     for (const path of [url.slice('file:'.length), keys, pipe, folder]) {
       const { code, stderr } = await snapshotTo(path);
-      expect([code, stderr], path).toEqual([2, expect.stringContaining('is there and is no snapshot')]);
+      expect([code, stderr], path).toEqual([2, expect.stringContaining('exists and is not a snapshot')]);
     }
     expect(readFileSync(keys, 'utf8')).toBe('sample of a file of keys');
     expect(statSync(pipe).isFIFO()).toBe(true);

@@ -37,11 +37,12 @@ describe('a file of the audit', () => {
     const moved: string[] = [];
     const moving = (async () => {
       for (let round = 0; round < 4; round += 1) {
-        const before = server.output().split('is open anew').length;
+        const before = server.output().split('has been reopened').length;
         renameSync(path, `${path}.${round}`);
         moved.push(`${path}.${round}`);
         server.child.kill('SIGHUP');
-        while (server.output().split('is open anew').length === before) await new Promise((resolve) => setTimeout(resolve, 5));
+        while (server.output().split('has been reopened').length === before)
+          await new Promise((resolve) => setTimeout(resolve, 5));
       }
     })();
     let uses = 0;

@@ -126,7 +126,7 @@ describe('a thread', () => {
     const items = Array.from({ length: 400 }, () => ({ plaintext: 'x'.repeat(25_000), context: 'y'.repeat(25_000) }));
     const waiting = workers.work({ act: 'encrypt', keyId: keyIdA, items });
     await expect(workers.work({ act: 'encrypt', keyId: keyIdA, items })).rejects.toMatchObject(
-      new StorageUnavailableError('The vault has more to do than it can: nothing was done, try again.'),
+      new StorageUnavailableError('The vault is overloaded: nothing was done, try again.'),
     );
     await workers.close();
     expect((await waiting).texts.length).toBe(items.length);
