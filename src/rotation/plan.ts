@@ -21,6 +21,8 @@ export interface RotationRequest {
   readonly upgradeFormat?: boolean | undefined;
   /** Continue although a live replica lacks a key: it will fail to read what the rotation writes. */
   readonly isForced?: boolean | undefined;
+  /** Only this unfinished rotation is meant: none is begun in its place. */
+  readonly unfinishedId?: string | undefined;
   /** The caller; the vault itself if there is none. */
   readonly actor?: Actor | undefined;
 }
@@ -56,11 +58,15 @@ export interface PlanContext {
   readonly keyring: Keyring;
 }
 
-/** Throws ValidationError, ConfigurationError, or RotationInProgressError if an unfinished rotation has other keys. */
+/**
+ * Throws ValidationError, ConfigurationError, or RotationInProgressError if an unfinished rotation has other keys, or the one meant
+ * has ended.
+ */
 export async function planRotation(context: PlanContext, request: RotationRequest): Promise<RotationPlan> {
   const { records, keyring } = context;
   const activeKeyId = (await records?.masterKeys.activeKeyId()) ?? null;
   const unfinished = (await records?.rotations.findUnfinished()) ?? null;
+  assertStillUnfinished(unfinished, request);
   const known = (await records?.masterKeys.all()) ?? [];
   const { fromKeyId, toKeyId } =
     unfinished === null ? await chooseKeys(context, request, known, activeKeyId) : keysOfUnfinished(unfinished, request);
@@ -91,6 +97,13 @@ type KnownKeys = readonly MasterKeyRecord[];
 function missingOldKeyError(known: KnownKeys, keyId: string): ConfigurationError {
   const name = nameOfKey(known, keyId);
   return new ConfigurationError(`The old master key ${name} is not in the keyring: set it as PROVARA_MASTER_KEY_OLD.`);
+}
+
+function assertStillUnfinished(unfinished: RotationRecord | null, { unfinishedId }: RotationRequest): void {
+  if (unfinishedId === undefined || unfinished?.id === unfinishedId) return;
+  throw new RotationInProgressError(`Rotation ${unfinishedId} has ended meanwhile: nothing of it is left to do.`, {
+    rotation_id: unfinishedId,
+  });
 }
 
 interface KeyChoice {

@@ -3,7 +3,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import type { Keyring } from '../crypto/keyring.ts';
-import { StorageUnavailableError, VaultError } from '../errors.ts';
+import { RotationInProgressError, StorageUnavailableError, VaultError } from '../errors.ts';
 import { isRunning, type RotationRecord } from '../store/rotation-record.ts';
 import type { RotationStore } from '../store/rotations.ts';
 import type { Rotator } from './engine.ts';
@@ -28,8 +28,10 @@ export class Resumption {
   /** Returns at once; the outcome is in the log and in the rotation's record. */
   start(): void {
     this.#resume().catch((error: unknown) => {
+      if (this.#stop.signal.aborted) return;
       const reason = error instanceof VaultError ? error.message : 'an unexpected error';
-      if (!this.#stop.signal.aborted) this.#logger.warn({ reason }, 'the unfinished rotation was not taken up: run it again');
+      if (error instanceof RotationInProgressError) this.#logger.info({ reason }, 'the unfinished rotation is left to others');
+      else this.#logger.warn({ reason }, 'the unfinished rotation was not taken up: run it again');
     });
   }
 
@@ -43,9 +45,10 @@ export class Resumption {
     // Without the old key the rotation can be finished only if no row needs it, which the dry run checks; otherwise a replica
     // that has the key must finish it.
     const { signal } = this.#stop;
-    if (this.#keyring.get(unfinished.fromKeyId) === undefined) await this.#rotator.dryRun({}, { signal });
+    const request = { unfinishedId: unfinished.id };
+    if (this.#keyring.get(unfinished.fromKeyId) === undefined) await this.#rotator.dryRun(request, { signal });
     if (signal.aborted) return;
-    const { id, done } = await this.#rotator.start({});
+    const { id, done } = await this.#rotator.start(request);
     this.#logger.info({ rotation_id: id }, 'taking up an unfinished rotation');
     await done;
   }

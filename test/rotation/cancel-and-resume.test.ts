@@ -277,6 +277,31 @@ describe('a rotation whose process has gone', () => {
     });
   });
 
+  it.each(['completed', 'cancelled'])(
+    'is all that a start takes up: where it is %s meanwhile, none to a key that is staged begins instead',
+    async (state) => {
+      const { url, database, id } = await abandonedBehindSwitch();
+      let reads = 0;
+      class EndedMeanwhile extends Database {
+        override async read(...given: Parameters<Database['read']>): ReturnType<Database['read']> {
+          reads += given[0].includes('ORDER BY started_at DESC') ? 1 : 0;
+          if (reads === 2) await database.run('UPDATE vault_rotations SET state = ?', [state]);
+          return super.read(...given);
+        }
+      }
+      const lines: string[] = [];
+      const logger = pino({}, { write: (line) => void lines.push(line) });
+      const keys = { PROVARA_MASTER_KEY: keyB, PROVARA_MASTER_KEY_OLD: keyA, PROVARA_MASTER_KEY_NEW: keyC };
+      const config = readCliConfig({ DATABASE_URL: url, ...keys });
+      const services = buildServices(config, logger, { database: new EndedMeanwhile({ url }) });
+      await services.prepare();
+      await expect.poll(() => lines.join('')).toContain(`Rotation ${id} has ended meanwhile`);
+      await services.close();
+      expect(await database.rows('vault_rotations')).toMatchObject([{ id, state }]);
+      expect(await database.rows('vault_active_key')).toMatchObject([{ key_id: keyIdB }]);
+    },
+  );
+
   it('names the rows, once it has switched, that do not open when it is taken up, and says that both keys stay', async () => {
     const { url, database, id } = await abandonedBehindSwitch();
     await database.run("UPDATE api_keys SET auth_tag = '00' WHERE id = 'b'");
