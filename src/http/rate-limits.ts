@@ -2,6 +2,7 @@
 
 import { fastifyRateLimit } from '@fastify/rate-limit';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
+import { LRUCache } from 'lru-cache';
 import { RateLimitedError } from '../errors.ts';
 
 /** Each per minute; 0 disables the limit. */
@@ -21,9 +22,37 @@ export interface RateLimits {
 }
 
 const minuteMs = 60_000;
+/** Above this number the counts of those who have not called for longest are dropped. */
+const maxCallers = 5_000;
+
+type OnCounted = (error: null, result: { readonly current: number; readonly ttl: number }) => void;
+
+/**
+ * Counts calls in windows of a minute by a clock that is never set. The library's own counts go by the time of day: set back, it
+ * would keep a window open, and its callers refused, until it had caught up.
+ */
+class MinuteCounts {
+  readonly #counts = new LRUCache<string, { current: number }>({ max: maxCallers, ttl: minuteMs });
+
+  incr(key: string, onCounted: OnCounted): void {
+    const counted = this.#counts.get(key) ?? { current: 0 };
+    counted.current += 1;
+    if (counted.current === 1) this.#counts.set(key, counted);
+    onCounted(null, { ...counted, ttl: this.#counts.getRemainingTTL(key) });
+  }
+
+  read(key: string, onCounted: OnCounted): void {
+    const current = this.#counts.get(key)?.current ?? 0;
+    onCounted(null, { current, ttl: this.#counts.getRemainingTTL(key) });
+  }
+
+  child(): MinuteCounts {
+    return new MinuteCounts();
+  }
+}
 
 export async function createRateLimits(app: FastifyInstance, limits: Limits): Promise<RateLimits> {
-  await app.register(fastifyRateLimit, { global: false, timeWindow: minuteMs });
+  await app.register(fastifyRateLimit, { global: false, timeWindow: minuteMs, store: MinuteCounts });
   const limiter = (max: number, keyGenerator?: (request: FastifyRequest) => string) =>
     app.createRateLimit({ max, timeWindow: minuteMs, ...(keyGenerator && { keyGenerator }) });
   type Limiter = ReturnType<typeof limiter>;

@@ -1,9 +1,11 @@
 /** Whoever asks for too much is told when to come back, in the contract's shape; whoever does not is served meanwhile. */
 
-import { describe, expect, it } from 'vitest';
+import { afterEach, describe, expect, it, vi } from 'vitest';
 import { adminToken, caller, gatewayToken, keyA, startVault, type TestVault, temporaryDatabase } from '../support/vault.ts';
 
 const otherToken = 'sample-other-gateway-token';
+afterEach(() => void vi.restoreAllMocks());
+
 type Answer = Awaited<ReturnType<TestVault['gateway']>>;
 
 function expectLimited({ status, headers, body }: Answer): void {
@@ -112,6 +114,15 @@ describe('opened rows', () => {
     const opened = answers.filter(({ status }) => status === 200).length * 3;
     expect(opened).toBeLessThanOrEqual(10);
     expect(opened).toBeGreaterThan(0);
+  });
+
+  it('are counted anew after a minute, also where the clock has been set back meanwhile', async () => {
+    const { gateway } = await start('1');
+    expect(await repeat(2, () => gateway('POST', '/v1/api-keys/decrypt', { name: 'K0' }))).toEqual([200, 429]);
+    const inAMinute = performance.now() + 60_000;
+    vi.spyOn(performance, 'now').mockReturnValue(inAMinute);
+    vi.spyOn(Date, 'now').mockReturnValue(Date.now() - 86_400_000);
+    expect(await repeat(2, () => gateway('POST', '/v1/api-keys/decrypt', { name: 'K0' }))).toEqual([200, 429]);
   });
 
   it('do not limit what answers no plaintext', async () => {
