@@ -5,13 +5,14 @@ import type { RotationProgress } from '../store/rotation-record.ts';
 export class Progress {
   #rowsDone = 0;
   #rowsTotal = 0;
-  #startedAtMs = Date.now();
+  /** By `performance.now()`. */
+  #startedAtMs = performance.now();
 
   /** Begins a phase of about `rowsTotal` rows. */
   begin(rowsTotal: number): void {
     this.#rowsDone = 0;
     this.#rowsTotal = rowsTotal;
-    this.#startedAtMs = Date.now();
+    this.#startedAtMs = performance.now();
   }
 
   advance(rows: number): void {
@@ -19,7 +20,7 @@ export class Progress {
   }
 
   report(): RotationProgress {
-    const elapsedSeconds = Math.max((Date.now() - this.#startedAtMs) / 1000, 0.001);
+    const elapsedSeconds = Math.max((performance.now() - this.#startedAtMs) / 1000, 0.001);
     const rowsPerSecond = Math.round(this.#rowsDone / elapsedSeconds);
     const rowsLeft = Math.max(this.#rowsTotal - this.#rowsDone, 0);
     return {

@@ -62,13 +62,14 @@ export class RotationStore {
     return rows.length > 0;
   }
 
+  /** By order, not by time: rotations end in the order in which they began, and the clock may have been set back since. */
   async findLastFinished(): Promise<RotationRecord | null> {
-    return this.#one(`WHERE state IN (${finalStates}) ORDER BY finished_at DESC, rowid DESC`);
+    return this.#one(`WHERE state IN (${finalStates}) ORDER BY rowid DESC`);
   }
 
   /** The last rotation that made this key the active one, or null. */
   async findLastCompletedTo(keyId: string): Promise<RotationRecord | null> {
-    return this.#one("WHERE state = 'completed' AND to_key_id = ? ORDER BY finished_at DESC, rowid DESC", [keyId]);
+    return this.#one("WHERE state = 'completed' AND to_key_id = ? ORDER BY rowid DESC", [keyId]);
   }
 
   /** Every row left out by a completed rotation, with the key that it was to be rotated from. */

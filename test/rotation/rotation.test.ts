@@ -216,6 +216,15 @@ describe('a rotation', () => {
     expect((await admin('GET', '/admin/master-keys')).body.active_key_id).toBe(keyIdA);
   });
 
+  it('is told as the last one, where an earlier one seems later because the clock was set back since', async () => {
+    const { url, gateway: database } = await tableOf(2);
+    const { admin } = await startVault(url, staged);
+    await admin('POST', '/admin/rotate/execute');
+    await database.run('UPDATE vault_rotations SET started_at = started_at + 86400, finished_at = finished_at + 86400');
+    const back = await admin('POST', '/admin/rotate/execute', { old_key_id: keyIdB, new_key_id: keyIdA });
+    expect((await admin('GET', '/admin/rotate')).body.last).toMatchObject({ id: back.body.rotation.id, to_key_id: keyIdA });
+  });
+
   it('goes back to a passphrase too, where rows were under it before', async () => {
     const passphrase = 'correct horse battery staple sample';
     const { url, gateway: database } = await tableOf(1, passphrase);
