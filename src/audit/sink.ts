@@ -12,6 +12,8 @@ import { withTimeout } from '../runtime/with-timeout.ts';
 
 const standardOutput = 'stdout';
 const newline = 0x0a;
+/** Ends a partial line, left by a process that died, which must not become the beginning of the next one. */
+const lineEnd = Buffer.from('\n');
 /** A reader that accepts nothing for this long counts as gone. */
 const patienceMs = 5_000;
 /** The most that the system writes to a pipe atomically: the process writes other lines to standard output too. */
@@ -164,12 +166,14 @@ export class AuditSink {
     });
     const stats = await file.stat();
     const isRegularFile = stats.isFile();
-    // A partial line left by a process that died must not become the beginning of the next line.
-    if (isRegularFile && (await endsWithinLine(file, stats.size))) await file.write('\n');
+    const isWithinLine = isRegularFile && (await endsWithinLine(file, stats.size));
     await this.#file?.close();
     this.#file = file;
     this.#isRegularFile = isRegularFile;
     this.#written = 0;
+    const lines = this.#lines.filter((line) => line !== lineEnd);
+    // Written with the next line, and not at once: a full disk must not keep the vault from starting.
+    this.#lines = isWithinLine ? [lineEnd, ...lines] : lines;
   }
 
   #inTurn<Result>(step: () => Promise<Result>): Promise<Result> {

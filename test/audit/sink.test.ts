@@ -101,28 +101,43 @@ describe('a device that is full', () => {
 describe('a file that may not grow', () => {
   // What a shell allows the process that it becomes, in blocks of 512 bytes: a full disk without a disk of its own.
   const limited = ['-c', 'ulimit -f 2; exec "$@"', 'sh', process.execPath, '--input-type=module', '-e'];
-  const program = `
+  const begun = `
     import { renameSync } from 'node:fs';
     const [path, built] = process.argv.slice(1);
     const { AuditSink } = await import(built);
     const sink = new AuditSink(path);
     await sink.open();
-    for (const line of ['a', 'b']) {
-      const ending = await sink.write(line.repeat(700)).then(() => 'written', ({ code }) => code);
+    const write = async (line) => {
+      const ending = await sink.write(line).then(() => 'written', ({ code }) => code);
       process.stdout.write(ending + ' ');
-    }
+    };`;
+  const ended = `
     renameSync(path, path + '.1');
     await sink.open();
     await sink.recover();
     await sink.close();
     process.stdout.write('recovered');`;
 
+  /** What the process says that writes these lines to the path, and goes on in another file. */
+  function runLimited(path: string, ...lines: string[]) {
+    const built = new URL('../../dist/audit/sink.js', import.meta.url).href;
+    const program = [begun, ...lines.map((line) => `await write(${JSON.stringify(line)});`), ended].join('\n');
+    const { stdout, stderr } = spawnSync('sh', [...limited, program, path, built], { encoding: 'utf8' });
+    return { stdout, stderr };
+  }
+
   it('is an error for the line that it does not hold, which goes whole into the next file', () => {
     const path = join(temporaryFolder(), 'audit.log');
-    const built = new URL('../../dist/audit/sink.js', import.meta.url).href;
-    const { stdout, stderr } = spawnSync('sh', [...limited, program, path, built], { encoding: 'utf8' });
-    expect({ stdout, stderr }).toEqual({ stdout: 'written EFBIG recovered', stderr: '' });
+    const lines = ['a'.repeat(700), 'b'.repeat(700)];
+    expect(runLimited(path, ...lines)).toEqual({ stdout: 'written EFBIG recovered', stderr: '' });
     expect(linesOf(`${path}.1`)).toEqual(['a'.repeat(700)]);
     expect(linesOf(path)).toEqual(['b'.repeat(700)]);
+  });
+
+  it('is opened also where it ends within a line, as a full disk leaves it, and the next file does not begin with its end', () => {
+    const path = join(temporaryFolder(), 'audit.log');
+    appendFileSync(path, 'torn'.repeat(256));
+    expect(runLimited(path, 'whole')).toEqual({ stdout: 'EFBIG recovered', stderr: '' });
+    expect(readFileSync(path, 'utf8')).toBe('whole\n');
   });
 });
