@@ -6,7 +6,8 @@ import type { Keyring } from '../crypto/keyring.ts';
 import { RotationInProgressError, StorageUnavailableError, VaultError } from '../errors.ts';
 import { isRunning, type RotationRecord } from '../store/rotation-record.ts';
 import type { RotationStore } from '../store/rotations.ts';
-import type { Rotator } from './engine.ts';
+import type { Rotator, RunningRotation } from './engine.ts';
+import type { RotationRequest } from './plan.ts';
 
 /** How often to check whether the process that holds the lease is gone. */
 const pollMs = 1_000;
@@ -30,8 +31,7 @@ export class Resumption {
     this.#resume().catch((error: unknown) => {
       if (this.#stop.signal.aborted) return;
       const reason = error instanceof VaultError ? error.message : 'an unexpected error';
-      if (error instanceof RotationInProgressError) this.#logger.info({ reason }, 'the unfinished rotation is left to others');
-      else this.#logger.warn({ reason }, 'the unfinished rotation was not taken up: run it again');
+      this.#logger.warn({ reason }, 'the unfinished rotation was not taken up: run it again');
     });
   }
 
@@ -40,17 +40,32 @@ export class Resumption {
   }
 
   async #resume(): Promise<void> {
-    const unfinished = await this.#findLeft();
-    if (unfinished === null) return;
-    // Without the old key the rotation can be finished only if no row needs it, which the dry run checks; otherwise a replica
-    // that has the key must finish it.
     const { signal } = this.#stop;
-    const request = { unfinishedId: unfinished.id };
-    if (this.#keyring.get(unfinished.fromKeyId) === undefined) await this.#rotator.dryRun(request, { signal });
-    if (signal.aborted) return;
-    const { id, done } = await this.#rotator.start(request);
-    this.#logger.info({ rotation_id: id }, 'taking up an unfinished rotation');
-    await done;
+    for (;;) {
+      const unfinished = await this.#findLeft();
+      if (unfinished === null) return;
+      const request = { unfinishedId: unfinished.id };
+      // Without the old key the rotation can be finished only if no row needs it, which the dry run checks; otherwise a replica
+      // that has the key must finish it.
+      if (this.#keyring.get(unfinished.fromKeyId) === undefined) await this.#rotator.dryRun(request, { signal });
+      if (signal.aborted) return;
+      const running = await this.#tryToStart(request);
+      if (running !== null) return void (await running.done);
+      await sleep(pollMs, null, { signal, ref: false });
+    }
+  }
+
+  /** Null if the database did not answer, or another process was first: whoever has the lease then may not live to finish. */
+  async #tryToStart(request: RotationRequest): Promise<RunningRotation | null> {
+    try {
+      const running = await this.#rotator.start(request);
+      this.#logger.info({ rotation_id: running.id }, 'taking up an unfinished rotation');
+      return running;
+    } catch (error) {
+      if (!(error instanceof StorageUnavailableError || error instanceof RotationInProgressError)) throw error;
+      this.#logger.info({ reason: error.message }, 'an unfinished rotation was not taken up yet');
+      return null;
+    }
   }
 
   /**

@@ -230,6 +230,39 @@ describe('a rotation whose process has gone', () => {
     await services.close();
   });
 
+  it('is finished also where the database does not answer just when it is taken up', async () => {
+    const { url, database } = await abandonedRotation();
+    await database.run('UPDATE vault_rotation_lease SET expires_at = 0');
+    const late = new LateDatabase({ url });
+    late.before = async () => {
+      late.before = async () => undefined;
+      throw new StorageUnavailableError('It is away.');
+    };
+    const environment = { DATABASE_URL: url, PROVARA_MASTER_KEY: keyA, ...staged };
+    const services = buildServices(readCliConfig(environment), createSilentLogger(), { database: late });
+    await services.prepare();
+    await expect.poll(() => database.open(keyB, 'b').catch(() => null)).toBe('sample-value-of-b');
+    await services.close();
+  });
+
+  it('is finished also where the start that was first to take it up dies before its end', async () => {
+    const { url, database, id } = await abandonedRotation();
+    await database.run('UPDATE vault_rotation_lease SET expires_at = 0');
+    const late = new LateDatabase({ url });
+    late.before = async () => {
+      late.before = async () => undefined;
+      await begin(url, 'another');
+    };
+    const environment = { DATABASE_URL: url, PROVARA_MASTER_KEY: keyA, ...staged };
+    const services = buildServices(readCliConfig(environment), createSilentLogger(), { database: late });
+    await services.prepare();
+    await expect.poll(() => database.rows('vault_rotation_lease')).toMatchObject([{ rotation_id: id, owner: 'another' }]);
+    await sleep(200);
+    await database.run('UPDATE vault_rotation_lease SET expires_at = 0');
+    await expect.poll(() => database.open(keyB, 'b').catch(() => null)).toBe('sample-value-of-b');
+    await services.close();
+  });
+
   it('is taken up without what was last heard of how far it is', async () => {
     const { url, database } = await abandonedRotation();
     await database.run(`UPDATE vault_rotations SET progress = '{"rowsDone":9,"rowsTotal":9,"rowsPerSecond":1,"secondsLeft":0}'`);
