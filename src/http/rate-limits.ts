@@ -66,7 +66,8 @@ export async function createRateLimits(app: FastifyInstance, limits: Limits): Pr
 
   return {
     countFailure: async (request) => {
-      if (limits.authFailures === 0) return;
+      // Without an address the connection has been reset: there is nobody to count, or to answer.
+      if (limits.authFailures === 0 || request.socket.remoteAddress === undefined) return;
       await take(failures, request, 'Too many failed authentications from this address.');
     },
     countDecrypts: async (request, rows) => {

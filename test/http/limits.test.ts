@@ -1,5 +1,7 @@
 /** Whoever asks for too much is told when to come back, in the contract's shape; whoever does not is served meanwhile. */
 
+import { once } from 'node:events';
+import { connect } from 'node:net';
 import { afterEach, describe, expect, it, vi } from 'vitest';
 import { adminToken, caller, gatewayToken, keyA, startVault, type TestVault, temporaryDatabase } from '../support/vault.ts';
 
@@ -56,6 +58,22 @@ describe('failed authentications', () => {
       statuses.push((await fetch(`${origin}/v1/api-keys`, { headers })).status);
     }
     expect(statuses).toEqual([401, 401, 429]);
+  });
+
+  it('of callers that reset the connection at once are no failure of the vault', async () => {
+    const { url } = await temporaryDatabase();
+    const { origin } = await startVault(url);
+    for (let turn = 0; turn < 20; turn += 1) {
+      const socket = connect(Number(new URL(origin).port), '127.0.0.1');
+      socket.write('GET /v1/api-keys HTTP/1.1\r\nHost: sample\r\n\r\n', () => socket.resetAndDestroy());
+      await once(socket, 'close');
+    }
+    const metrics = async () => {
+      const response = await fetch(`${origin}/metrics`, { headers: { authorization: `Bearer ${adminToken}` } });
+      return (await response.text()).split('\n').filter((line) => line.includes('duration_seconds_count{'));
+    };
+    await expect.poll(metrics).toContainEqual(expect.stringContaining('route="/v1/api-keys"'));
+    expect((await metrics()).join()).not.toContain('status="500"');
   });
 
   it('are 30 a minute unless told otherwise, and without limit at 0', async () => {
