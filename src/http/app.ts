@@ -96,6 +96,8 @@ export function createHttpServer(logger: FastifyBaseLogger): FastifyInstance {
     return503OnClosing: false,
     serverFactory: (listener) => createServer(serverOptions, limitUnanswered(listener)),
     frameworkErrors: (error, request, reply) => {
+      // No hook runs for such a request, and so nothing limits how long its body takes to arrive.
+      reply.header('Connection', 'close');
       reply.raw.once('close', () => logRequest(request, reply.statusCode, reply.elapsedTime));
       sendError(error, request, reply);
     },
@@ -122,9 +124,10 @@ export async function addVault(app: FastifyInstance, options: AppOptions): Promi
   addRequestHooks(app, options.metrics);
   app.addSchema(ErrorBody);
   addValidation(app);
+  // Before what refuses a request for its path: the body of that one is limited too.
+  addReceiving(app, options.receiveLimits);
   addErrorHandling(app);
   addDraining(app, options.drainMs);
-  addReceiving(app, options.receiveLimits);
   addJsonBodies(app);
   await app.register(fastifySwagger, openApiInfo);
   await app.register(machineRoutes(options.readiness));

@@ -63,6 +63,19 @@ describe('a body that does not arrive', () => {
     expect(await answer).toMatch(/^HTTP\/1\.1 200 .*\}HTTP\/1\.1 400 /s);
   });
 
+  it.each([
+    ['leads nowhere', '/nothing', 404],
+    ['is malformed', '/v1/api-keys/%zz', 400],
+    ['is too long', `/v1/api-keys/${'x'.repeat(2_000)}`, 404],
+  ])('ends the connection, also where its path %s, and is answered before it', async (_how, path, status) => {
+    const { origin } = await start();
+    const { socket, answer } = dial(origin);
+    socket.write(`${headOf(path, 'no-token-of-the-vault', 'application/json', 1_000_000)}\r\n`);
+    const trickle = setInterval(() => socket.write(' '), 50);
+    expect(await answer).toMatch(new RegExp(`^HTTP/1\\.1 ${status} `));
+    clearInterval(trickle);
+  });
+
   it('ends the connection of a restore that stalls, and of one that takes too long', async () => {
     const stalled = await start();
     const { socket, answer } = send(stalled.origin, '/admin/restore', adminToken, 'application/x-ndjson', 1_000);
