@@ -157,7 +157,13 @@ function explain(error: unknown): void {
   if (error instanceof DecryptGateFailedError) explainGateFailure(error);
   else if (error instanceof SettingsError) for (const problem of error.problems) printError(problem);
   else if (error instanceof VaultError || error instanceof OutputError) printError(error.message);
-  else printError(error instanceof Error ? `unexpected: ${error.stack ?? error.message}` : 'unexpected');
+  else explainUnexpected(error instanceof Error ? `unexpected: ${error.stack ?? error.message}` : 'unexpected');
+}
+
+function explainUnexpected(text: string): void {
+  const [first = '', ...frames] = text.split('\n');
+  printError(first);
+  for (const frame of frames) printError(frame, '');
 }
 
 /** The text below the options: remarks, commands as one would type them, and the exit codes. */

@@ -5,7 +5,7 @@ import { ConfigurationError } from '../errors.ts';
 import type { Services } from '../services.ts';
 import type { Environment } from '../settings.ts';
 import { exitCodes } from './exit-codes.ts';
-import { onOneLine, print, printError, printJson } from './output.ts';
+import { print, printError, printJson } from './output.ts';
 import { readConfig, warnOfUncovered, withServices } from './session.ts';
 
 export interface InspectFlags {
@@ -22,7 +22,7 @@ export async function verify({ json }: InspectFlags, environment: Environment): 
   else {
     print(`[verify] ${survey.rowsScanned - survey.rowsFailed} of ${survey.rowsScanned} row(s) open.`);
     for (const [keyId, rows] of survey.rowsByKeyId) print(`[verify] ${keyId}: ${rows} row(s)`);
-    for (const { table, id, reason } of survey.failures) printError(`${table}.id=${onOneLine(id)} does not open (${reason})`);
+    for (const { table, id, reason } of survey.failures) printError(`${table}.id=${id} does not open (${reason})`);
   }
   return survey.rowsFailed === 0 ? exitCodes.done : exitCodes.rowsDoNotOpen;
 }

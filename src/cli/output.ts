@@ -5,13 +5,6 @@
 
 import { styleText } from 'node:util';
 
-/**
- * Escapes control characters in text that another program may have put into a row: it must not look like the command's own lines.
- */
-export function onOneLine(text: string): string {
-  return text.replace(/\p{Cc}/gu, (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`);
-}
-
 let failure: NodeJS.ErrnoException | null = null;
 process.stdout.on('error', (error) => {
   failure ??= error;
@@ -20,7 +13,7 @@ process.stdout.on('error', (error) => {
 process.stderr.on('error', () => undefined);
 
 export function print(line: string): void {
-  process.stdout.write(`${line}\n`);
+  process.stdout.write(`${onOneLine(line)}\n`);
 }
 
 /** Resolves once all output has been written or has failed, with the error code of standard output, or null. */
@@ -42,5 +35,13 @@ export function printJson(value: unknown): void {
 
 export function printError(line: string, prefix = 'error: '): void {
   const styled = prefix === '' ? '' : styleText('red', prefix, { stream: process.stderr, validateStream: true });
-  process.stderr.write(`${styled}${line}\n`);
+  process.stderr.write(`${styled}${onOneLine(line)}\n`);
+}
+
+/**
+ * Escapes control characters: a line may quote what others have put into the database or a file, and that must neither look like
+ * the command's own lines nor hide them on a terminal.
+ */
+function onOneLine(text: string): string {
+  return text.replace(/\p{Cc}/gu, (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`);
 }

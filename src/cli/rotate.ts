@@ -14,7 +14,7 @@ import type { Services } from '../services.ts';
 import { type Environment, SettingsReader } from '../settings.ts';
 import type { RotationProgress } from '../store/rotation-record.ts';
 import { exitCodes } from './exit-codes.ts';
-import { onOneLine, print, printError, printJson } from './output.ts';
+import { print, printError, printJson } from './output.ts';
 import { readConfig, untilSignalled, withServices } from './session.ts';
 
 const oldKeyName = '--old';
@@ -56,10 +56,8 @@ export function explainGateFailure(error: DecryptGateFailedError): void {
   const { failures, rows_failed, rows_scanned, switched } = error.details as unknown as GateDetails;
   const [first, ...others] = failures;
   if (first === undefined) return;
-  printError(
-    `Decrypt failed for ${first.table}.id=${onOneLine(first.id)} — the ${oldKeyName} key does not match (${describe(first)})`,
-  );
-  for (const failure of others) printError(`  ${failure.table}.id=${onOneLine(failure.id)} (${describe(failure)})`, '');
+  printError(`Decrypt failed for ${first.table}.id=${first.id} — the ${oldKeyName} key does not match (${describe(first)})`);
+  for (const failure of others) printError(`  ${failure.table}.id=${failure.id} (${describe(failure)})`, '');
   const unnamed = rows_failed - failures.length;
   if (unnamed > 0) printError(`  and ${unnamed} more`, '');
   printError(`${rows_failed} of ${rows_scanned} row(s) failed; nothing was written.`, '');

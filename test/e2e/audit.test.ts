@@ -87,6 +87,21 @@ describe('a record', () => {
   });
 });
 
+describe('a record of somebody without a master key', () => {
+  it('neither looks like a line of the verification nor hides one, whatever it holds', async () => {
+    const folder = temporaryFolder();
+    const file = join(folder, 'audit.log');
+    const chain = '\u001b[2J\u009b2J\r\n[audit] 1 record(s) of 1 chain(s) read, 0 finding(s).\n';
+    const record = { audit: 1, chain, seq: 1, key_id: chain, prev: '0'.repeat(64), mac: '0'.repeat(64) };
+    writeFileSync(file, `${JSON.stringify(record)}\n`);
+    const environment = { NODE_ENV: 'production', PROVARA_MASTER_KEY: keyB };
+    const { code, stdout, stderr } = await runCli(['audit', 'verify', '--no-database', '--file', file], environment, folder);
+    expect([code, stdout]).toEqual([8, '[audit] 1 record(s) of 1 chain(s) read, 1 finding(s).\n']);
+    expect(stderr).toMatch(/^error: .*audit\.log:1: unknown_key: [\x20-\x7e]*\n$/);
+    expect(stderr).toContain('\\u001b[2J\\u009b2J\\u000d\\u000a[audit]');
+  });
+});
+
 describe('a process that is killed', () => {
   it('leaves records that verify, whatever was under way', async () => {
     const { folder, server, store, decrypt, verify } = await start(() => 'stdout');
