@@ -14,9 +14,10 @@ import { AttemptTimeoutError } from './failures.ts';
 /**
  * The settings of every connection that commits. An unsynced commit would become a hole in the log if the sync of the next one
  * fails and the system discards what it could not write; recovery stops at a hole. An automatic checkpoint at a commit may race
- * another process's (the WAL-reset bug, libsql#2271).
+ * another process's (the WAL-reset bug, libsql#2271). What is deleted or replaced is overwritten: in a free page, a later copy of
+ * the file would still hold it, under a key that may have leaked since.
  */
-export const commitSettings = 'PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0';
+export const commitSettings = 'PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0; PRAGMA secure_delete = ON';
 
 /** The log size that triggers a checkpoint. */
 const maxBytes = 4 * 1024 * 1024;
