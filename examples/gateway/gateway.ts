@@ -19,9 +19,12 @@ const {
   PORT = '8080',
 } = process.env;
 const keyName = 'OPENAI_API_KEY';
-/** `tenant:token` pairs, comma-separated: who may call this gateway. */
+/** `tenant:token` pairs, comma-separated: who may call this gateway. A pair without a token admits nobody. */
 const tenantByToken = new Map(
-  (process.env.GATEWAY_TENANTS ?? '').split(',').map((pair) => pair.split(':').reverse() as [string, string]),
+  (process.env.GATEWAY_TENANTS ?? '')
+    .split(',')
+    .map((pair) => pair.split(':').reverse() as [string, string])
+    .filter(([token]) => token !== ''),
 );
 
 const vault = new VaultClient({
