@@ -87,8 +87,8 @@ class Verification {
   readonly #cut = new Set<string>();
   readonly #findings: { readonly order: number; readonly finding: Finding }[] = [];
   #records = 0;
-  /** Records removed from the beginning of the table were signed before this time; null before its first record. */
-  #edgeMs: number | null = null;
+  /** Records removed from the beginning of the table were signed before this time. */
+  #edgeMs = Number.POSITIVE_INFINITY;
   #order = 0;
 
   constructor(keyring: Pick<Keyring, 'get'>, options: VerifyOptions) {
@@ -96,11 +96,17 @@ class Verification {
     this.#options = options;
   }
 
-  /** Collects the anchors in authentic records. */
-  async findAnchors({ lines }: AuditSource): Promise<void> {
+  /**
+   * Collects the anchors in authentic records, and finds where a pruned table begins. That is the earliest of its records, and not
+   * the first one: whole chains may have been moved.
+   */
+  async findAnchors({ sink, lines }: AuditSource): Promise<void> {
+    const hasEdge = this.#options.isPruned && sink === 'database';
     for await (const { line, place } of lines()) {
-      const record = line.includes('"heads":[') ? this.#parse(line) : null;
-      if (record?.isAuthentic !== true || !Array.isArray(record.fields.heads)) continue;
+      const record = hasEdge || line.includes('"heads":[') ? this.#parse(line) : null;
+      if (record?.isAuthentic !== true) continue;
+      if (hasEdge) this.#edgeMs = Math.min(this.#edgeMs, timeOf(record) + longestWriteMs);
+      if (!Array.isArray(record.fields.heads)) continue;
       for (const head of record.fields.heads as ChainHead[]) {
         const name = nameOf(head.chain, head.seq);
         this.#anchors.set(`${name}:${head.mac}`, { ...head, place });
@@ -179,11 +185,8 @@ class Verification {
    * Whether pruning may have removed records of this chain that were written beside this one. The log keeps records in the order
    * of their numbers; in a pruned table it is possible only for records signed before the edge.
    */
-  #isAtEdge(sink: AuditSource['sink'], { isAuthentic, fields: { time } }: ReadRecord): boolean {
-    if (!this.#options.isPruned || sink === 'log' || !isAuthentic) return false;
-    const timeMs = Date.parse(String(time));
-    this.#edgeMs ??= timeMs + longestWriteMs;
-    return timeMs <= this.#edgeMs;
+  #isAtEdge(sink: AuditSource['sink'], record: ReadRecord): boolean {
+    return this.#options.isPruned && sink === 'database' && record.isAuthentic && timeOf(record) <= this.#edgeMs;
   }
 
   #checkAnchor({ chain, seq, mac, place }: Anchor): void {
@@ -203,6 +206,10 @@ class Verification {
     const last = reader === undefined ? 'nothing of that chain is there' : `the last one there is ${reader.last}`;
     this.#report('missing', `Record ${seq} of chain ${chain}, which is anchored here, is missing: ${last}.`, at);
   }
+}
+
+function timeOf({ fields: { time } }: ReadRecord): number {
+  return Date.parse(String(time));
 }
 
 function nameOf(chain: string, sequence: number): string {
