@@ -1,6 +1,8 @@
 /** Stores, lists and opens the tenants' provider keys. A plaintext leaves only as the answer to a decrypt. */
 
 import { randomUUID } from 'node:crypto';
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import pLimit from 'p-limit';
 import type { Actor, AuditEvent } from '../audit/event.ts';
 import type { AuditJournal } from '../audit/journal.ts';
 import type { AuditLog } from '../audit/log.ts';
@@ -98,6 +100,8 @@ export interface ApiKeysContext {
 
 export class ApiKeys {
   readonly #context: ApiKeysContext;
+  /** Each page gets a turn of the event loop of its own: all in one would keep every other call waiting for the last of them. */
+  readonly #turns = pLimit(1);
 
   constructor(context: ApiKeysContext) {
     this.#context = context;
@@ -119,6 +123,7 @@ export class ApiKeys {
   }
 
   async list(tenantId: string | null, provider: string | null, page: PageRequest): Promise<Page<ListedApiKey>> {
+    await this.#turns(() => nextTurn());
     const { items, next } = await this.#context.store.list(tenantId, provider, page);
     return { items: items.map((row) => this.#masked(row)), next };
   }
@@ -159,6 +164,7 @@ export class ApiKeys {
    * StorageUnavailableError.
    */
   async decryptAll(actor: Actor, tenantId: string | null, page: OpeningRequest): Promise<Page<DecryptedEntry>> {
+    await this.#turns(() => nextTurn());
     const { items: rows, next } = await this.#context.store.listNewest(tenantId, page);
     await page.beforeOpening(rows.length);
     const uses: AuditEvent[] = [];

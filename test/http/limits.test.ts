@@ -3,7 +3,16 @@
 import { once } from 'node:events';
 import { connect } from 'node:net';
 import { afterEach, describe, expect, it, vi } from 'vitest';
-import { adminToken, caller, gatewayToken, keyA, startVault, type TestVault, temporaryDatabase } from '../support/vault.ts';
+import {
+  adminToken,
+  caller,
+  gatewayToken,
+  keyA,
+  startVault,
+  type TestVault,
+  temporaryDatabase,
+  tester,
+} from '../support/vault.ts';
 
 const otherToken = 'sample-other-gateway-token';
 afterEach(() => void vi.restoreAllMocks());
@@ -85,6 +94,26 @@ describe('failed authentications', () => {
     const { origin } = await startVault(url, { VAULT_LIMIT_AUTH_FAILURES: '0' });
     const statuses = await repeat(40, () => caller(origin, 'sample-unknown-token')('GET', '/v1/api-keys'));
     expect(new Set(statuses)).toEqual(new Set([401]));
+  });
+});
+
+describe('many pages at once', () => {
+  it.each(['list', 'decryptAll'] as const)('of %s let others have their turn between any two of them', async (call) => {
+    const { url, gateway: database } = await temporaryDatabase();
+    for (let row = 0; row < 10; row += 1) await database.insert(keyA, { id: `row-${row}`, name: `K${row}` });
+    const { apiKeys } = (await startVault(url)).services;
+    let turns = 0;
+    let isOver = false;
+    const count = (): void => {
+      turns += 1;
+      if (!isOver) setImmediate(count);
+    };
+    setImmediate(count);
+    const page = { limit: 100, after: null, beforeOpening: async () => undefined };
+    const ask = () => (call === 'list' ? apiKeys.list(null, null, page) : apiKeys.decryptAll(tester, null, page));
+    await Promise.all(Array.from({ length: 30 }, ask));
+    isOver = true;
+    expect(turns).toBeGreaterThanOrEqual(29);
   });
 });
 
