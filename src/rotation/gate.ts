@@ -3,14 +3,7 @@
  * of them open.
  */
 
-import {
-  DecryptGateFailedError,
-  errorWithCode,
-  ReplicaMissingKeyError,
-  RotationInProgressError,
-  StorageUnavailableError,
-  VaultError,
-} from '../errors.ts';
+import { DecryptGateFailedError } from '../errors.ts';
 import { assertNothingUncovered, inspectCoverage, rowsOf } from '../keys/coverage.ts';
 import { coveredPages } from '../keys/covered-rows.ts';
 import type { EncryptedPage } from '../store/encrypted-rows.ts';
@@ -62,17 +55,4 @@ export function assertPassed({ rowsScanned, rowsFailed, failures }: Inspection):
       failures: failures.map(({ table, id, reason, keyId }) => ({ table, id, reason, ...(keyId && { key_id: keyId }) })),
     },
   );
-}
-
-/** Errors that waiting, or running the same command again, resolves: they say so themselves, before and after the switch. */
-const passingErrors = [StorageUnavailableError, RotationInProgressError, ReplicaMissingKeyError];
-
-/**
- * The same error, or, if the rotation had switched the active key before, one that also says to keep both keys, in `details.switched`
- * too: "nothing was written" is then true of this attempt at most.
- */
-export function afterSwitch(error: unknown, { isSwitched }: { readonly isSwitched: boolean }): unknown {
-  if (!isSwitched || !(error instanceof VaultError) || passingErrors.some((passing) => error instanceof passing)) return error;
-  const message = `${error.message} The active key had been switched before: keep both keys.`;
-  return errorWithCode(error.code, message, { ...error.details, switched: true });
 }

@@ -11,7 +11,7 @@ import type { EncryptedTables } from '../store/encrypted-tables.ts';
 import type { MasterKeyRecord, MasterKeyStore } from '../store/master-keys.ts';
 import { nameOfSkipped, type RotationRecord, type SkippedRow } from '../store/rotation-record.ts';
 import type { RotationStore } from '../store/rotations.ts';
-import { afterSwitch } from './gate.ts';
+import { afterSwitch } from './failures.ts';
 
 export interface RotationRequest {
   readonly oldKeyId?: string | undefined;

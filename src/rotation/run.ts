@@ -5,28 +5,23 @@ import type { Actor, AuditEvent } from '../audit/event.ts';
 import type { AuditJournal } from '../audit/journal.ts';
 import type { AuditKeys } from '../audit/keys.ts';
 import type { Keyring } from '../crypto/keyring.ts';
-import {
-  ConfigurationError,
-  DecryptGateFailedError,
-  RotationInProgressError,
-  StorageUnavailableError,
-  VaultError,
-} from '../errors.ts';
+import { DecryptGateFailedError, StorageUnavailableError, VaultError } from '../errors.ts';
 import { nameOfKey } from '../keys/active-key.ts';
 import type { CoverageSettings } from '../keys/coverage.ts';
 import type { CoveredPart } from '../keys/covered-rows.ts';
 import { auditStatement } from '../store/audit.ts';
 import type { Database } from '../store/database.ts';
 import { type EncryptedTables, tableStateGuard } from '../store/encrypted-tables.ts';
-import { brokenConstraint, isConstraint } from '../store/failures.ts';
+import { isConstraint } from '../store/failures.ts';
 import { GuardFailedError, type Statement } from '../store/guards.ts';
-import { activateStatements, activeKeyGuard, type MasterKeyStore } from '../store/master-keys.ts';
+import { activateStatements, type MasterKeyStore } from '../store/master-keys.ts';
 import { addMissingColumns } from '../store/migrations.ts';
-import { type ReplicaStore, replicaKeysGuard } from '../store/replicas.ts';
+import type { ReplicaStore } from '../store/replicas.ts';
 import type { RotationRecord, RotationUpdate, SnapshotFile } from '../store/rotation-record.ts';
 import type { RotationStore } from '../store/rotations.ts';
-import { findRotation, inProgressError } from './control.ts';
-import { afterSwitch, assertPassed, openAllRows, sealsFirstPages } from './gate.ts';
+import { findRotation } from './control.ts';
+import { explainFailure } from './failures.ts';
+import { assertPassed, openAllRows, sealsFirstPages } from './gate.ts';
 import type { Inspection, TableWork } from './inspection.ts';
 import type { LeaseHolder } from './lease-holder.ts';
 import { underAnotherKey, verificationFailure } from './messages.ts';
@@ -34,7 +29,7 @@ import type { PageReport, SealedPage } from './page-work.ts';
 import type { StartPageWorkers } from './page-workers.ts';
 import type { RotationPlan } from './plan.ts';
 import { Progress } from './progress.ts';
-import { assertReplicasHoldKeys, replicasHoldKeysStatements } from './replica-check.ts';
+import { replicasHoldKeysStatements } from './replica-check.ts';
 import { rowsLateOf, verify } from './verify.ts';
 import { prepareOneCommit, sealedPages, sealNow, writeChunks } from './write-back.ts';
 
@@ -100,7 +95,7 @@ export class RotationRun {
 
   /**
    * Runs to the end and records the outcome, whatever it is. Rejects with the reason if the rotation did not complete, as
-   * {@link afterSwitch} words it.
+   * {@link explainFailure} words it.
    */
   async finish(): Promise<RotationRecord> {
     const { rotations, masterKeys, logger } = this.#context;
@@ -120,7 +115,7 @@ export class RotationRun {
       const isTaken = error instanceof GuardFailedError || this.#holder.isLost;
       const ended = isTaken ? await rotations.find(rotationId).catch(() => null) : null;
       if (ended?.state === 'cancelled') return ended;
-      const reason = await this.#explain(error).catch(() => error);
+      const reason = await explainFailure(this.#context, this.#plan, this.#isSwitched, error).catch(() => error);
       await this.#recordFailure(reason);
       throw reason;
     } finally {
@@ -139,26 +134,6 @@ export class RotationRun {
     const { rowsDone, rowsTotal, rowsPerSecond, secondsLeft } = this.#progress.report();
     const counts = { rows_done: rowsDone, rows_total: rowsTotal, rows_per_second: rowsPerSecond, seconds_left: secondsLeft };
     this.#context.logger.info({ rotation_id: this.#rotationId, ...counts }, 'rotation running');
-  }
-
-  /** What a broken guard of the rotation's own statements, or a constraint of a covered table, means for the operator. */
-  async #explain(error: unknown): Promise<unknown> {
-    const { rotations, replicas } = this.#context;
-    if (!(error instanceof GuardFailedError)) {
-      return afterSwitch(isConstraint(error) ? refusedRowsError(brokenConstraint(error)) : error, {
-        isSwitched: this.#isSwitched,
-      });
-    }
-    if (error.guard === activeKeyGuard) {
-      return new RotationInProgressError(
-        'Another key has become the active one since this rotation was planned: see GET /admin/master-keys before you run it again.',
-      );
-    }
-    if (error.guard !== replicaKeysGuard) return inProgressError(rotations);
-    return assertReplicasHoldKeys(replicas, this.#plan).then(
-      () => error,
-      (reason: unknown) => reason,
-    );
   }
 
   /** Returns once every row was either under the new key or skipped at the moment it was read. */
@@ -345,12 +320,4 @@ export class RotationRun {
     const isRefused = error instanceof VaultError && !(error instanceof StorageUnavailableError);
     return { state: isRefused && !this.#mayHaveWritten ? 'failed' : 'interrupted', error: message };
   }
-}
-
-/** The vault's own tables accept all that a rotation records: what refuses it is another program's. */
-function refusedRowsError(constraint: string | null): ConfigurationError {
-  const which = constraint === null ? '' : ` (${constraint})`;
-  return new ConfigurationError(
-    `A constraint or a trigger in the database refuses what the rotation writes${which}: drop it, and run the rotation again.`,
-  );
 }
