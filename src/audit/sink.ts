@@ -56,8 +56,8 @@ export class AuditSink {
   }
 
   /**
-   * Opens the file, or reopens it at its path after it has been moved away. Throws ConfigurationError, and then leaves everything as it
-   * was.
+   * Opens the file, or reopens it at its path after it has been moved away. Throws ConfigurationError, and then leaves everything
+   * as it was.
    */
   async open(): Promise<void> {
     await this.#inTurn(() => this.#openFile());
